@@ -1,0 +1,1 @@
+"""Audio to batches: manifests, resident chunks, windows, demo corpus."""

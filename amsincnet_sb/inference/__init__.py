@@ -1,0 +1,1 @@
+"""From a trained folder to answers."""

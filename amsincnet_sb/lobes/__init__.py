@@ -1,0 +1,1 @@
+"""Models assembled from :mod:`amsincnet_sb.nnet`."""

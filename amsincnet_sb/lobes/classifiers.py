@@ -1,0 +1,111 @@
+"""From embeddings to scores of the speakers seen in training."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ["CosineClassifier", "SoftmaxClassifier", "init_linear_"]
+
+
+def init_linear_(linear):
+    """Initialise as the released networks do.
+
+    Weights uniform within ``±sqrt(0.01 / (in + out))``, biases zero.
+
+    Arguments
+    ---------
+    linear : torch.nn.Linear
+        Changed in place.
+
+    Returns
+    -------
+    torch.nn.Linear
+        The same.
+    """
+    bound = math.sqrt(0.01 / (linear.in_features + linear.out_features))
+    nn.init.uniform_(linear.weight, -bound, bound)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class CosineClassifier(nn.Module):
+    """Cosine of an embedding with one weight vector a speaker.
+
+    To be trained with :class:`amsincnet_sb.nnet.losses.AMSoftmax`. Computed
+    in float32 under autocast, because the loss multiplies it by 30.
+
+    Arguments
+    ---------
+    input_size : int
+        Size of an embedding.
+    out_neurons : int
+        Number of speakers.
+
+    Example
+    -------
+    >>> classify = CosineClassifier(input_size=16, out_neurons=3)
+    >>> cosines = classify(torch.randn(4, 1, 16))
+    >>> cosines.shape, bool(cosines.abs().max() <= 1.0001)
+    (torch.Size([4, 1, 3]), True)
+    """
+
+    def __init__(self, input_size, out_neurons):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_neurons, input_size))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, x):
+        """Score embeddings.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            ``[batch, 1, input_size]``.
+
+        Returns
+        -------
+        torch.Tensor
+            Cosines, ``[batch, 1, out_neurons]``.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.weight.dtype)
+            return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight))
+
+
+class SoftmaxClassifier(nn.Module):
+    """Linear layer and log-softmax, as in the released networks.
+
+    Arguments
+    ---------
+    input_size : int
+        Size of an embedding.
+    out_neurons : int
+        Number of speakers.
+
+    Example
+    -------
+    >>> classify = SoftmaxClassifier(input_size=16, out_neurons=3)
+    >>> classify(torch.randn(4, 1, 16)).exp().sum(-1).round().flatten()
+    tensor([1., 1., 1., 1.], grad_fn=<ViewBackward0>)
+    """
+
+    def __init__(self, input_size, out_neurons):
+        super().__init__()
+        self.linear = init_linear_(nn.Linear(input_size, out_neurons))
+
+    def forward(self, x):
+        """Score embeddings.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            ``[batch, 1, input_size]``.
+
+        Returns
+        -------
+        torch.Tensor
+            Log-probabilities, ``[batch, 1, out_neurons]``.
+        """
+        return self.linear(x).log_softmax(dim=-1)

@@ -1,0 +1,237 @@
+"""SincNet: raw waveform to speaker embedding.
+
+M. Ravanelli and Y. Bengio, "Speaker recognition from raw waveform with
+SincNet", SLT 2018, https://arxiv.org/abs/1808.00158; trained with an additive
+margin: J. Nunes, D. Macêdo and C. Zanchettin, "Additive margin SincNet for
+speaker recognition", IJCNN 2019, https://arxiv.org/abs/1901.10826.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from amsincnet_sb.lobes.classifiers import init_linear_
+from amsincnet_sb.nnet.normalization import TimeLayerNorm
+from amsincnet_sb.nnet.sinc import SincConv
+
+__all__ = ["SincNet"]
+
+
+class SincNet(nn.Module):
+    """Embedding of a waveform by a network that looks at short windows.
+
+    The default arguments are the architecture released for TIMIT with
+    AM-SincNet: windows of 200 ms, 80 sinc filters, two convolutions, three
+    fully connected layers, an embedding of 2048 numbers. A window is embedded
+    by itself; a longer waveform is the mean over its windows.
+
+    Arguments
+    ---------
+    sample_rate : int
+        In Hz.
+    window : int
+        Samples the network looks at.
+    hop : int
+        Samples between windows of a longer waveform.
+    cnn_channels : sequence of int
+        Filters of the sinc layer, then channels of each convolution.
+    cnn_kernel_sizes : sequence of int
+        Taps of each.
+    cnn_pools : sequence of int
+        Max-pooling behind each.
+    fc_neurons : sequence of int
+        Sizes of the fully connected layers; the last is the embedding's.
+    dropout : float
+        Probability, behind every fully connected layer but the last.
+    linear_embedding : bool
+        Leave out the last layer's LeakyReLU, so that an embedding can point
+        in any direction. The released network has it.
+    negative_slope : float
+        Of the LeakyReLUs.
+    min_low_hz, min_band_hz : float
+        See :class:`amsincnet_sb.nnet.sinc.SincConv`.
+
+    Attributes
+    ----------
+    window : int
+        As given.
+    embedding_size : int
+        ``fc_neurons[-1]``.
+
+    Raises
+    ------
+    ValueError
+        If the lists differ in length or the window is too short for them.
+
+    Example
+    -------
+    >>> net = SincNet(fc_neurons=[64, 64, 32])
+    >>> net(torch.randn(2, 3200)).shape
+    torch.Size([2, 1, 32])
+    >>> net(torch.randn(2, 16000), torch.tensor([1.0, 0.5])).shape
+    torch.Size([2, 1, 32])
+    """
+
+    def __init__(
+        self,
+        sample_rate=16000,
+        window=3200,
+        hop=160,
+        cnn_channels=(80, 60, 60),
+        cnn_kernel_sizes=(251, 5, 5),
+        cnn_pools=(3, 3, 3),
+        fc_neurons=(2048, 2048, 2048),
+        dropout=0.0,
+        linear_embedding=False,
+        negative_slope=0.2,
+        min_low_hz=50.0,
+        min_band_hz=50.0,
+    ):
+        super().__init__()
+        if not len(cnn_channels) == len(cnn_kernel_sizes) == len(cnn_pools):
+            raise ValueError(
+                "SincNet: cnn_channels, cnn_kernel_sizes and cnn_pools must "
+                f"be of equal length but have {len(cnn_channels)}, "
+                f"{len(cnn_kernel_sizes)} and {len(cnn_pools)} entries."
+            )
+        self.sample_rate = sample_rate
+        self.window = window
+        self.hop = hop
+        self.embedding_size = fc_neurons[-1]
+        self.cnn_pools = tuple(cnn_pools)
+        self.negative_slope = negative_slope
+        self.linear_embedding = linear_embedding
+
+        self.input_norm = TimeLayerNorm(window)
+        self.sinc = SincConv(
+            cnn_channels[0],
+            cnn_kernel_sizes[0],
+            sample_rate,
+            min_low_hz,
+            min_band_hz,
+        )
+        self.convs = nn.ModuleList(
+            nn.Conv1d(c_in, c_out, taps)
+            for c_in, c_out, taps in zip(
+                cnn_channels, cnn_channels[1:], cnn_kernel_sizes[1:]
+            )
+        )
+        self.cnn_norms = nn.ModuleList()
+        time = window
+        for channels, taps, pool in zip(
+            cnn_channels, cnn_kernel_sizes, cnn_pools
+        ):
+            time = (time - taps + 1) // pool
+            if time < 2:
+                raise ValueError(
+                    f"SincNet: a window of {window} samples is too short for "
+                    f"kernels {list(cnn_kernel_sizes)} and pooling "
+                    f"{list(cnn_pools)}."
+                )
+            self.cnn_norms.append(TimeLayerNorm((channels, time)))
+
+        sizes = [cnn_channels[-1] * time, *fc_neurons]
+        self.flat_norm = TimeLayerNorm(sizes[0])
+        self.linears = nn.ModuleList(
+            init_linear_(nn.Linear(n_in, n_out))
+            for n_in, n_out in zip(sizes, sizes[1:])
+        )
+        self.fc_norms = nn.ModuleList(
+            # torch's momentum is the weight of the new value
+            nn.BatchNorm1d(size, momentum=0.05)
+            for size in fc_neurons
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def cnn(self, windows):
+        """The convolutional part.
+
+        Arguments
+        ---------
+        windows : torch.Tensor
+            ``[windows, window]``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[windows, channels * time]``, channel-major.
+        """
+        # abs() acts on the sinc layer's output alone.
+        x = self.sinc(self.input_norm(windows)).abs()
+        x = self._pool_norm(x, 0)
+        for i, conv in enumerate(self.convs, start=1):
+            x = self._pool_norm(conv(x), i)
+        return x.flatten(1)
+
+    def _pool_norm(self, x, layer):
+        x = F.max_pool1d(x, self.cnn_pools[layer])
+        return F.leaky_relu(self.cnn_norms[layer](x), self.negative_slope)
+
+    def embed_windows(self, windows):
+        """One embedding a window.
+
+        Arguments
+        ---------
+        windows : torch.Tensor
+            ``[windows, window]``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[windows, embedding_size]``.
+        """
+        x = self.flat_norm(self.cnn(windows))
+        last = len(self.linears) - 1
+        for i, (linear, norm) in enumerate(zip(self.linears, self.fc_norms)):
+            x = norm(linear(x))
+            if i < last or not self.linear_embedding:
+                x = F.leaky_relu(x, self.negative_slope)
+            if i < last:
+                x = self.dropout(x)
+        return x
+
+    def forward(self, wavs, lens=None):
+        """Embed waveforms of any length.
+
+        Windows start every ``hop`` samples and lie wholly within the valid
+        part of a waveform; what is behind its last whole window is not
+        looked at. A waveform shorter than a window is repeated until it
+        fills one. Padding behind ``lens`` changes nothing.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            ``[batch, time]`` or ``[batch, time, 1]``.
+        lens : torch.Tensor, optional
+            ``[batch]``, valid part of each as a fraction of ``time``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[batch, 1, embedding_size]``.
+        """
+        if wavs.dim() == 3:
+            wavs = wavs.squeeze(-1)
+        batch, time = wavs.shape
+        if time == self.window and lens is None:
+            return self.embed_windows(wavs).unsqueeze(1)
+        if time < self.window and lens is None:
+            fill = torch.arange(self.window, device=wavs.device) % time
+            return self.embed_windows(wavs[:, fill]).unsqueeze(1)
+        if lens is None:
+            windows = wavs.unfold(1, self.window, self.hop)
+            x = self.embed_windows(windows.flatten(0, 1))
+            return x.unflatten(0, (batch, -1)).mean(1, keepdim=True)
+
+        samples = (lens.to(wavs.device) * time).round().long().clamp(1, time)
+        counts = ((samples - self.window) // self.hop + 1).clamp(min=1)
+        owner = torch.repeat_interleave(counts)
+        first = counts.cumsum(0) - counts
+        nth = torch.arange(len(owner), device=wavs.device) - first[owner]
+        at = torch.arange(self.window, device=wavs.device)
+        at = (nth * self.hop)[:, None] + at
+        # Only a waveform shorter than a window wraps around.
+        at = at % samples[owner].clamp(min=1)[:, None]
+        x = self.embed_windows(wavs[owner[:, None], at])
+        total = x.new_zeros(batch, self.embedding_size).index_add(0, owner, x)
+        return (total / counts[:, None]).unsqueeze(1)

@@ -1,0 +1,1 @@
+"""Layers and losses; they import torch and nothing else."""

@@ -1,0 +1,66 @@
+"""Normalisation over time as the SincNet family computes it."""
+
+import torch
+from torch import nn
+
+__all__ = ["TimeLayerNorm"]
+
+
+class TimeLayerNorm(nn.Module):
+    """``gain · (x − mean) / (std + eps) + bias`` over the last axis.
+
+    Three things set it apart from :class:`torch.nn.LayerNorm`: the standard
+    deviation is the unbiased one, ``eps`` is added to it and not to the
+    variance, and gain and bias have the whole shape of an example while the
+    statistics run over its last axis alone. SpeechBrain's ``LayerNorm``
+    differs in the same ways. A constant input, silence for one, gives the
+    bias and a finite gradient.
+
+    Arguments
+    ---------
+    shape : int or tuple of int
+        Shape of one example; the last number is the axis normalised.
+    eps : float
+        Added to the standard deviation.
+
+    Example
+    -------
+    >>> norm = TimeLayerNorm((80, 983))
+    >>> norm(torch.randn(2, 80, 983)).shape
+    torch.Size([2, 80, 983])
+    """
+
+    # Far below the variance of one 16-bit step, far above underflow: keeps
+    # the square root differentiable at zero without moving any other value.
+    tiny = 1e-20
+
+    def __init__(self, shape, eps=1e-6):
+        super().__init__()
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x):
+        """Normalise.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            ``[batch, *shape]``; half precisions are computed in float32.
+
+        Returns
+        -------
+        torch.Tensor
+            The same shape.
+        """
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
+        centred = x - x.mean(-1, keepdim=True)
+        variance = centred.square().sum(-1, keepdim=True) / (x.shape[-1] - 1)
+        std = (variance + self.tiny).sqrt()
+        return self.weight * (centred / (std + self.eps)) + self.bias
+
+    def extra_repr(self):
+        """What ``print(module)`` shows."""
+        return f"{tuple(self.weight.shape)}, eps={self.eps}"

@@ -1,0 +1,218 @@
+"""Learnable band-pass filters on the raw waveform.
+
+Reference: M. Ravanelli and Y. Bengio, "Speaker recognition from raw waveform
+with SincNet", SLT 2018, https://arxiv.org/abs/1808.00158.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ["SincConv", "mel_cutoffs"]
+
+
+def mel_cutoffs(n_filters, sample_rate):
+    """Start values of the cut-offs: overlapping bands, equal in mel.
+
+    Filter ``i`` spans the points ``i - 1`` to ``i + 1`` of a grid of
+    ``n_filters`` points from 80 mel to the mel of half the sample rate, so
+    that neighbours overlap; the first starts at 30 Hz and the last ends
+    100 Hz below half the sample rate.
+
+    Arguments
+    ---------
+    n_filters : int
+        Number of filters, at least 2.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    low, high : torch.Tensor, torch.Tensor
+        Cut-offs in Hz, each ``[n_filters]``, float64.
+
+    Example
+    -------
+    >>> low, high = mel_cutoffs(80, 16000)
+    >>> round(low[0].item()), round(high[-1].item())
+    (30, 7900)
+    """
+    top = 2595.0 * math.log10(1.0 + sample_rate / 2 / 700.0)
+    mel = torch.linspace(80.0, top, n_filters, dtype=torch.float64)
+    points = 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    low, high = points.roll(1), points.roll(-1)
+    low[0] = 30.0
+    high[-1] = sample_rate / 2 - 100.0
+    return low, high
+
+
+class SincConv(nn.Module):
+    """Convolution with band-pass filters that are given by two cut-offs each.
+
+    A filter of ``K`` taps ``t = -(K-1)/2 … (K-1)/2`` is an ideal band-pass,
+    scaled to a peak of one and multiplied by a Hamming window ``w``::
+
+        h[t] = w[t] · (2·high·sinc(2·high·t) − 2·low·sinc(2·low·t)) / peak
+             = w[t] · sinc(band·t) · cos(2π·(low + band/2)·t)
+
+    (the second form is the same function without its cancellation). The
+    learned numbers are in units of the sample rate, which is what lets them
+    move at the learning rates used for ordinary weights. The effective
+    cut-offs are ``|low| + min_low_hz`` and, above that, ``|band| +
+    min_band_hz``; nothing clamps them at half the sample rate.
+
+    Arguments
+    ---------
+    out_channels : int
+        Number of filters.
+    kernel_size : int
+        Taps of a filter, odd.
+    sample_rate : int
+        In Hz.
+    min_low_hz : float
+        Least low cut-off, in Hz.
+    min_band_hz : float
+        Least bandwidth, in Hz.
+    stride : int
+        Step between output positions, in samples.
+
+    Attributes
+    ----------
+    low, band : torch.nn.Parameter
+        ``[out_channels]``, in units of the sample rate.
+
+    Raises
+    ------
+    ValueError
+        If ``kernel_size`` is even or there are fewer than two filters.
+
+    Example
+    -------
+    >>> layer = SincConv(out_channels=80, kernel_size=251)
+    >>> layer(torch.randn(4, 3200)).shape
+    torch.Size([4, 80, 2950])
+    >>> layer.filters().shape
+    torch.Size([80, 251])
+    """
+
+    def __init__(
+        self,
+        out_channels=80,
+        kernel_size=251,
+        sample_rate=16000,
+        min_low_hz=50.0,
+        min_band_hz=50.0,
+        stride=1,
+    ):
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(
+                f"SincConv: kernel_size is {kernel_size} but must be odd, so "
+                "that a filter has a middle."
+            )
+        if out_channels < 2:
+            raise ValueError(
+                f"SincConv: out_channels is {out_channels} but must be at "
+                "least 2."
+            )
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.sample_rate = sample_rate
+        self.min_low_hz = min_low_hz
+        self.min_band_hz = min_band_hz
+        self.stride = stride
+
+        low, high = mel_cutoffs(out_channels, sample_rate)
+        self.low = nn.Parameter((low / sample_rate).float())
+        self.band = nn.Parameter(((high - low) / sample_rate).float())
+
+    def cutoffs(self):
+        """Effective cut-offs in units of the sample rate.
+
+        Returns
+        -------
+        low, high : torch.Tensor, torch.Tensor
+            Each ``[out_channels]``.
+        """
+        low = self.low.abs() + self.min_low_hz / self.sample_rate
+        high = low + self.band.abs() + self.min_band_hz / self.sample_rate
+        return low, high
+
+    def cutoffs_hz(self):
+        """Effective cut-offs in Hz, detached.
+
+        Returns
+        -------
+        low, high : torch.Tensor, torch.Tensor
+            Each ``[out_channels]``.
+
+        Example
+        -------
+        >>> low, high = SincConv().cutoffs_hz()
+        >>> [round(hz.item()) for hz in (low[0], high[0])]
+        [80, 175]
+        """
+        low, high = self.cutoffs()
+        return (
+            low.detach() * self.sample_rate,
+            high.detach() * self.sample_rate,
+        )
+
+    def filters(self):
+        """The impulse responses.
+
+        They are computed outside autocast (in bfloat16 they would be several
+        per cent off) and in float64 (the phase turns up to a hundred times,
+        which costs float32 two digits); there are few of them.
+
+        Returns
+        -------
+        filters : torch.Tensor
+            ``[out_channels, kernel_size]``, of the parameters' precision.
+        """
+        with torch.autocast(self.low.device.type, enabled=False):
+            taps, hamming = self._taps()
+            low, high = (hz[:, None].to(taps.dtype) for hz in self.cutoffs())
+            carrier = torch.cos(math.pi * (low + high) * taps)
+            filters = hamming * torch.sinc((high - low) * taps) * carrier
+            return filters.to(self.low.dtype)
+
+    def _taps(self):
+        """Tap positions ``[K]`` and their Hamming weights ``[K]``."""
+        # Made here, and not kept as buffers, so that no .float(), .half() or
+        # move to a device of less precision ever rounds them.
+        exact = (
+            torch.float32 if self.low.device.type == "mps" else torch.float64
+        )
+        at = {"dtype": exact, "device": self.low.device}
+        half = (self.kernel_size - 1) // 2
+        # The phase runs over linspace(0, K, K): not quite the usual window.
+        phase = torch.linspace(0, 2 * math.pi, self.kernel_size, **at)
+        taps = torch.arange(-half, half + 1, **at)
+        return taps, 0.54 - 0.46 * torch.cos(phase)
+
+    def forward(self, x):
+        """Filter waveforms, without padding.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            ``[batch, time]`` or ``[batch, 1, time]``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[batch, out_channels, (time - kernel_size) // stride + 1]``.
+        """
+        if x.dim() == 2:
+            x = x.unsqueeze(1)
+        return F.conv1d(x, self.filters().unsqueeze(1), stride=self.stride)
+
+    def extra_repr(self):
+        """What ``print(module)`` shows."""
+        return (
+            f"{self.out_channels}, kernel_size={self.kernel_size}, "
+            f"sample_rate={self.sample_rate}, stride={self.stride}"
+        )

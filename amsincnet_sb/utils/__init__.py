@@ -1,0 +1,1 @@
+"""Overlays, checkpoints, metrics, plots."""
