@@ -57,6 +57,9 @@ class SincNet(nn.Module):
         As given.
     embedding_size : int
         ``fc_neurons[-1]``.
+    arguments : dict
+        Plain numbers and lists with which ``SincNet(**arguments)`` makes a
+        network of the same architecture.
 
     Raises
     ------
@@ -94,6 +97,20 @@ class SincNet(nn.Module):
                 f"be of equal length but have {len(cnn_channels)}, "
                 f"{len(cnn_kernel_sizes)} and {len(cnn_pools)} entries."
             )
+        self.arguments = {
+            "sample_rate": sample_rate,
+            "window": window,
+            "hop": hop,
+            "cnn_channels": list(cnn_channels),
+            "cnn_kernel_sizes": list(cnn_kernel_sizes),
+            "cnn_pools": list(cnn_pools),
+            "fc_neurons": list(fc_neurons),
+            "dropout": dropout,
+            "linear_embedding": linear_embedding,
+            "negative_slope": negative_slope,
+            "min_low_hz": min_low_hz,
+            "min_band_hz": min_band_hz,
+        }
         self.sample_rate = sample_rate
         self.window = window
         self.hop = hop

@@ -1,0 +1,119 @@
+"""Training data: random chunks of resident audio."""
+
+import torch
+from torch.utils.data import Dataset
+
+from amsincnet_sb.dataio.batch import WaveBatch
+from amsincnet_sb.dataio.counter import random_integers
+
+__all__ = ["RandomChunks"]
+
+SENTENCE, START = 0, 1  # streams of random numbers
+
+
+class RandomChunks(Dataset):
+    """An epoch of batches of random chunks.
+
+    An item is a whole batch: each example a random sentence (with
+    replacement) and a random chunk of it. Example number ``n`` of a run is a
+    pure function of ``(seed, n)``, so that a run can be continued by knowing
+    its step alone, and processes that share the work draw together exactly
+    what one process with their summed batch would have drawn.
+
+    Use with ``batch_size=None`` in a DataLoader, and call :meth:`set_epoch`
+    as one does with a sampler.
+
+    Arguments
+    ---------
+    audio : ResidentAudio
+        Where the chunks come from; they are made on its device.
+    window : int
+        Samples of a chunk. A sentence shorter than that is repeated.
+    batch_size : int
+        Examples of a batch (of each process).
+    batches_per_epoch : int
+        Number of items.
+    seed : int
+        Of the experiment.
+    rank, world_size : int
+        Of this process and of all.
+
+    Example
+    -------
+    >>> from amsincnet_sb.dataio.resident import ResidentAudio
+    >>> audio = ResidentAudio([torch.rand(9), torch.rand(7)], [0, 1], "ab")
+    >>> chunks = RandomChunks(audio, 4, 8, batches_per_epoch=10, seed=1)
+    >>> wavs, lens = chunks[0].sig
+    >>> wavs.shape, len(chunks)
+    (torch.Size([8, 4]), 10)
+    """
+
+    def __init__(
+        self,
+        audio,
+        window,
+        batch_size,
+        batches_per_epoch,
+        seed,
+        rank=0,
+        world_size=1,
+    ):
+        self.audio = audio
+        self.window = window
+        self.batch_size = batch_size
+        self.batches_per_epoch = batches_per_epoch
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 1
+
+    def set_epoch(self, epoch):
+        """Say which epoch the items belong to.
+
+        Arguments
+        ---------
+        epoch : int
+            Counted from 1, as SpeechBrain does.
+        """
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.batches_per_epoch
+
+    def __getitem__(self, item):
+        if not 0 <= item < self.batches_per_epoch:
+            raise IndexError(item)
+        step = (self.epoch - 1) * self.batches_per_epoch + item
+        return WaveBatch(*self.draw(step))
+
+    def draw(self, step):
+        """The batch of a step.
+
+        Arguments
+        ---------
+        step : int or torch.Tensor
+            Counted from 0 over the whole run; a tensor (scalar int64, on the
+            audio's device) makes the drawing part of a captured graph.
+
+        Returns
+        -------
+        wavs : torch.Tensor
+            ``[batch_size, window]``, float32.
+        labels : torch.Tensor
+            ``[batch_size]``.
+        sentence : torch.Tensor
+            ``[batch_size]``.
+        """
+        audio, device = self.audio, self.audio.samples.device
+        mine = torch.arange(self.batch_size, device=device)
+        mine = mine + self.rank * self.batch_size
+        number = step * (self.batch_size * self.world_size) + mine
+
+        sentence = random_integers(self.seed, SENTENCE, number, len(audio))
+        length = audio.lengths[sentence]
+        choices = (length - self.window + 1).clamp(min=1)
+        start = random_integers(self.seed, START, number, choices)
+        within = start[:, None] + torch.arange(self.window, device=device)
+        within = within % length[:, None]  # of sentences that are too short
+        wavs = audio.gather(audio.starts[sentence][:, None] + within)
+        return wavs, audio.labels[sentence], sentence

@@ -1,0 +1,124 @@
+"""Files that are either whole or not there."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["atomic_write", "replaced_folder"]
+
+
+@contextlib.contextmanager
+def atomic_write(path, mode="w"):
+    """Open a file that takes its name when it is complete.
+
+    Written beside its place, flushed to the disk and renamed, so that a
+    reader sees the old content or the new; after an error, the old.
+
+    Arguments
+    ---------
+    path : str or Path
+        Where to. The folder is made if need be.
+    mode : str
+        ``"w"`` for text (UTF-8) or ``"wb"``.
+
+    Yields
+    ------
+    file
+        To write to.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written (no permission, disk full).
+
+    Example
+    -------
+    >>> tmp = getfixture("tmp_path")
+    >>> with atomic_write(tmp / "a.txt") as file:
+    ...     _ = file.write("whole")
+    >>> (tmp / "a.txt").read_text()
+    'whole'
+    """
+    path = os.fspath(path)
+    folder = os.path.dirname(path) or "."
+    temporary = None
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(
+            dir=folder, prefix=os.path.basename(path) + "."
+        )
+        with open(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}."
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def replaced_folder(folder):
+    """Make a folder that takes its name when it is complete.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to. A folder of that name is replaced as a whole.
+
+    Yields
+    ------
+    Path
+        The folder to fill, beside the final one.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+
+    Example
+    -------
+    >>> tmp = getfixture("tmp_path")
+    >>> with replaced_folder(tmp / "a") as folder:
+    ...     _ = (folder / "b.txt").write_text("whole")
+    >>> [path.name for path in (tmp / "a").iterdir()]
+    ['b.txt']
+    """
+    folder = Path(folder)
+    temporary = old = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(
+            tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
+        )
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if folder.exists():
+            # A folder cannot be renamed over one that has files in it.
+            old = temporary.with_suffix(".old")
+            folder.rename(old)
+        temporary.rename(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written: {error.strerror or error}."
+        ) from error
+    finally:
+        for rest in (temporary, old):
+            if rest is not None:
+                shutil.rmtree(rest, ignore_errors=True)

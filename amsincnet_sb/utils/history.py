@@ -1,0 +1,84 @@
+"""The record of a run's evaluations, one JSON object a line."""
+
+import json
+import os
+
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import atomic_write
+
+__all__ = ["History"]
+
+
+class History:
+    """``metrics.jsonl``.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; made when the first record is added.
+
+    Example
+    -------
+    >>> history = History(getfixture("tmp_path") / "metrics.jsonl")
+    >>> history.append(step=100, frame_error=50.0)
+    >>> history.append(step=200, frame_error=40.0)
+    >>> history.rewind(150)
+    >>> history.records()
+    [{'step': 100, 'frame_error': 50.0}]
+    """
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+
+    def records(self):
+        """All records.
+
+        Returns
+        -------
+        list of dict
+
+        Raises
+        ------
+        InputError
+            If a line is not a JSON object; a last line without its end, as
+            a killed process leaves it, is passed over.
+        """
+        if not os.path.exists(self.path):
+            return []
+        with open(self.path, encoding="utf-8") as file:
+            lines = file.read().split("\n")
+        records = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{self.path}, line {number}: this is not a JSON object."
+                ) from error
+        return records
+
+    def append(self, **record):
+        """Add a record.
+
+        Arguments
+        ---------
+        **record
+            Numbers and strings.
+        """
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def rewind(self, step):
+        """Forget the records later than a step, from which a run goes on.
+
+        Arguments
+        ---------
+        step : int
+            The last one to keep.
+        """
+        records = self.records()
+        kept = [record for record in records if record["step"] <= step]
+        if os.path.exists(self.path):
+            with atomic_write(self.path) as file:
+                for record in kept:
+                    file.write(json.dumps(record) + "\n")

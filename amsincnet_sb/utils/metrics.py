@@ -1,0 +1,132 @@
+"""Frame error and sentence error."""
+
+import csv
+
+import torch
+
+from amsincnet_sb.utils.files import atomic_write
+
+__all__ = ["SentenceErrors"]
+
+
+class SentenceErrors:
+    """Scores of windows, put together to decisions about sentences.
+
+    Everything is added up on the device; nothing is read from it before
+    :meth:`summarize`.
+
+    Arguments
+    ---------
+    labels : torch.Tensor
+        ``[sentences]``, the true speaker of each.
+    empty_row : torch.Tensor, optional
+        ``[sentences]``, bool: sentences with one more row of zeros, decided
+        for speaker 0, as the released evaluation has it.
+
+    Example
+    -------
+    >>> errors = SentenceErrors(torch.tensor([0, 1]))
+    >>> scores = torch.tensor([[-0.1, -2.0], [-1.0, -0.2], [-1.0, -0.9]])
+    >>> errors.append(torch.tensor([0, 0, 1]), scores)
+    >>> errors.summarize()
+    {'frame_error': 25.0, 'sentence_error': 0.0}
+    """
+
+    def __init__(self, labels, empty_row=None):
+        self.labels = labels
+        self.empty_row = empty_row
+        self.scores = None
+
+    def append(self, sentence, scores):
+        """Add the scores of windows.
+
+        Arguments
+        ---------
+        sentence : torch.Tensor
+            ``[windows]``, which sentence each belongs to.
+        scores : torch.Tensor
+            ``[windows, speakers]`` or ``[windows, 1, speakers]``, such that
+            they may be added over windows (log-posteriors).
+        """
+        scores = scores.flatten(0, -2)
+        if self.scores is None:
+            n = len(self.labels)
+            self.scores = scores.new_zeros(n, scores.shape[-1])
+            self.rows = scores.new_zeros(n, dtype=torch.int64)
+            self.wrong = scores.new_zeros(n, dtype=torch.int64)
+        wrong = scores.argmax(-1) != self.labels[sentence]
+        self.scores.index_add_(0, sentence, scores)
+        self.rows.index_add_(0, sentence, torch.ones_like(sentence))
+        self.wrong.index_add_(0, sentence, wrong.long())
+
+    def _frame_errors(self):
+        """Fraction of wrong rows ``[sentences]``, and which have any."""
+        rows, wrong = self.rows, self.wrong
+        if self.empty_row is not None:
+            rows = rows + self.empty_row
+            wrong = wrong + (self.empty_row & (self.labels != 0))
+        return wrong / rows.clamp(min=1), rows > 0
+
+    def summarize(self, field=None):
+        """Errors over all sentences that have been scored.
+
+        Arguments
+        ---------
+        field : str, optional
+            Return this one alone.
+
+        Returns
+        -------
+        dict or float
+            ``frame_error``: the fraction of wrong windows of a sentence,
+            averaged over sentences; ``sentence_error``: the fraction of
+            wrong sentences; both in per cent.
+        """
+        frame_errors, scored = self._frame_errors()
+        wrong = self.scores.argmax(-1) != self.labels
+        summary = {
+            "frame_error": 100 * frame_errors[scored].double().mean().item(),
+            "sentence_error": 100 * wrong[scored].double().mean().item(),
+        }
+        return summary if field is None else summary[field]
+
+    def write_csv(self, path, ids, names):
+        """Write one line a sentence.
+
+        Columns: sentence, speaker, decision, score (the mean log-posterior
+        of the decision over the windows), margin (how far the runner-up is
+        behind), frame_error (in per cent).
+
+        Arguments
+        ---------
+        path : str or Path
+            Where to.
+        ids : list of str
+            Names of the sentences.
+        names : list of str
+            Names of the speakers.
+        """
+        frame_errors, scored = self._frame_errors()
+        mean = self.scores / self.rows.clamp(min=1)[:, None]
+        best = mean.topk(min(2, mean.shape[-1]), dim=-1)
+        table = zip(
+            ids,
+            scored.tolist(),
+            self.labels.tolist(),
+            best.indices[:, 0].tolist(),
+            best.values[:, 0].tolist(),
+            (best.values[:, 0] - best.values[:, -1]).tolist(),
+            (100 * frame_errors).tolist(),
+        )
+        with atomic_write(path) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(
+                ["sentence", "speaker", "decision", "score", "margin"]
+                + ["frame_error"]
+            )
+            for name, has, label, decision, score, margin, error in table:
+                if has:
+                    writer.writerow(
+                        [name, names[label], names[decision]]
+                        + [f"{score:.4f}", f"{margin:.4f}", f"{error:.3f}"]
+                    )

@@ -1,0 +1,199 @@
+"""Small hyperparameter files that change a few keys of a larger one."""
+
+import difflib
+import os
+
+from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["resolve_overlay", "plain_options"]
+
+COMMAND_LINE = "The command line"
+
+
+def resolve_overlay(hparams_file, overrides=None):
+    """Turn an overlay into its base file and the changes to it.
+
+    An overlay is a HyperPyYAML file with a key ``base``, the file it changes
+    (relative to its own folder, and possibly an overlay itself), and the keys
+    it changes. HyperPyYAML has no such thing at the root of a file; with
+    this, everything after it is SpeechBrain's own: ``load_hyperpyyaml(base,
+    overrides)`` and ``create_experiment_directory``.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+        An overlay, or any other HyperPyYAML file, which is its own base.
+    overrides : str or dict, optional
+        Further changes, which win: what ``speechbrain.parse_arguments``
+        returns for the command line.
+
+    Returns
+    -------
+    base_file : str
+        Path of the file that is not an overlay.
+    overrides : dict
+        All changes to it, with their HyperPyYAML tags.
+
+    Raises
+    ------
+    InputError
+        For a file that is missing or is not yaml, bases in a circle, and
+        keys that the base does not have.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "base.yaml").write_text("margin: 0.5\\nscale: 30")
+    >>> _ = (folder / "m.yaml").write_text("base: base.yaml\\nmargin: 0.1")
+    >>> base, changes = resolve_overlay(folder / "m.yaml", "scale: 20")
+    >>> base.endswith("base.yaml"), dict(changes)
+    (True, {'margin': 0.1, 'scale': 20})
+    """
+    path = os.fspath(hparams_file)
+    layers = [(_parse_overrides(overrides), COMMAND_LINE)]
+    seen = []
+    while True:
+        if os.path.realpath(path) in seen:
+            raise InputError(
+                f"{path}: the files named by `base:` lead back to it; one of "
+                "them must stand alone."
+            )
+        seen.append(os.path.realpath(path))
+        tree = _read(path)
+        if "base" not in tree:
+            break
+        base = tree.pop("base")
+        layers.append((tree, path))
+        path = os.path.join(os.path.dirname(path), str(base))
+
+    merged = {}
+    for layer, where in reversed(layers):
+        _check_keys(layer, tree, where, path)
+        _merge(merged, layer)
+    return path, merged
+
+
+def plain_options(hparams_file, overrides, hints=None):
+    """The values of a hyperparameter file, without making its objects.
+
+    References are resolved; what carries a tag such as ``!new:`` stays
+    text. For decisions that come before the objects.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The base file.
+    overrides : dict
+        From :func:`resolve_overlay`.
+    hints : dict, optional
+        What to tell the user about a key left at ``!PLACEHOLDER``.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+        If a placeholder has not been replaced, or a reference leads nowhere.
+
+    Example
+    -------
+    >>> file = getfixture("tmp_path") / "a.yaml"
+    >>> _ = file.write_text("a: 3\\nb: !ref <a>/x\\nc: !new:list")
+    >>> options = plain_options(str(file), {"a": 4})
+    >>> options["a"], options["b"]
+    (4, '4/x')
+    """
+    for key, value in {**_read(hparams_file), **overrides}.items():
+        if getattr(getattr(value, "tag", None), "value", "") == "!PLACEHOLDER":
+            hint = f"give one with --{key}=VALUE."
+            raise InputError(
+                f"{hparams_file}: `{key}` has no value yet; "
+                f"{(hints or {}).get(key, hint)}"
+            )
+    try:
+        with open(hparams_file, encoding="utf-8") as file:
+            resolved = resolve_references(file, overrides)
+    except (ValueError, KeyError) as error:
+        reason = str(error.args[0]).rstrip(".")
+        raise InputError(
+            f"{hparams_file} cannot be resolved: {reason}."
+        ) from error
+    return dict(YAML().load(resolved))
+
+
+def _parse_overrides(overrides):
+    """A mapping, whether given as one or as yaml text."""
+    if isinstance(overrides, str):
+        try:
+            overrides = YAML().load(overrides)
+        except YAMLError as error:
+            raise InputError(
+                "The options on the command line cannot be read as yaml: "
+                f"{_one_line(error)}; write them as --key=value."
+            ) from error
+    if overrides is not None and not isinstance(overrides, dict):
+        raise InputError(
+            f"The command line has {str(overrides)!r} where --key=value was "
+            "expected."
+        )
+    return overrides or {}
+
+
+def _read(path):
+    """The tree of a yaml file, tags and all."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = YAML().load(file)
+    except OSError as error:
+        raise InputError(
+            f"{path}: this hyperparameter file cannot be read "
+            f"({error.strerror})."
+        ) from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is not a yaml file: {_one_line(error)}."
+        ) from error
+    if not isinstance(tree, dict):
+        raise InputError(
+            f"{path} is not a hyperparameter file: it must hold `key: value` "
+            "lines."
+        )
+    return tree
+
+
+def _one_line(error):
+    """A yaml error in one line, with its place."""
+    mark = getattr(error, "problem_mark", None)
+    place = f" in line {mark.line + 1}" if mark is not None else ""
+    return f"{getattr(error, 'problem', None) or 'unreadable'}{place}"
+
+
+def _check_keys(layer, base, where, base_file, prefix=""):
+    """Every key of a layer must be one of the base's."""
+    from_file = where != COMMAND_LINE
+    for key, value in layer.items():
+        if key not in base:
+            near = difflib.get_close_matches(str(key), map(str, base), 1)
+            meant = f", did you mean `{prefix}{near[0]}`?" if near else "."
+            at = f" (line {layer.lc.key(key)[0] + 1})" if from_file else ""
+            raise InputError(
+                f"{where}{at}: there is no key `{prefix}{key}` in "
+                f"{base_file}{meant}"
+            )
+        if isinstance(value, dict) and isinstance(base[key], dict):
+            _check_keys(value, base[key], where, base_file, f"{prefix}{key}.")
+
+
+def _merge(into, layer):
+    """Mappings key by key, anything else as a whole."""
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

@@ -1,0 +1,404 @@
+#!/usr/bin/env python3
+"""Recipe for speaker identification on TIMIT with AM-SincNet.
+
+A network with learnable band-pass filters looks at 200 ms of the raw
+waveform; it is trained with an additive-margin softmax to tell the speakers
+apart. A test sentence is decided by all its windows together.
+
+To run this recipe, do the following:
+> python train.py hparams/am_sincnet_m005.yaml --data_folder=/path/to/TIMIT
+
+To read the code, first scroll to the bottom to see the "main" code. Each of
+the hyperparameter files is a complete one or an overlay, which names the file
+it changes in hparams["base"] and holds the changes alone.
+"""
+
+import os
+import sys
+import time
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import run_on_main
+from timit_prepare import prepare_timit
+
+from amsincnet_sb.dataio.audio import read_audio
+from amsincnet_sb.dataio.chunks import RandomChunks
+from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.utils.errors import (
+    InputError,
+    as_input_error,
+    exit_on_input_error,
+)
+from amsincnet_sb.utils.history import History
+from amsincnet_sb.utils.metrics import SentenceErrors
+from amsincnet_sb.utils.overlays import plain_options, resolve_overlay
+from amsincnet_sb.utils.plots import plot_curves
+from amsincnet_sb.utils.pretrained import write_pretrained
+
+logger = sb.utils.logger.get_logger(__name__)
+
+HINTS = {
+    "data_folder": "give the folder of TIMIT with --data_folder=/path/to/TIMIT"
+    ", or type `make demo` in the repository to try it on generated speech."
+}
+
+
+class SpeakerBrain(sb.Brain):
+    """Class that manages the training loop. See speechbrain.core.Brain.
+
+    Arguments
+    ---------
+    datasets : dict
+        From dataio_prep.
+    label_encoder : CategoricalEncoder
+        From dataio_prep.
+    **kwargs : dict
+        See speechbrain.core.Brain.
+    """
+
+    def __init__(self, datasets, label_encoder, **kwargs):
+        super().__init__(**kwargs)
+        self.eval_sets = {
+            sb.Stage.VALID: datasets["valid"],
+            sb.Stage.TEST: datasets["test"],
+        }
+        self.speakers = list(label_encoder.lab2ind)
+        self.history = History(self.hparams.metrics_file)
+        self.train_stats = {}
+        self.started = time.time()
+
+    def compute_forward(self, batch, stage):
+        """Windows to scores of the speakers.
+
+        Arguments
+        ---------
+        batch : WaveBatch
+            Windows: random ones in training, those of whole sentences else.
+        stage : sb.Stage
+            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[windows, 1, speakers]``.
+        """
+        wavs, _ = batch.to(self.device).sig
+        return self.modules.classifier(self.modules.embedding_model(wavs))
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Loss, and the errors on the way.
+
+        Arguments
+        ---------
+        predictions : torch.Tensor
+            From compute_forward.
+        batch : WaveBatch
+            The same.
+        stage : sb.Stage
+            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
+
+        Returns
+        -------
+        torch.Tensor
+            Scalar.
+        """
+        labels, lens = batch.spk_id_encoded
+        if stage == sb.Stage.TRAIN:
+            wrong = predictions.detach().argmax(-1) != labels
+            self.train_wrong += wrong.sum()
+            self.train_seen += len(labels)
+        else:
+            scores = self.hparams.compute_scores(predictions)
+            self.errors.append(batch.sentence, scores)
+        return self.hparams.compute_cost(predictions, labels, lens)
+
+    def on_fit_start(self):
+        """Gets called once before training, recovers a checkpoint."""
+        super().on_fit_start()
+        if isinstance(self.hparams.compute_cost, torch.nn.Module):
+            self.hparams.compute_cost.to(self.device)
+        if sb.utils.distributed.if_main_process():
+            self.history.rewind(self.optimizer_step)
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Gets called before every step: what depends on the step alone.
+
+        Arguments
+        ---------
+        batch : WaveBatch
+            The training batch.
+        should_step : bool
+            Whether the optimizer takes a step with it.
+        """
+        step = self.optimizer_step
+        # For dropout, so that a run that is resumed goes on as it would have.
+        torch.manual_seed(self.hparams.seed * 1_000_003 + step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.hparams.lr_schedule(step)
+        if hasattr(self.hparams, "margin_schedule"):
+            margin = self.hparams.margin_schedule(step)
+            self.hparams.compute_cost.set_margin(margin)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Gets called at the beginning of each stage.
+
+        Arguments
+        ---------
+        stage : sb.Stage
+            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
+        epoch : int
+            The currently-starting epoch, None during the test stage.
+        """
+        if stage == sb.Stage.TRAIN:
+            self.train_wrong = torch.zeros((), device=self.device)
+            self.train_seen = 0
+        else:
+            windows = self.eval_sets[stage]
+            self.errors = SentenceErrors(windows.audio.labels, windows.empty_row)
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Gets called at the end of each stage.
+
+        Arguments
+        ---------
+        stage : sb.Stage
+            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
+        stage_loss : float
+            The average loss of the stage.
+        epoch : int
+            The epoch that ends, None during the test stage.
+        """
+        if stage == sb.Stage.TRAIN:
+            error = self.train_wrong.item() / max(1, self.train_seen)
+            self.train_stats = {
+                "loss": float(stage_loss),
+                "frame_error": 100 * error,
+            }
+            return
+
+        epoch = self.hparams.epoch_counter.current
+        # Without a validation set the test set is watched during training.
+        held_out = self.hparams.validation_sentences > 0
+        split = "valid" if stage == sb.Stage.VALID and held_out else "test"
+        stats = {"loss": float(stage_loss), **self.errors.summarize()}
+        self.report(epoch, split, stats)
+        if stage == sb.Stage.VALID:
+            self.checkpointer.save_and_keep_only(
+                meta={"epoch": epoch, **stats}, num_to_keep=1
+            )
+        elif sb.utils.distributed.if_main_process():
+            self.errors.write_csv(
+                self.hparams.sentences_file,
+                self.eval_sets[stage].audio.ids,
+                self.speakers,
+            )
+
+    def report(self, epoch, split, stats):
+        """Write an evaluation to the train log and to metrics.jsonl.
+
+        Arguments
+        ---------
+        epoch : int
+            Epochs trained.
+        split : str
+            What was evaluated.
+        stats : dict
+            loss, frame_error, sentence_error.
+        """
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "step": self.optimizer_step},
+            train_stats={k: f"{v:.3f}" for k, v in self.train_stats.items()},
+            **{f"{split}_stats": {k: f"{v:.3f}" for k, v in stats.items()}},
+        )
+        if sb.utils.distributed.if_main_process():
+            self.history.append(
+                epoch=epoch,
+                step=self.optimizer_step,
+                split=split,
+                **{f"train_{k}": v for k, v in self.train_stats.items()},
+                **stats,
+                seconds=round(time.time() - self.started, 3),
+            )
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Gets called before the test stage, loads the last checkpoint.
+
+        Arguments
+        ---------
+        max_key : str
+            Not used: nothing is chosen by an error.
+        min_key : str
+            Likewise.
+        """
+        found = self.checkpointer.recover_if_possible()
+        if found is None and self.optimizer_step == 0:
+            raise InputError(
+                f"{self.hparams.save_folder} holds no checkpoint to evaluate; "
+                "train first, without --test_only."
+            )
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        """Evaluate (and save) every few epochs and after the last."""
+        last = epoch == self.hparams.number_of_epochs
+        if last or epoch % self.hparams.valid_interval == 0 or self.debug:
+            super()._fit_valid(valid_set, epoch, enable)
+
+
+def dataio_prep(hparams, device):
+    """Manifests to data sets.
+
+    Arguments
+    ---------
+    hparams : dict
+        The hyperparameters.
+    device : str
+        Where the audio is kept.
+
+    Returns
+    -------
+    datasets : dict
+        "train", "valid" and "test": batches of windows.
+    label_encoder : CategoricalEncoder
+        Speakers in the order of the training manifest.
+    """
+
+    @sb.utils.data_pipeline.takes("wav", "start", "stop")
+    @sb.utils.data_pipeline.provides("sig")
+    def audio_pipeline(wav, start, stop):
+        return read_audio(wav, int(start), int(stop), hparams["sample_rate"])
+
+    label_encoder = sb.dataio.encoder.CategoricalEncoder()
+
+    @sb.utils.data_pipeline.takes("spk_id")
+    @sb.utils.data_pipeline.provides("spk_id_encoded")
+    def label_pipeline(spk_id):
+        return label_encoder.encode_label(spk_id)
+
+    def sentences(annotation):
+        return sb.dataio.dataset.DynamicItemDataset.from_csv(
+            csv_path=annotation,
+            replacements={"data_root": hparams["data_folder"]},
+            dynamic_items=[audio_pipeline, label_pipeline],
+            output_keys=["id", "sig", "spk_id_encoded"],
+        )
+
+    def windows(annotation):
+        return SentenceWindows(
+            ResidentAudio.from_dataset(sentences(annotation)).to(device),
+            hparams["window"],
+            hparams["hop"],
+            hparams["windows_per_batch"],
+            hparams["released_evaluation"],
+        )
+
+    train = sentences(hparams["train_annotation"])
+    label_encoder.update_from_didataset(train, "spk_id")
+    label_encoder.expect_len(hparams["n_speakers"])
+
+    datasets = {
+        "train": RandomChunks(
+            ResidentAudio.from_dataset(train).to(device),
+            hparams["window"],
+            hparams["batch_size"],
+            hparams["batches_per_epoch"],
+            hparams["seed"],
+            rank=int(os.environ.get("RANK", 0)),
+            world_size=int(os.environ.get("WORLD_SIZE", 1)),
+        ),
+        "test": windows(hparams["test_annotation"]),
+    }
+    if hparams["validation_sentences"] > 0:
+        datasets["valid"] = windows(hparams["valid_annotation"])
+    else:
+        datasets["valid"] = datasets["test"]
+    return datasets, label_encoder
+
+
+def main():
+    """Prepare the corpus, train, evaluate, and write the model out."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    hparams_file, overrides = resolve_overlay(hparams_file, overrides)
+    options = plain_options(hparams_file, overrides, HINTS)
+    sb.utils.distributed.ddp_init_group(run_opts)
+
+    # The corpus comes first: it says how many speakers there are, and a wrong
+    # folder stops the run before anything is made.
+    run_on_main(
+        prepare_timit,
+        kwargs={
+            "data_folder": options["data_folder"],
+            "train_annotation": options["train_annotation"],
+            "valid_annotation": options["valid_annotation"],
+            "test_annotation": options["test_annotation"],
+            "all_speakers": options["all_speakers"],
+            "validation_sentences": options["validation_sentences"],
+            "skip_prep": options["skip_prep"],
+        },
+    )
+    train_sentences = read_manifest(options["train_annotation"])
+    overrides["n_speakers"] = len({s.spk_id for s in train_sentences})
+
+    with open(hparams_file, encoding="utf-8") as fin:
+        with as_input_error(hparams_file):
+            hparams = load_hyperpyyaml(fin, overrides)
+
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+
+    device = run_opts["device"] or sb.utils.distributed.infer_device()
+    datasets, label_encoder = dataio_prep(hparams, device)
+
+    brain = SpeakerBrain(
+        datasets,
+        label_encoder,
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    # An item of a data set is a whole batch, drawn by (seed, epoch, item).
+    whole = {"batch_size": None}
+    train_loader = sb.dataio.dataloader.make_dataloader(
+        datasets["train"], **whole
+    )
+    hparams["checkpointer"].add_recoverable("dataloader-TRAIN", train_loader)
+    brain.train_sampler = datasets["train"]
+
+    # A bar is for a terminal; a log file gets a line an evaluation.
+    progressbar = None if sys.stderr.isatty() else False
+    brain.fit(
+        hparams["epoch_counter"],
+        train_loader,
+        datasets["valid"],
+        progressbar=progressbar,
+        valid_loader_kwargs=whole.copy(),
+    )
+    brain.evaluate(
+        datasets["test"],
+        progressbar=progressbar,
+        test_loader_kwargs=whole.copy(),
+    )
+
+    if sb.utils.distributed.if_main_process():
+        write_pretrained(
+            hparams["pretrained_folder"],
+            hparams["embedding_model"],
+            hparams["classifier"],
+            brain.speakers,
+            hparams["scale"],
+        )
+        plot_curves(hparams["metrics_file"], hparams["curves_file"])
+        logger.info("Trained model: %s", hparams["pretrained_folder"])
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()
