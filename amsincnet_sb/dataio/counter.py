@@ -5,7 +5,6 @@ every process its own sequence. Hashing a counter needs neither: number ``n``
 is the same whoever asks, in whatever order, on whatever device.
 """
 
-import torch
 
 __all__ = ["random_integers"]
 

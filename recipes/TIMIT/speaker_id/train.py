@@ -158,7 +158,9 @@ class SpeakerBrain(sb.Brain):
             self.train_seen = 0
         else:
             windows = self.eval_sets[stage]
-            self.errors = SentenceErrors(windows.audio.labels, windows.empty_row)
+            self.errors = SentenceErrors(
+                windows.audio.labels, windows.empty_row
+            )
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Gets called at the end of each stage.
@@ -327,7 +329,7 @@ def main():
 
     # The corpus comes first: it says how many speakers there are, and a wrong
     # folder stops the run before anything is made.
-    run_on_main(
+    corpus = run_on_main(
         prepare_timit,
         kwargs={
             "data_folder": options["data_folder"],
@@ -351,6 +353,8 @@ def main():
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
+    for line in corpus.report() if corpus else []:
+        logger.info(line)
 
     device = run_opts["device"] or sb.utils.distributed.infer_device()
     datasets, label_encoder = dataio_prep(hparams, device)

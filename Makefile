@@ -1,0 +1,43 @@
+# `make demo` and `make test` need Python >= 3.10 and nothing else; they make
+# .venv and install into it. PYTHON=python3.12 chooses another interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+RECIPE := recipes/TIMIT/speaker_id
+bin := $(abspath $(VENV))/bin
+
+.PHONY: install demo test lint clean
+.DEFAULT_GOAL := install
+
+install: $(VENV)/.installed
+
+# uv installs several times faster than pip; pip does it where uv cannot.
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install -q uv && \
+	VIRTUAL_ENV=$(abspath $(VENV)) $(bin)/uv pip install -q \
+	    -c constraints.txt -e '.[test]' \
+	|| $(bin)/python -m pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+# Train a small network on generated speech, then ask it who speaks.
+demo: install
+	$(bin)/amsincnet demo-corpus $(DEMO)/corpus
+	cd $(RECIPE) && $(bin)/python train.py hparams/demo.yaml \
+	    --data_folder=$(abspath $(DEMO))/corpus \
+	    --output_folder=$(abspath $(DEMO))/results
+	@echo
+	@echo "Who speaks in a sentence the network has not heard?"
+	$(bin)/amsincnet identify $(DEMO)/results \
+	    "$$(ls $(DEMO)/corpus/TRAIN/DR1/*/SI*.WAV | head -n 1)"
+
+test: install
+	$(bin)/python -m pytest -q
+
+lint: install
+	$(bin)/python -m pip install -q -e '.[lint]'
+	$(bin)/ruff check . && $(bin)/ruff format --check .
+	$(bin)/yamllint -c .yamllint.yaml hparams
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info

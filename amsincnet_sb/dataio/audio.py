@@ -1,0 +1,266 @@
+"""Reading audio files, and saying plainly what is wrong with bad ones.
+
+Whatever `libsndfile` reads is accepted, recognised by content and not by
+name, so that TIMIT's SPHERE files called ``.WAV`` need no conversion.
+"""
+
+import os
+import re
+from contextlib import contextmanager
+from math import gcd, isfinite
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["AudioInfo", "audio_info", "is_silent", "read_audio"]
+
+MAX_CHANNELS = 64
+MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
+MAX_PEAK = 4.0  # float files mixed a little too loud stay below it
+MAX_RESAMPLING_TAPS = 20_000_000  # 80 MB; 44.1 kHz to 16 kHz needs 0.1 M
+BLOCK = 2**20  # samples decoded at once: all that a header can make us hold
+STREAMED = 0x7FFF0000  # sizes from here on are what pipes write for "unknown"
+
+
+class AudioInfo(NamedTuple):
+    """What the header of an audio file says."""
+
+    frames: int
+    sample_rate: int
+    channels: int
+    subtype: str
+
+
+def audio_info(path):
+    """Reads the header of an audio file.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        Any format `libsndfile` reads.
+
+    Returns
+    -------
+    AudioInfo
+        Frames (samples of one channel), rate in Hz, channels, sample coding.
+
+    Raises
+    ------
+    InputError
+        The file is missing, a folder, empty, not audio, shorter than its
+        header says, or its header cannot be true.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "tone.wav"
+    >>> soundfile.write(path, np.full(800, 0.5), 8000)
+    >>> audio_info(path)
+    AudioInfo(frames=800, sample_rate=8000, channels=1, subtype='PCM_16')
+    """
+    with _opened(path) as sound:
+        return AudioInfo(
+            sound.frames, sound.samplerate, sound.channels, sound.subtype
+        )
+
+
+def read_audio(path, start=0, stop=None, sample_rate=16000):
+    """Reads a mono waveform.
+
+    Channels are averaged, other rates are resampled, and floating-point
+    files that exceed full scale are clipped to it.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        Any format `libsndfile` reads.
+    start, stop : int, optional
+        First sample and the one after the last, counted at the file's own
+        rate. The default is the whole file.
+    sample_rate : int
+        Rate of the returned waveform, in Hz.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[T]`` float32 in [-1, 1].
+
+    Raises
+    ------
+    InputError
+        As :func:`audio_info`; and when the limits lie outside the file, its
+        data are damaged, or it holds NaN, infinity or unscaled integers.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "stereo.wav"
+    >>> soundfile.write(path, np.full((800, 2), [0.5, 0.0]), 8000)
+    >>> wave = read_audio(path, start=400)
+    >>> wave.shape, round(float(wave[400]), 2)
+    (torch.Size([800]), 0.25)
+    """
+    with _opened(path) as sound:
+        rate = sound.samplerate
+        if stop is None:
+            stop = sound.frames
+        if not 0 <= start < stop <= sound.frames:
+            raise InputError(
+                f"{path}: samples {start} to {stop} were asked for, but the "
+                f"file has {sound.frames}; correct the limits."
+            )
+        wave = _mono(path, sound, start, stop)
+    peak = max(float(wave.max()), -float(wave.min()))
+    if not isfinite(peak):
+        raise InputError(
+            f"{path}: it contains NaN or infinite samples; export it again."
+        )
+    if peak > MAX_PEAK:
+        raise InputError(
+            f"{path}: its samples reach {peak:g} where full scale is 1; "
+            "divide them by full scale and save it again."
+        )
+    wave = torch.from_numpy(wave)
+    if rate != sample_rate:
+        wave = _resample(path, wave, rate, sample_rate)
+        peak = MAX_PEAK  # the low-pass filter may overshoot
+    return wave.clamp_(-1.0, 1.0) if peak > 1.0 else wave
+
+
+def is_silent(wave):
+    """Whether a waveform carries no signal at all.
+
+    Arguments
+    ---------
+    wave : torch.Tensor
+        Samples in [-1, 1], any shape.
+
+    Returns
+    -------
+    bool
+        True when empty, constant, or varying by no more than the dither of
+        16-bit audio (one step up or down).
+
+    Example
+    -------
+    >>> is_silent(torch.full([100], 0.25))
+    True
+    >>> is_silent(torch.linspace(0, 0.01, 100))
+    False
+    """
+    if not wave.numel():
+        return True
+    # numpy, because torch would start a team of threads in each caller's.
+    return bool(np.ptp(wave.detach().cpu().numpy()) <= 2 / 2**15)
+
+
+@contextmanager
+def _opened(path):
+    """The file as a SoundFile whose header has been found believable."""
+    if not os.path.isfile(path):
+        if os.path.isdir(path):
+            raise InputError(f"{path}: it is a folder; give an audio file.")
+        raise InputError(f"{path}: there is no such file; check the path.")
+    try:
+        with _sound(path) as sound:
+            _check_header(path, sound)
+            yield sound
+    except soundfile.SoundFileError as error:
+        raise InputError(f"{path}: {_diagnosis(path, error)}") from error
+
+
+def _sound(path):
+    try:
+        # As bytes: a name that is not valid Unicode can be read all the same.
+        return soundfile.SoundFile(os.fsencode(path))
+    except TypeError:  # what soundfile answers to a name ending in .raw
+        raise InputError(
+            f"{path}: raw samples have no header; convert them to WAV."
+        ) from None
+
+
+def _check_header(path, sound):
+    """Raises InputError for headers that no real recording has."""
+    if not 1 <= sound.channels <= MAX_CHANNELS:
+        raise InputError(
+            f"{path}: its header says {sound.channels} channels and at most "
+            f"{MAX_CHANNELS} are read; check what wrote it."
+        )
+    if not MIN_RATE <= sound.samplerate <= MAX_RATE:
+        raise InputError(
+            f"{path}: its header says {sound.samplerate} samples per second, "
+            f"not {MIN_RATE} to {MAX_RATE}; check what wrote it."
+        )
+    # libsndfile quietly believes the file's size where the header says more.
+    if sound.format == "NIST":
+        found = re.search(rb"sample_count -i (\d{1,18})\s", _sphere(path))
+        promised, held = int(found[1]) if found else 0, sound.frames
+    else:
+        found = re.search(
+            r"^(?:data|SSND) : (\d+) \(should be (\d+)\)",
+            sound.extra_info,
+            re.MULTILINE,
+        )
+        promised, held = map(int, found.groups()) if found else (0, 0)
+        if promised >= STREAMED:
+            promised = held
+    if promised > held:
+        raise InputError(
+            f"{path}: it is cut short, with {held / promised:.0%} of the data "
+            "that its header promises; copy it again."
+        )
+    if sound.frames < 1:
+        raise InputError(f"{path}: it holds no samples; copy it again.")
+
+
+def _mono(path, sound, start, stop):
+    """Samples start to stop as float32 ``[T]``, decoded block by block."""
+    if start:
+        sound.seek(start)
+    blocks, missing = [], stop - start
+    size = BLOCK // sound.channels
+    while missing:
+        block = sound.read(min(size, missing), "float32", always_2d=True)
+        if not len(block):
+            raise InputError(
+                f"{path}: it is cut short, with {missing} samples fewer than "
+                "its header promises; copy it again."
+            )
+        missing -= len(block)
+        blocks.append(block[:, 0] if sound.channels == 1 else block.mean(1))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _resample(path, wave, rate, sample_rate):
+    # Imported on demand: it takes seconds, and most corpora never need it.
+    from torchaudio.functional import resample
+
+    # torchaudio's kernel grows with both rates over their common divisor.
+    if rate * sample_rate > MAX_RESAMPLING_TAPS * gcd(rate, sample_rate) ** 2:
+        raise InputError(
+            f"{path}: {rate} samples per second cannot be resampled to "
+            f"{sample_rate} at a reasonable cost; convert it first."
+        )
+    return resample(wave, rate, sample_rate)
+
+
+def _diagnosis(path, error):
+    """What to tell the user about a file that libsndfile refuses."""
+    if not os.path.getsize(path):
+        return "the file is empty; copy it again."
+    if b"shorten" in _sphere(path):
+        return (
+            "it is a SPHERE file compressed with shorten; decompress it with "
+            "sph2pipe or w_decode first."
+        )
+    detail = getattr(error, "error_string", str(error)).strip(" .")
+    return f"it cannot be read as audio ({detail}); check the file."
+
+
+def _sphere(path):
+    """The SPHERE header of a file; empty when it has none."""
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    return head.split(b"end_head")[0] if head.startswith(b"NIST_1A") else b""

@@ -1,0 +1,488 @@
+"""Manifests: which sentence is whose, and what the list was made from.
+
+A manifest is a CSV file for SpeechBrain's ``DynamicItemDataset.from_csv``
+with the columns ``ID, duration, wav, start, stop, spk_id``. Paths start with
+``$data_root``, SpeechBrain's placeholder for CSV files (``{data_root}`` is the
+one for JSON), so a corpus can move without being prepared again.
+
+A preparation is trusted later only if its `prepare.json`, written last, still
+agrees with the corpus, the options and the manifests beside it.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = [
+    "Provenance",
+    "Utterance",
+    "corpus_files",
+    "fingerprint",
+    "read_manifest",
+    "totals",
+    "write_manifest",
+]
+
+COLUMNS = ["ID", "duration", "wav", "start", "stop", "spk_id"]
+ROOT = "$data_root/"
+FORMAT = 1  # of prepare.json and of what the manifests mean
+SHOWN = 10  # left-out files named in the log
+
+# SpeechBrain would take $ for a placeholder; the rest does not survive CSV.
+_UNUSABLE = re.compile(r"[$\x00-\x1f\x7f\ud800-\udfff]")
+_DIGITS = re.compile(r"[0-9]{1,15}")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One row of a manifest.
+
+    Arguments
+    ---------
+    id : str
+        Unique in its manifest.
+    duration : float
+        Seconds from `start` to `stop`.
+    wav : str
+        Path relative to the corpus folder, with forward slashes.
+    start, stop : int
+        First sample and the one after the last, at the file's own rate.
+    spk_id : str
+        Who speaks.
+
+    Raises
+    ------
+    InputError
+        A value cannot stand in a manifest, or `wav` leaves the corpus folder.
+
+    Example
+    -------
+    >>> Utterance("a-1", 0.5, "a/1.wav", 8000, 16000, "a").stop
+    16000
+    >>> Utterance("a-1", 0.5, "../1.wav", 8000, 16000, "a")
+    Traceback (most recent call last):
+        ...
+    amsincnet_sb.utils.errors.InputError: wav is '../1.wav' but must be a \
+path inside the corpus folder.
+    """
+
+    id: str
+    duration: float
+    wav: str
+    start: int
+    stop: int
+    spk_id: str
+
+    def __post_init__(self):
+        for name in ("id", "wav", "spk_id"):
+            text = getattr(self, name)
+            if not text or text != text.strip() or _UNUSABLE.search(text):
+                raise InputError(
+                    f"{name} is {text!r} but must be text without $, control "
+                    "characters or spaces at its ends."
+                )
+        parts = self.wav.replace("\\", "/").split("/")
+        if not parts[0] or parts[0][1:2] == ":" or ".." in parts:
+            raise InputError(
+                f"wav is {self.wav!r} but must be a path inside the corpus "
+                "folder."
+            )
+        if not 0 <= self.start < self.stop:
+            raise InputError(
+                f"start and stop are {self.start} and {self.stop} but must "
+                "satisfy 0 <= start < stop."
+            )
+        if not 0 < self.duration < math.inf:
+            raise InputError(
+                f"duration is {self.duration} but must be positive seconds."
+            )
+
+
+def write_manifest(path, utterances):
+    """Writes a manifest, whole or not at all.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The CSV file; its folder is made where it is missing.
+    utterances : iterable of Utterance
+        In the order in which labels are to be given.
+
+    Raises
+    ------
+    InputError
+        Two utterances share an ID, or the file cannot be written.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.csv"
+    >>> write_manifest(path, [Utterance("a-1", 1.0, "a/1.wav", 0, 9, "a")])
+    >>> print(path.read_text(), end="")
+    ID,duration,wav,start,stop,spk_id
+    a-1,1.0,$data_root/a/1.wav,0,9,a
+    """
+    seen = set()
+    with _replacing(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for u in utterances:
+            if u.id in seen:
+                raise InputError(f"{path}: the ID {u.id!r} occurs twice.")
+            seen.add(u.id)
+            row = [u.id, u.duration, ROOT + u.wav, u.start, u.stop, u.spk_id]
+            writer.writerow(row)
+
+
+def read_manifest(path):
+    """Reads a manifest and checks every row.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        A CSV file with the columns of :func:`write_manifest`; others are
+        ignored, and their order is free.
+
+    Returns
+    -------
+    list of Utterance
+
+    Raises
+    ------
+    InputError
+        Names the file and the line: columns missing, a number that is none,
+        an ID used twice, `stop` not after `start`, or a path that is absolute
+        or leaves the corpus folder.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.csv"
+    >>> write_manifest(path, [Utterance("a-1", 1.0, "a/1.wav", 0, 9, "a")])
+    >>> read_manifest(path)[0].wav
+    'a/1.wav'
+    """
+    utterances, seen = [], set()
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            header = next(reader, [])
+            wrong = [name for name in COLUMNS if header.count(name) != 1]
+            if wrong:
+                raise InputError(
+                    f"{path}, line 1: the columns {', '.join(COLUMNS)} must "
+                    f"occur once each, which {', '.join(wrong)} does not."
+                )
+            order = [header.index(name) for name in COLUMNS]
+            for row in filter(None, reader):  # blank lines are no rows
+                try:
+                    if len(row) != len(header):
+                        raise InputError(
+                            f"there are {len(row)} values for "
+                            f"{len(header)} columns."
+                        )
+                    utterance = _utterance(*(row[i] for i in order))
+                    if utterance.id in seen:
+                        raise InputError(f"ID {utterance.id!r} occurs twice.")
+                except InputError as error:
+                    raise InputError(
+                        f"{path}, line {reader.line_num}: {error}"
+                    ) from None
+                seen.add(utterance.id)
+                utterances.append(utterance)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the manifest cannot be read ({error.strerror}); prepare "
+            "the corpus first."
+        ) from error
+    except (csv.Error, UnicodeError) as error:
+        raise InputError(
+            f"{path}: it is not a CSV file in UTF-8 ({error}); prepare the "
+            "corpus again."
+        ) from error
+    return utterances
+
+
+def corpus_files(folder, suffixes):
+    """Lists the files of a corpus, quickly and in a fixed order.
+
+    Hidden files are passed over; links are followed, except back to a folder
+    that they lie in.
+
+    Arguments
+    ---------
+    folder : str or os.PathLike
+    suffixes : tuple of str
+        Such as ``(".wav", ".wrd")``, lower case; names match in any case.
+
+    Returns
+    -------
+    list of tuple
+        (path relative to `folder` with forward slashes, size in bytes,
+        modification time in ns), sorted. A broken link has size -1.
+
+    Raises
+    ------
+    InputError
+        A folder cannot be listed.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "A.WAV").write_bytes(b"1234")
+    >>> [(name, size) for name, size, _ in corpus_files(folder, (".wav",))]
+    [('A.WAV', 4)]
+    """
+    files, pending = [], [("", os.fspath(folder), frozenset())]
+    while pending:
+        prefix, path, above = pending.pop()
+        try:
+            about = os.stat(path)
+            here = about.st_dev, about.st_ino
+            if here in above:
+                continue
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    name = prefix + entry.name
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        inside = name + "/", entry.path, above | {here}
+                        pending.append(inside)
+                    elif entry.name.lower().endswith(suffixes):
+                        files.append((name, *_size(entry)))
+        except OSError as error:
+            raise InputError(
+                f"{path}: the folder cannot be listed ({error.strerror}); "
+                "check the path and its permissions."
+            ) from error
+    return sorted(files)
+
+
+def fingerprint(folder, suffixes, options):
+    """A hash of what a preparation depends on, without reading any audio.
+
+    Arguments
+    ---------
+    folder : str or os.PathLike
+        The corpus.
+    suffixes : tuple of str
+        Files that count, as for :func:`corpus_files`.
+    options : dict
+        Whatever else decides the result; must be JSON.
+
+    Returns
+    -------
+    str
+        Hexadecimal; differs when a file came, went, or changed its name, size
+        or modification time, or when an option changed.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> before = fingerprint(folder, (".wav",), {})
+    >>> (folder / "new.wav").touch()
+    >>> before == fingerprint(folder, (".wav",), {})
+    False
+    """
+    digest = hashlib.sha256(
+        json.dumps([FORMAT, options], sort_keys=True).encode()
+    )
+    for name, size, mtime_ns in corpus_files(folder, suffixes):
+        line = f"\n{name}\0{size}\0{mtime_ns}"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def totals(utterances):
+    """Speakers, sentences and hours of a split.
+
+    Example
+    -------
+    >>> totals([Utterance("a-1", 1800.0, "a/1.wav", 0, 9, "a")])
+    {'speakers': 1, 'sentences': 1, 'hours': 0.5}
+    """
+    return {
+        "speakers": len({u.spk_id for u in utterances}),
+        "sentences": len(utterances),
+        "hours": sum(u.duration for u in utterances) / 3600,
+    }
+
+
+@dataclass
+class Provenance:
+    """What a set of manifests was made from; kept in `prepare.json`.
+
+    Arguments
+    ---------
+    options : dict
+        Of the preparation.
+    fingerprint : str
+        From :func:`fingerprint`.
+    counts : dict
+        Split name -> :func:`totals`.
+    left_out : list of tuple
+        (file, reason) of everything not used.
+    notes : list of str
+        What was used although something is odd about it.
+    manifests : dict
+        Split name -> hash of the CSV file; filled in by :meth:`write`.
+    """
+
+    options: dict
+    fingerprint: str
+    counts: dict
+    left_out: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+    manifests: dict = field(default_factory=dict)
+
+    FILE = "prepare.json"
+
+    def write(self, folder, manifests):
+        """Writes `prepare.json` for manifests that are already in place.
+
+        Arguments
+        ---------
+        folder : str or os.PathLike
+            Where to write it.
+        manifests : dict
+            Split name -> path of its CSV file.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        self.manifests = {k: _hash(path) for k, path in manifests.items()}
+        with _replacing(Path(folder) / self.FILE) as file:
+            json.dump({"format": FORMAT, **asdict(self)}, file, indent=1)
+            file.write("\n")
+
+    @classmethod
+    def read(cls, folder):
+        """Reads `prepare.json`.
+
+        Returns
+        -------
+        Provenance or None
+            None when there is none that can be trusted: then prepare again.
+        """
+        try:
+            text = (Path(folder) / cls.FILE).read_text(encoding="utf-8")
+            stored = json.loads(text)
+            if stored.pop("format") != FORMAT:
+                return None
+            stored["left_out"] = [tuple(row) for row in stored["left_out"]]
+            return cls(**stored)
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+        ):
+            return None
+
+    def matches(self, current, manifests):
+        """Whether nothing has changed since.
+
+        Arguments
+        ---------
+        current : str
+            The fingerprint as of now.
+        manifests : dict
+            Split name -> path of its CSV file, of every split wanted.
+
+        Returns
+        -------
+        bool
+        """
+        try:
+            found = {k: _hash(path) for k, path in manifests.items()}
+        except OSError:
+            return False
+        return self.fingerprint == current and self.manifests == found
+
+    def report(self):
+        """The preparation in a few lines, for a log.
+
+        Returns
+        -------
+        list of str
+
+        Example
+        -------
+        >>> count = {"speakers": 2, "sentences": 10, "hours": 0.01}
+        >>> Provenance({}, "", {"train": count}, [("a.wav", "empty")]).report()
+        ['train: 2 speakers, 10 sentences, 0.01 hours', 'left out a.wav: empty']
+        """
+        lines = [
+            f"{split}: {n['speakers']} speakers, {n['sentences']} sentences, "
+            f"{n['hours']:.2f} hours"
+            for split, n in self.counts.items()
+        ]
+        events = [f"left out {file}: {why}" for file, why in self.left_out]
+        for kind, messages in (("left out", events), ("noted", self.notes)):
+            lines += messages[:SHOWN]
+            if len(messages) > SHOWN:
+                more = len(messages) - SHOWN
+                lines.append(f"and {more} more {kind}, listed in {self.FILE}")
+        return lines
+
+
+def _utterance(ID, duration, wav, start, stop, spk_id):
+    """The texts of one row as an Utterance."""
+    for name, text in (("start", start), ("stop", stop)):
+        if not _DIGITS.fullmatch(text):
+            raise InputError(f"{name} is {text!r} but must be a whole number.")
+    try:
+        seconds = float(duration)
+    except ValueError:
+        raise InputError(
+            f"duration is {duration!r} but must be a number."
+        ) from None
+    if not wav.startswith(ROOT):
+        raise InputError(f"wav is {wav!r} but must start with {ROOT}.")
+    wav = wav[len(ROOT) :]
+    return Utterance(ID, seconds, wav, int(start), int(stop), spk_id)
+
+
+@contextmanager
+def _replacing(path):
+    """A text file that takes the place of `path` once it is complete."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: it cannot be written ({error.strerror}); choose another "
+            "folder or free some space."
+        ) from error
+    finally:
+        with suppress(OSError):  # gone when all went well
+            temporary.unlink()
+
+
+def _hash(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _size(entry):
+    try:
+        about = entry.stat()
+    except FileNotFoundError:  # a broken link: reading it will say so
+        return -1, 0
+    return about.st_size, about.st_mtime_ns

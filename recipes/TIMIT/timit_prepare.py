@@ -1,0 +1,530 @@
+"""TIMIT for speaker identification: a corpus folder becomes CSV manifests.
+
+The protocol is that of SincNet: the SA sentences, which everybody reads, are
+dropped; the SX sentences are for training, the SI sentences for testing; each
+sentence is cut to its speech, from the first to the last sample named in its
+.WRD file. No audio is copied.
+
+Read are LDC's layout (``TRAIN/DR1/FVMH0/SX206.WAV``) in any case, SPHERE or
+RIFF, the folder that holds it, copies with ``.WAV.wav`` names, and NLTK's flat
+layout (``dr1-fvmh0/sx206.wav``).
+
+LDC's catalogue: https://catalog.ldc.upenn.edu/LDC93S1
+Protocol: M. Ravanelli, Y. Bengio, "Speaker Recognition from Raw Waveform with
+SincNet", SLT 2018, https://arxiv.org/abs/1808.00158
+"""
+
+import os
+import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
+from amsincnet_sb.dataio.manifest import (
+    Provenance,
+    Utterance,
+    corpus_files,
+    fingerprint,
+    totals,
+    write_manifest,
+)
+from amsincnet_sb.utils.errors import InputError
+
+logger = get_logger(__name__)
+
+SUFFIXES = (".wav", ".wrd")
+WRD_RATE = 16_000  # Hz; .WRD files count samples of the original recording
+WINDOW = 0.2  # seconds; training cannot draw a chunk from less
+MAX_WRD_BYTES = 100_000  # real ones have a few hundred
+THREADS = 8
+
+_LDC = re.compile(r"(train|test)/(dr[1-8])/([a-z0-9]+)/([^/]+)")
+_FLAT = re.compile(r"()(dr[1-8])-([a-z0-9]+)/([^/]+)")
+_SENTENCE = re.compile(r"(s[aix])[0-9]+")
+_WORD = re.compile(r"\s*([0-9]{1,12})\s+([0-9]{1,12})(?:\s.*)?")
+_OUTER = re.compile(r"timit.*|ldc93s1.*|data")  # folders around TRAIN
+
+
+class Scan(NamedTuple):
+    """What :func:`scan_timit` finds.
+
+    `utterances` are ordered by (dialect region, speaker, sentence), `left_out`
+    holds pairs (file, reason), `notes` sentences about oddities kept.
+    """
+
+    utterances: list
+    left_out: list
+    notes: list
+
+
+class Sentence(NamedTuple):
+    """One sentence of one speaker, with every copy of its audio."""
+
+    dialect: str
+    speaker: str
+    name: str
+    wavs: tuple
+    wrd: str | None
+
+
+def prepare_timit(
+    data_folder,
+    train_annotation,
+    test_annotation,
+    valid_annotation=None,
+    all_speakers=False,
+    validation_sentences=0,
+    skip_prep=False,
+):
+    """Writes TIMIT's manifests, unless they are up to date.
+
+    Beside `train_annotation` a `prepare.json` records what the manifests were
+    made from. A corpus, an option or a manifest that has changed since makes
+    the next call prepare again.
+
+    Arguments
+    ---------
+    data_folder : str
+        TIMIT, or the folder around it. Paths in the manifests are relative to
+        it, so it is also what to give for SpeechBrain's ``$data_root``.
+    train_annotation, test_annotation, valid_annotation : str
+        CSV files to write. `valid_annotation` is written only when
+        `validation_sentences` is not 0.
+    all_speakers : bool
+        Take the 168 speakers of TEST as well as the 462 of TRAIN.
+    validation_sentences : int
+        How many training sentences of each speaker, the last in order, to
+        hold out for validation.
+    skip_prep : bool
+        Do nothing.
+
+    Returns
+    -------
+    Provenance or None
+        Options, speakers, sentences and hours of each split, files left out
+        with the reason, and notes; None when skipped.
+
+    Raises
+    ------
+    InputError
+        The folder is not TIMIT, nothing usable remains, a speaker would have
+        no training sentence left, or a manifest cannot be written.
+
+    Example
+    -------
+    >>> import numpy as np, soundfile
+    >>> folder = getfixture("tmp_path")
+    >>> speaker = folder / "TIMIT" / "TRAIN" / "DR1" / "FVMH0"
+    >>> speaker.mkdir(parents=True)
+    >>> for name in ("SX206.WAV", "SI1466.WAV"):
+    ...     soundfile.write(speaker / name, np.sin(np.arange(16000)), 16000)
+    >>> summary = prepare_timit(
+    ...     folder / "TIMIT", folder / "train.csv", folder / "test.csv"
+    ... )
+    >>> summary.counts["train"]["sentences"], summary.notes[0]
+    (1, 'TRAIN/DR1/FVMH0/SI1466.WAV: no .WRD file, taken whole')
+    """
+    if skip_prep:
+        return None
+    if validation_sentences < 0 or (
+        validation_sentences and not valid_annotation
+    ):
+        raise InputError(
+            f"validation_sentences is {validation_sentences} but must be 0, "
+            "or positive with valid_annotation given."
+        )
+    paths = {"train": train_annotation, "test": test_annotation}
+    if validation_sentences:
+        paths["valid"] = valid_annotation
+    beside = Path(train_annotation).parent
+    root = find_timit(data_folder, all_speakers)
+    options = {
+        "corpus": "TIMIT",
+        "folder": root,
+        "all_speakers": bool(all_speakers),
+        "validation_sentences": validation_sentences,
+    }
+    current = fingerprint(Path(data_folder, root), SUFFIXES, options)
+    earlier = Provenance.read(beside)
+    if earlier and earlier.matches(current, paths):
+        logger.info(f"TIMIT is prepared and up to date in {beside}")
+        return earlier
+
+    scan = scan_timit(data_folder, all_speakers)
+    splits = split_sentences(scan.utterances, validation_sentences)
+    summary = Provenance(
+        options,
+        current,
+        {split: totals(splits[split]) for split in paths},
+        scan.left_out,
+        scan.notes,
+    )
+    for split, path in paths.items():
+        write_manifest(path, splits[split])
+    stale = earlier and set(earlier.manifests) - set(paths)
+    if stale and valid_annotation:  # its sentences are in train again
+        Path(valid_annotation).unlink(missing_ok=True)
+    summary.write(beside, paths)
+    for line in summary.report():
+        logger.info(line)
+    return summary
+
+
+def scan_timit(data_folder, all_speakers=False):
+    """Reads every sentence of TIMIT and decides what can be used.
+
+    Left out, with the reason: files that cannot be read, are cut short,
+    silent or hold NaN; second copies; training sentences shorter than 200 ms;
+    a speaker who turns up again under another dialect region or in TEST; and
+    the test sentences of a speaker without a training sentence.
+
+    Arguments
+    ---------
+    data_folder : str
+        TIMIT, or the folder around it.
+    all_speakers : bool
+        Take the speakers of TEST as well. The flat layout knows no TEST, and
+        all of it is always taken.
+
+    Returns
+    -------
+    Scan
+
+    Raises
+    ------
+    InputError
+        The folder is not TIMIT, or nothing usable remains.
+    """
+    root = find_timit(data_folder, all_speakers)
+    sentences, left_out = list_sentences(data_folder, root, all_speakers)
+    kept, notes = [], []
+    with ThreadPoolExecutor(THREADS) as pool:
+        checked = tqdm(
+            pool.map(partial(check_sentence, data_folder), sentences),
+            total=len(sentences),
+            desc="TIMIT",
+            disable=None,  # no bar unless someone watches
+        )
+        for utterance, bad, odd in checked:
+            kept += [utterance] if utterance else []
+            left_out += bad
+            notes += odd
+    trained = {u.spk_id for u in kept if _trains(u)}
+    tested = {u.spk_id for u in kept if not _trains(u)}
+    left_out += [
+        (u.wav, f"speaker {u.spk_id} has no training sentence")
+        for u in kept
+        if u.spk_id not in trained
+    ]
+    kept = [u for u in kept if u.spk_id in trained]
+    if not trained & tested:
+        why = [f"; the first problem is {': '.join(r)}" for r in left_out]
+        raise InputError(
+            f"data_folder {data_folder} has no speaker with a usable SX "
+            "sentence to train on and a usable SI sentence to test with"
+            f"{''.join(why[:1]).rstrip('.')}."
+        )
+    notes += [
+        f"speaker {speaker} has no test sentence"
+        for speaker in sorted(trained - tested)
+    ]
+    return Scan(kept, sorted(left_out), notes)
+
+
+def split_sentences(utterances, validation_sentences=0):
+    """Divides utterances into train, valid and test.
+
+    Arguments
+    ---------
+    utterances : list of Utterance
+        As :func:`scan_timit` returns them.
+    validation_sentences : int
+        How many of each speaker's training sentences go to valid.
+
+    Returns
+    -------
+    dict
+        ``train``, ``valid`` and ``test`` -> list of Utterance, in the order
+        given.
+
+    Raises
+    ------
+    InputError
+        A speaker would have no training sentence left.
+    """
+    speakers = defaultdict(list)
+    for u in utterances:
+        if _trains(u):
+            speakers[u.spk_id].append(u)
+    valid = set()
+    for speaker, own in speakers.items():
+        if len(own) <= validation_sentences:
+            raise InputError(
+                f"validation_sentences is {validation_sentences}, but speaker "
+                f"{speaker} has {len(own)} training sentences and must keep "
+                "one."
+            )
+        valid.update(own[len(own) - validation_sentences :])
+    return {
+        "train": [u for u in utterances if _trains(u) and u not in valid],
+        "valid": [u for u in utterances if u in valid],
+        "test": [u for u in utterances if not _trains(u)],
+    }
+
+
+def find_timit(data_folder, all_speakers=False):
+    """Where TIMIT lies in a folder.
+
+    Arguments
+    ---------
+    data_folder : str
+        TIMIT, or a folder with it in a folder of that name (or ``data``).
+    all_speakers : bool
+        Whether TEST must be there, too.
+
+    Returns
+    -------
+    str
+        Path relative to `data_folder` of the folder that holds TRAIN, or the
+        folders of the flat layout; ``.`` for `data_folder` itself.
+
+    Raises
+    ------
+    InputError
+        Says what was looked for and what was found.
+    """
+    try:
+        found = sorted(os.listdir(data_folder or ""))
+    except OSError as error:
+        raise InputError(
+            f"data_folder {data_folder} cannot be listed ({error.strerror}); "
+            "give the folder that holds TIMIT's TRAIN and TEST."
+        ) from error
+    wanted = {"train", "test"} if all_speakers else {"train"}
+    pending = ["."]
+    for folder in pending:
+        names = _folders(data_folder, folder)
+        if any(re.fullmatch(r"dr[1-8]-[a-z0-9]+", n.lower()) for n in names):
+            return folder
+        halves = {
+            n.lower()
+            for n in names
+            if n.lower() in ("train", "test")
+            and any(map(_is_region, _folders(data_folder, folder, n)))
+        }
+        if halves:
+            missing = sorted(wanted - halves)
+            if missing:
+                raise InputError(
+                    f"data_folder {data_folder} has TIMIT's "
+                    f"{' and '.join(sorted(halves)).upper()} but no "
+                    f"{missing[0].upper()} folder with DR1 to DR8 in it; "
+                    "complete the copy."
+                )
+            return folder
+        if any(map(_is_region, names)):
+            raise InputError(
+                f"data_folder {data_folder} has DR folders but no TRAIN; give "
+                "the folder that holds TRAIN."
+            )
+        if folder.count("/") < 3:
+            outer = (n for n in names if _OUTER.fullmatch(n.lower()))
+            pending += [f"{folder}/{n}".removeprefix("./") for n in outer]
+    raise InputError(
+        f"data_folder {data_folder} is not TIMIT: TRAIN/DR1/<speaker>/SX1.WAV "
+        "or dr1-<speaker>/sx1.wav was looked for, and it holds "
+        f"{', '.join(found[:5]) or 'nothing'}{', ...' * (len(found) > 5)}."
+    )
+
+
+def list_sentences(data_folder, root=".", all_speakers=False):
+    """Lists the SX and SI sentences by their names, without opening them.
+
+    Arguments
+    ---------
+    data_folder : str
+    root : str
+        From :func:`find_timit`.
+    all_speakers : bool
+        Take TEST as well.
+
+    Returns
+    -------
+    sentences : list of Sentence
+        Ordered by (dialect region, speaker, sentence).
+    left_out : list of tuple
+        (file, reason)
+    """
+    wavs, wrds, homes = defaultdict(list), {}, defaultdict(set)
+    left_out = []
+    halves = ("train", "test", "") if all_speakers else ("train", "")
+    for name, *_ in corpus_files(Path(data_folder, root), SUFFIXES):
+        path = name if root == "." else f"{root}/{name}"
+        found = _LDC.fullmatch(name.lower()) or _FLAT.fullmatch(name.lower())
+        half, dialect, speaker, file = found.groups() if found else [""] * 4
+        if found and half not in halves:
+            continue
+        sentence, _, suffix = file.partition(".")
+        kind = _SENTENCE.fullmatch(sentence)
+        if not kind or suffix not in ("wav", "wav.wav", "wrd"):
+            if name.lower().endswith(".wav"):
+                left_out.append((path, "it is not named as TIMIT's sentences"))
+            continue
+        if kind[1] == "sa":
+            continue
+        key = dialect, speaker, sentence, half
+        if suffix == "wrd":
+            wrds.setdefault(key, path)
+            continue
+        # TRAIN sorts before TEST, so that a speaker in both keeps TRAIN.
+        homes[speaker].add((half != "train", dialect))
+        wavs[key].append((suffix, path))
+
+    sentences = []
+    for key, copies in sorted(wavs.items()):
+        dialect, speaker, sentence, half = key
+        if (half != "train", dialect) != min(homes[speaker]):
+            left_out += [
+                (path, f"speaker {speaker} also appears elsewhere")
+                for _, path in copies
+            ]
+            continue
+        paths = tuple(path for _, path in sorted(copies))
+        sentences.append(
+            Sentence(dialect, speaker, sentence, paths, wrds.get(key))
+        )
+    return sentences, left_out
+
+
+def check_sentence(data_folder, sentence):
+    """Reads a sentence in full and finds its speech.
+
+    Arguments
+    ---------
+    data_folder : str
+    sentence : Sentence
+
+    Returns
+    -------
+    utterance : Utterance or None
+        None when no copy of it can be used.
+    left_out : list of tuple
+        (file, reason)
+    notes : list of str
+    """
+    utterance, left_out, notes = None, [], []
+    for wav in sentence.wavs:
+        if utterance:
+            left_out.append((wav, f"it is a second copy of {utterance.wav}"))
+            continue
+        path = os.path.join(data_folder, wav)
+        try:
+            info = audio_info(path)
+            wave = read_audio(path, sample_rate=info.sample_rate)
+        except InputError as error:
+            left_out.append((wav, str(error).removeprefix(f"{path}: ")))
+            continue
+        remarks = []
+        start, stop = _limits(data_folder, sentence.wrd, info, remarks)
+        seconds = (stop - start) / info.sample_rate
+        if is_silent(wave[start:stop]):
+            left_out.append((wav, "it is silent"))
+            continue
+        if seconds < WINDOW:
+            if sentence.name.startswith("sx"):
+                left_out.append((wav, f"it has {seconds:.3f} s of speech"))
+                continue
+            remarks.append(f"{seconds:.3f} s of speech")
+        if info.channels > 1:
+            remarks.append(f"{info.channels} channels, averaged")
+        if info.sample_rate != WRD_RATE:
+            remarks.append(f"{info.sample_rate} Hz, resampled when read")
+        notes += [f"{wav}: {remark}" for remark in remarks]
+        utterance = Utterance(
+            f"{sentence.dialect}-{sentence.speaker}-{sentence.name}",
+            seconds,
+            wav,
+            start,
+            stop,
+            sentence.speaker,
+        )
+    return utterance, left_out, notes
+
+
+def parse_wrd(text):
+    """The span of the words in a .WRD file.
+
+    Words may overlap, as in about twenty files of TIMIT.
+
+    Arguments
+    ---------
+    text : str
+        Lines of ``start stop word``, in samples.
+
+    Returns
+    -------
+    tuple of int or None
+        First start and last stop; None when the text is not of that form.
+
+    Example
+    -------
+    >>> parse_wrd("2680 7320 flying\\n7320 17160 standby\\n")
+    (2680, 17160)
+    >>> parse_wrd("flying standby") is None
+    True
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    words = [_WORD.fullmatch(line) for line in lines]
+    if not words or not all(words):
+        return None
+    start = min(int(word[1]) for word in words)
+    stop = max(int(word[2]) for word in words)
+    return (start, stop) if start < stop else None
+
+
+def _limits(data_folder, wrd, info, remarks):
+    """First and last sample of speech at the file's rate; may add remarks."""
+    whole = 0, info.frames
+    if wrd is None:
+        remarks.append("no .WRD file, taken whole")
+        return whole
+    try:
+        with open(os.path.join(data_folder, wrd), "rb") as file:
+            text = file.read(MAX_WRD_BYTES).decode("latin-1")
+    except OSError:
+        text = ""
+    span = parse_wrd(text)
+    if span is None:
+        remarks.append("malformed .WRD file, taken whole")
+        return whole
+    # Exact in whole numbers: a floor for the start, a ceiling for the stop.
+    start = span[0] * info.sample_rate // WRD_RATE
+    stop = -(-span[1] * info.sample_rate // WRD_RATE)
+    if start >= info.frames:
+        remarks.append(".WRD file of a longer recording, taken whole")
+        return whole
+    if stop > info.frames:
+        remarks.append("words beyond the end of the audio, clipped")
+    return start, min(stop, info.frames)
+
+
+def _trains(utterance):
+    return utterance.id.rsplit("-", 1)[1].startswith("sx")
+
+
+def _is_region(name):
+    return re.fullmatch(r"dr[1-8]", name.lower()) is not None
+
+
+def _folders(*parts):
+    try:
+        with os.scandir(os.path.join(*parts)) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
+        return []

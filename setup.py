@@ -1,0 +1,39 @@
+"""Installs the package `amsincnet_sb` and the command `amsincnet`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(
+    r'__version__ = "(.+)"', (here / "amsincnet_sb/__init__.py").read_text()
+).group(1)
+
+setup(
+    name="amsincnet_sb",
+    version=version,
+    description="AM-SincNet speaker identification for SpeechBrain",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["amsincnet_sb", "amsincnet_sb.*"]),
+    package_data={"amsincnet_sb": ["data/*.csv"]},
+    install_requires=[
+        "speechbrain>=1.1",
+        "torch>=2.6",
+        "torchaudio>=2.6",
+        "hyperpyyaml",
+        "soundfile",
+        "numpy",
+        "scipy",
+        "tqdm",
+    ],
+    extras_require={
+        "plots": ["matplotlib"],
+        "test": ["pytest", "hypothesis", "matplotlib"],
+        "lint": ["ruff==0.12.4", "yamllint==1.35.1"],
+    },
+    entry_points={"console_scripts": ["amsincnet = amsincnet_sb.cli:main"]},
+)

@@ -1,0 +1,259 @@
+"""Reading audio: right samples from good files, plain words for bad ones."""
+
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
+from amsincnet_sb.utils.errors import InputError
+
+RATE = 16000
+
+
+def noise(frames=4000, channels=1, seed=0):
+    """16-bit steps, so that PCM files hold them exactly."""
+    steps = np.random.default_rng(seed).integers(
+        -9000, 9000, (frames, channels)
+    )
+    return (steps / 2**15).astype("float32")
+
+
+def write(path, wave, rate=RATE, **kwargs):
+    soundfile.write(path, wave, rate, **kwargs)
+    return path
+
+
+def sphere(path, samples, header=()):
+    """A SPHERE file as LDC writes it, without the help of libsndfile."""
+    fields = {
+        "channel_count": 1,
+        "sample_count": len(samples),
+        "sample_rate": RATE,
+        "sample_n_bytes": 2,
+        "sample_sig_bits": 16,
+    } | dict(header)
+    lines = ["NIST_1A", "   1024", "database_id -s5 TIMIT"]
+    for name, value in fields.items():
+        kind = "-i" if isinstance(value, int) else f"-s{len(value)}"
+        lines.append(f"{name} {kind} {value}")
+    lines += ["sample_byte_format -s2 01", "end_head", ""]
+    data = "\n".join(lines).encode().ljust(1024)
+    path.write_bytes(data + np.asarray(samples, "<i2").tobytes())
+    return path
+
+
+def test_sphere_is_recognised_by_content(tmp_path):
+    steps = np.random.default_rng(1).integers(-(2**15), 2**15, 5000)
+    path = sphere(tmp_path / "SX1.WAV", steps)
+    wave = read_audio(path)
+    assert wave.dtype == torch.float32
+    assert torch.equal(wave, torch.tensor(steps / 2**15, dtype=torch.float32))
+    assert audio_info(path) == (5000, RATE, 1, "PCM_16")
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"format": "NIST", "subtype": "PCM_16"},
+        {"format": "WAV", "subtype": "PCM_16"},
+        {"format": "WAV", "subtype": "FLOAT"},
+        {"format": "FLAC", "subtype": "PCM_16"},
+        {"format": "AIFF", "subtype": "PCM_24"},
+    ],
+)
+def test_parts_of_channels_are_averaged(tmp_path, kwargs):
+    stereo = noise(channels=2)
+    path = write(tmp_path / "name.WAV", stereo, **kwargs)
+    expected = (stereo[1000:3000, 0] + stereo[1000:3000, 1]) / 2
+    wave = read_audio(path, 1000, 3000)
+    assert torch.allclose(wave, torch.from_numpy(expected), atol=1e-7)
+
+
+def test_long_files_are_read_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("amsincnet_sb.dataio.audio.BLOCK", 700)
+    stereo = noise(5001, 2)
+    path = write(tmp_path / "a.wav", stereo)
+    expected = torch.from_numpy(stereo.mean(1))
+    assert torch.allclose(read_audio(path), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000])
+def test_resampling_keeps_the_tone(tmp_path, rate):
+    n = np.arange(rate)
+    path = write(
+        tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 440 * n / rate), rate
+    )
+    # Limits count the file's own samples: the second half of the second.
+    wave = read_audio(path, rate // 2, rate // 2 * 2)
+    assert abs(len(wave) - RATE // 2) <= 2
+    time = (np.arange(len(wave)) / RATE) + (rate // 2) / rate
+    tone = 0.5 * np.sin(2 * np.pi * 440 * time)
+    assert np.abs(wave.numpy() - tone)[100:-100].max() < 5e-3
+
+
+def test_too_loud_is_clipped(tmp_path):
+    path = write(
+        tmp_path / "a.wav", np.float32([0.5, 1.5, -1.5]), subtype="FLOAT"
+    )
+    assert read_audio(path).tolist() == [0.5, 1.0, -1.0]
+
+
+def test_resampling_stays_in_range(tmp_path):
+    square = np.sign(np.sin(np.arange(4000) / 20 + 0.01))
+    path = write(tmp_path / "a.wav", square, 8000, subtype="FLOAT")
+    assert read_audio(path).abs().max() == 1.0
+
+
+@pytest.mark.parametrize(
+    "limits", [(-1, 5), (5, 5), (9, 5), (0, 4001), (4000,)]
+)
+def test_limits_outside_the_file(tmp_path, limits):
+    path = write(tmp_path / "a.wav", noise())
+    with pytest.raises(InputError, match=r"a\.wav.*has 4000"):
+        read_audio(path, *limits)
+
+
+def _field(data, offset, layout, value):
+    size = struct.calcsize(layout)
+    return data[:offset] + struct.pack(layout, value) + data[offset + size :]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "damage", "words"),
+    [
+        ({"format": "NIST"}, lambda d: d[:3000], "cut short, with 25%"),
+        ({"format": "NIST"}, lambda d: d[:1024], "cut short, with 0%"),
+        ({"format": "NIST"}, lambda d: d[:500], "cannot be read as audio"),
+        (
+            {"format": "NIST"},
+            lambda d: d.replace(b"count -i 4000", b"count -i 400000000000"),
+            "cut short",
+        ),
+        (
+            {"format": "NIST"},
+            lambda d: d.replace(b"rate -i 16000", b"rate -i 00000"),
+            "cannot be read as audio",
+        ),
+        (
+            {"format": "NIST"},
+            lambda d: d.replace(b"rate -i 16000", b"rate -i 1    "),
+            "1 samples per second",
+        ),
+        (
+            {"format": "NIST"},
+            lambda d: d.replace(b"channel_count -i 1", b"channel_count -i 999"),
+            "999 channels",
+        ),
+        ({"format": "WAV"}, lambda d: d[:4044], "cut short, with 50%"),
+        ({"format": "WAV"}, lambda d: d[:44], "cut short|no samples"),
+        ({"format": "WAV"}, lambda d: _field(d, 24, "<I", 0), "cannot be read"),
+        (
+            {"format": "WAV"},
+            lambda d: _field(d, 24, "<I", 2**31 - 1),
+            "samples per second",
+        ),
+        (
+            {"format": "WAV"},
+            lambda d: _field(d, 22, "<H", 1000),
+            "1000 channels",
+        ),
+        ({"format": "FLAC"}, lambda d: d[: len(d) // 2], "cannot be read"),
+        # 2**36 frames in a few kilobytes
+        (
+            {"format": "FLAC"},
+            lambda d: _field(_field(d, 22, ">I", 2**32 - 1), 21, "B", 0xFF),
+            "cannot be read|cut short",
+        ),
+        ({"format": "WAV"}, lambda d: b"", "is empty"),
+        ({"format": "WAV"}, lambda d: b"not audio " * 99, "cannot be read"),
+    ],
+)
+def test_damaged_files(tmp_path, kwargs, damage, words):
+    path = write(tmp_path / "bad.wav", noise(), **kwargs)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=words) as caught:
+        read_audio(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).count("\n") == 0
+
+
+def test_info_sees_the_cut_without_decoding(tmp_path):
+    path = sphere(tmp_path / "a.wav", np.arange(100), {"sample_count": 101})
+    with pytest.raises(InputError, match="cut short"):
+        audio_info(path)
+
+
+def test_files_written_to_a_pipe_have_no_size(tmp_path):
+    path = write(tmp_path / "a.wav", noise())
+    path.write_bytes(_field(path.read_bytes(), 40, "<I", 2**32 - 1))
+    assert len(read_audio(path)) == 4000
+
+
+def test_no_samples(tmp_path):
+    path = write(tmp_path / "a.wav", np.zeros(0))
+    with pytest.raises(InputError, match="no samples"):
+        audio_info(path)
+
+
+def test_shorten_names_its_cure(tmp_path):
+    coding = {"sample_coding": "pcm,embedded-shorten-v2.00"}
+    path = sphere(tmp_path / "a.wav", np.arange(500), coding)
+    with pytest.raises(InputError, match="sph2pipe or w_decode"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers(tmp_path, value):
+    wave = noise()
+    wave[1234] = value
+    path = write(tmp_path / "a.wav", wave, subtype="FLOAT")
+    assert read_audio(path, 0, 1234).shape == (1234,)
+    with pytest.raises(InputError, match="NaN or infinite"):
+        read_audio(path)
+
+
+def test_unscaled_integers(tmp_path):
+    path = write(tmp_path / "a.wav", noise() * 32768, subtype="FLOAT")
+    with pytest.raises(InputError, match="full scale is 1"):
+        read_audio(path)
+
+
+def test_rates_that_would_need_a_giant_filter(tmp_path):
+    path = write(tmp_path / "a.wav", noise(), 15999)
+    with pytest.raises(InputError, match="cannot be resampled"):
+        read_audio(path)
+
+
+def test_what_is_no_file(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_audio(tmp_path / "absent.wav")
+    with pytest.raises(InputError, match="no such file"):
+        read_audio(tmp_path / ("long" * 100))
+    with pytest.raises(InputError, match="folder"):
+        read_audio(tmp_path)
+    (tmp_path / "a.raw").write_bytes(b"1234")
+    with pytest.raises(InputError, match="no header"):
+        read_audio(tmp_path / "a.raw")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_names_that_are_not_unicode(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")
+    try:
+        write(os.fsencode(path), noise(), format="WAV")
+    except soundfile.SoundFileError:
+        pytest.skip("this file system wants Unicode")
+    assert len(read_audio(path)) == 4000
+
+
+def test_silence():
+    assert is_silent(torch.zeros(0))
+    assert is_silent(torch.zeros(100))
+    assert is_silent(torch.full((100,), -0.3))
+    dither = torch.randint(-1, 2, (1000,)) / 2**15
+    assert is_silent(dither)
+    assert not is_silent(2 * dither)

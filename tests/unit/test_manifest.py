@@ -1,0 +1,318 @@
+"""Manifests: what is written is read back, by us and by SpeechBrain."""
+
+import csv
+import errno
+import io
+import os
+
+import pytest
+from hypothesis import (
+    HealthCheck,
+    given,
+    settings,
+    strategies as st,
+)
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from amsincnet_sb.dataio.manifest import (
+    COLUMNS,
+    Provenance,
+    Utterance,
+    corpus_files,
+    fingerprint,
+    read_manifest,
+    totals,
+    write_manifest,
+)
+from amsincnet_sb.utils.errors import InputError
+
+ROWS = [
+    Utterance("a-1", 0.1 + 0.2, "TRAIN/a/1.WAV", 7, 16000, "a"),
+    Utterance('b, "the" 2', 2.0, "b c/ü,1.wav", 0, 32000, "b ç"),
+]
+GOOD = ["a-1", "1.0", "$data_root/a/1.wav", "0", "16000", "a"]
+
+
+def table(*rows, header=COLUMNS):
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    return text.getvalue()
+
+
+def test_round_trip_with_speechbrain(tmp_path):
+    path = tmp_path / "new" / "train.csv"
+    write_manifest(path, ROWS)
+    assert read_manifest(path) == ROWS
+    data = DynamicItemDataset.from_csv(path, {"data_root": "/corpus"}).data
+    assert list(data) == [u.id for u in ROWS]
+    for u in ROWS:
+        row = data[u.id]
+        assert row["wav"] == f"/corpus/{u.wav}"
+        assert row["duration"] == u.duration
+        assert (int(row["start"]), int(row["stop"])) == (u.start, u.stop)
+        assert row["spk_id"] == u.spk_id
+    assert os.listdir(path.parent) == ["train.csv"]
+
+
+def test_columns_may_be_more_and_elsewhere(tmp_path):
+    path = tmp_path / "a.csv"
+    header = ["extra", *reversed(COLUMNS)]
+    path.write_text(table(["x", *reversed(GOOD)], header=header))
+    assert read_manifest(path) == [
+        Utterance("a-1", 1.0, "a/1.wav", 0, 16000, "a")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("ID", "", "id is ''"),
+        ("duration", "long", "duration is 'long'"),
+        ("duration", "nan", "duration is nan"),
+        ("duration", "inf", "duration is inf"),
+        ("duration", "-1", "duration is -1"),
+        ("start", "1.5", "start is '1.5'"),
+        ("start", "-1", "start is '-1'"),
+        ("start", "١", "start is"),
+        ("start", "16000", "0 <= start < stop"),
+        ("stop", "", "stop is ''"),
+        ("stop", "9" * 5000, "stop is"),
+        ("wav", "a/1.wav", "must start with \\$data_root/"),
+        ("wav", "/a/1.wav", "must start with \\$data_root/"),
+        ("wav", "$data_root//etc/passwd", "inside the corpus folder"),
+        ("wav", "$data_root/a/../../b.wav", "inside the corpus folder"),
+        ("wav", "$data_root/a\\..\\..\\b.wav", "inside the corpus folder"),
+        ("wav", "$data_root/C:\\b.wav", "inside the corpus folder"),
+        ("wav", "$data_root/", "wav is ''"),
+        ("wav", "$data_root/$data_root/x", "without \\$"),
+        ("wav", "$data_root/a\0b.wav", "line 3|CSV"),
+        ("spk_id", "", "spk_id is ''"),
+        ("spk_id", "a\nb", "spk_id is"),
+    ],
+)
+def test_bad_values_are_named_with_file_and_line(
+    tmp_path, column, value, words
+):
+    row = ["a-2", *GOOD[1:]]
+    row[COLUMNS.index(column)] = value
+    path = tmp_path / "bad.csv"
+    path.write_text(table(GOOD, row), encoding="utf-8")
+    with pytest.raises(InputError, match=words) as caught:
+        read_manifest(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}")
+    assert "line 3" in message or "\n" in value or "\0" in value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "line 1.*columns"),
+        (table(GOOD[:5], header=COLUMNS[:5]), "which spk_id does not"),
+        (table(GOOD + ["x"], header=COLUMNS + ["wav"]), "which wav does not"),
+        (table(GOOD[:4]), "line 2: there are 4 values for 6"),
+        (table(GOOD, GOOD), "line 3: ID 'a-1' occurs twice"),
+        (table(GOOD) + '"open', "not a CSV file"),
+        (b"\xff\xfe\0", "not a CSV file"),
+    ],
+)
+def test_bad_files(tmp_path, text, words):
+    path = tmp_path / "bad.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=words):
+        read_manifest(path)
+
+
+def test_missing_manifest(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_manifest(tmp_path / "absent.csv")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_manifest(tmp_path)
+
+
+def test_duplicates_are_not_written(tmp_path):
+    path = tmp_path / "a.csv"
+    with pytest.raises(InputError, match="'a-1' occurs twice"):
+        write_manifest(path, [ROWS[0], ROWS[0]])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_manifest(tmp_path, monkeypatch, step):
+    path = tmp_path / "a.csv"
+    write_manifest(path, ROWS)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(InputError, match="No space left"):
+        write_manifest(path, ROWS[:1])
+    monkeypatch.undo()
+    assert read_manifest(path) == ROWS
+    assert os.listdir(tmp_path) == ["a.csv"]
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        write_manifest(tmp_path / "file" / "a.csv", ROWS)
+
+
+text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    values=st.tuples(
+        text,
+        st.floats(),
+        text,
+        st.integers(-10, 10**14),
+        st.integers(-10, 10**14),
+        text,
+    )
+)
+def test_whatever_can_be_an_utterance_survives(tmp_path, values):
+    try:
+        utterance = Utterance(*values)
+    except InputError:
+        return
+    path = tmp_path / "a.csv"
+    write_manifest(path, [utterance])
+    assert read_manifest(path) == [utterance]
+    data = DynamicItemDataset.from_csv(path, {"data_root": "/c"}).data
+    assert data[utterance.id]["wav"] == f"/c/{utterance.wav}"
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.text(max_size=200).map(
+            lambda t: (table() + t).encode("utf-8", "replace")
+        ),
+        st.lists(
+            st.lists(
+                st.sampled_from([*GOOD, "", "-1", "..", "nan", '"', "\0"]),
+                max_size=7,
+            ),
+            max_size=4,
+        ).map(lambda rows: table(*rows).encode()),
+    )
+)
+def test_any_bytes_are_read_or_refused(tmp_path, data):
+    path = tmp_path / "fuzz.csv"
+    path.write_bytes(data)
+    try:
+        rows = read_manifest(path)
+    except InputError as error:
+        assert str(path) in str(error)
+    else:
+        assert len({u.id for u in rows}) == len(rows)
+        assert all(0 <= u.start < u.stop for u in rows)
+        assert not any(
+            u.wav.startswith("/") or ".." in u.wav.split("/") for u in rows
+        )
+
+
+def test_corpus_files(tmp_path):
+    for name in [
+        "b/2.WAV",
+        "b/1.wav",
+        "a.Wrd",
+        "b/x.txt",
+        ".h.wav",
+        ".g/3.wav",
+    ]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * len(name))
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "c").symlink_to(tmp_path / "b")
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere")
+    found = corpus_files(tmp_path, (".wav", ".wrd"))
+    assert [(name, size) for name, size, _ in found] == [
+        ("a.Wrd", 5),
+        ("b/1.wav", 7),
+        ("b/2.WAV", 7),
+        ("c/1.wav", 7),
+        ("c/2.WAV", 7),
+        ("gone.wav", -1),
+    ]
+    with pytest.raises(InputError, match="cannot be listed"):
+        corpus_files(tmp_path / "absent", (".wav",))
+
+
+def test_fingerprint_follows_every_change(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"1234")
+    os.utime(path, ns=(0, 10**18))
+
+    def now(**options):
+        return fingerprint(tmp_path, (".wav",), options)
+
+    seen = {now(), now(n=1), now(n=2)}
+    first = now()
+    (tmp_path / "notes.txt").touch()
+    assert now() == first
+    os.utime(path, ns=(0, 10**18 + 1))
+    seen.add(now())
+    path.write_bytes(b"12345")
+    os.utime(path, ns=(0, 10**18))
+    seen.add(now())
+    path.write_bytes(b"1234")
+    os.utime(path, ns=(0, 10**18))
+    assert now() == first
+    path.rename(tmp_path / "b.wav")
+    seen.add(now())
+    (tmp_path / "c.wav").touch()
+    seen.add(now())
+    assert len(seen) == 7
+
+
+def test_provenance_knows_its_manifests(tmp_path):
+    paths = {"train": tmp_path / "train.csv", "test": tmp_path / "test.csv"}
+    write_manifest(paths["train"], ROWS)
+    write_manifest(paths["test"], ROWS[:1])
+    made = Provenance(
+        {"n": 1}, "abc", {"train": totals(ROWS)}, [("x.wav", "empty")], ["odd"]
+    )
+    made.write(tmp_path, paths)
+    stored = Provenance.read(tmp_path)
+    assert stored == made
+    assert stored.counts["train"]["speakers"] == 2
+    assert stored.counts["train"]["hours"] == pytest.approx(2.3 / 3600)
+    assert stored.matches("abc", paths)
+    assert not stored.matches("abd", paths)
+    assert not stored.matches("abc", {"train": paths["train"]})
+    assert not stored.matches("abc", paths | {"valid": paths["test"]})
+    paths["test"].write_text(paths["test"].read_text().replace("a-1", "a-2"))
+    assert not stored.matches("abc", paths)
+    paths["test"].unlink()
+    assert not stored.matches("abc", paths)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"format": 0}', '{"format": 1}', "[" * 9999, "\xff"],
+)
+def test_provenance_that_cannot_be_trusted(tmp_path, text):
+    assert Provenance.read(tmp_path) is None
+    (tmp_path / Provenance.FILE).write_text(text, encoding="latin-1")
+    assert Provenance.read(tmp_path) is None
+
+
+def test_report_is_bounded():
+    left_out = [(f"{i}.wav", "empty") for i in range(25)]
+    lines = Provenance({}, "", {}, left_out, ["odd"]).report()
+    assert lines[0] == "left out 0.wav: empty"
+    assert lines[10] == "and 15 more left out, listed in prepare.json"
+    assert lines[11:] == ["odd"]

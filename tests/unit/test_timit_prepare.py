@@ -1,0 +1,502 @@
+"""TIMIT's preparation on small generated trees in every known layout."""
+
+import importlib.util
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import (
+    example,
+    given,
+    settings,
+    strategies as st,
+)
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.encoder import CategoricalEncoder
+
+from amsincnet_sb.dataio.manifest import Provenance, Utterance, read_manifest
+from amsincnet_sb.utils.errors import InputError
+
+_SCRIPT = Path(__file__).parents[2] / "recipes/TIMIT/timit_prepare.py"
+_spec = importlib.util.spec_from_file_location("timit_prepare", _SCRIPT)
+timit_prepare = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(timit_prepare)
+
+# Deliberately not in the order of their labels.
+TRAIN = [("DR2", "MZMB0"), ("DR1", "MCPM0"), ("DR1", "FSXA0"), ("DR2", "FAEM0")]
+TEST = [("DR1", "MDAB0"), ("DR2", "FPAS0")]
+SENTENCES = ["SA1", "SA2", "SI700", "SI70", "SX9", "SX10", "SX100"]
+FRAMES = 8000
+
+
+def speech(*key):
+    """Noise that depends on the key alone, and where its words are."""
+    seed = int.from_bytes("".join(key).lower().encode()[-7:], "big")
+    random = np.random.default_rng(seed)
+    start, stop = (
+        int(random.integers(0, 900)),
+        int(random.integers(6000, FRAMES)),
+    )
+    # Overlapping, and the last word to end is not the last line.
+    words = [(start, 3000), (2500, stop), (2600, 5000)]
+    return random.normal(0, 0.1, FRAMES), words
+
+
+def put(folder, speaker, sentence, kind="NIST", name="{}.WAV"):
+    folder.mkdir(parents=True, exist_ok=True)
+    wave, words = speech(speaker, sentence)
+    path = folder / name.format(sentence)
+    soundfile.write(path, wave, 16000, format=kind, subtype="PCM_16")
+    lines = [f"{a} {b} word{i}\n" for i, (a, b) in enumerate(words)]
+    wrd = ".wrd" if path.suffix.islower() else ".WRD"
+    (folder / f"{sentence}{wrd}").write_text("".join(lines))
+    return path
+
+
+def tree(
+    root, case=str.upper, kind="NIST", halves=("TRAIN", "TEST"), name="{}.WAV"
+):
+    """LDC's layout."""
+    for half in halves:
+        for dialect, speaker in TRAIN if half == "TRAIN" else TEST:
+            folder = root.joinpath(*map(case, (half, dialect, speaker)))
+            for sentence in SENTENCES:
+                put(folder, speaker, case(sentence), kind, name)
+    return root
+
+
+def flat(root):
+    """The layout of NLTK's sample."""
+    for dialect, speaker in TRAIN:
+        folder = root / f"{dialect}-{speaker}".lower()
+        for sentence in SENTENCES:
+            put(folder, speaker, sentence.lower(), "WAV", "{}.wav")
+    return root
+
+
+def prepare(root, out, **kwargs):
+    return timit_prepare.prepare_timit(
+        str(root),
+        out / "train.csv",
+        out / "test.csv",
+        out / "valid.csv",
+        **kwargs,
+    )
+
+
+def rows(out):
+    """Everything in the manifests but the paths."""
+    return {
+        split: [
+            (u.id, u.spk_id, u.start, u.stop, u.duration)
+            for u in read_manifest(out / f"{split}.csv")
+        ]
+        for split in ("train", "test")
+    }
+
+
+def expected(speakers=TRAIN):
+    """The manifests by the protocol, computed without the code under test."""
+    order = sorted((d.lower(), s.lower()) for d, s in speakers)
+    split = {"train": ["sx10", "sx100", "sx9"], "test": ["si70", "si700"]}
+    result = {}
+    for name, sentences in split.items():
+        result[name] = []
+        for dialect, speaker in order:
+            for sentence in sentences:
+                _, words = speech(speaker, sentence)
+                start = min(w[0] for w in words)
+                stop = max(w[1] for w in words)
+                result[name].append(
+                    (
+                        f"{dialect}-{speaker}-{sentence}",
+                        speaker,
+                        start,
+                        stop,
+                        (stop - start) / 16000,
+                    )
+                )
+    return result
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return tree(tmp_path_factory.mktemp("pristine"))
+
+
+@pytest.fixture
+def timit(pristine, tmp_path):
+    return Path(shutil.copytree(pristine, tmp_path / "TIMIT"))
+
+
+LAYOUTS = {
+    "ldc": lambda root: tree(root),
+    "lower": lambda root: tree(root, str.lower, "WAV", name="{}.wav"),
+    "mixed": lambda root: tree(root, str.capitalize, name="{}.Wav"),
+    "train only": lambda root: tree(root, halves=["TRAIN"]),
+    "parent": lambda root: tree(root / "TIMIT").parent,
+    "grandparent": lambda root: tree(root / "data" / "timit").parents[1],
+    "wav.wav": lambda root: tree(root, kind="WAV", name="{}.WAV.wav"),
+    "flat": flat,
+    "flat parent": lambda root: flat(root / "timit").parent,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same(tmp_path, layout):
+    root = LAYOUTS[layout](tmp_path / "corpus")
+    summary = prepare(root, tmp_path / "out")
+    assert rows(tmp_path / "out") == expected()
+    assert summary.left_out == [] and summary.notes == []
+    assert summary.counts["train"]["speakers"] == 4
+    assert summary.counts["train"]["sentences"] == 12
+    assert summary.counts["test"]["sentences"] == 8
+    seconds = sum(row[-1] for row in expected()["test"])
+    assert summary.counts["test"]["hours"] == pytest.approx(seconds / 3600)
+    for u in read_manifest(tmp_path / "out" / "train.csv"):
+        assert (root / u.wav).is_file()
+
+
+def test_speechbrain_gives_the_released_labels(timit, tmp_path):
+    prepare(timit, tmp_path)
+    data = DynamicItemDataset.from_csv(
+        tmp_path / "train.csv", {"data_root": str(timit)}
+    )
+    encoder = CategoricalEncoder()
+    encoder.update_from_didataset(data, "spk_id")
+    order = ["fsxa0", "mcpm0", "faem0", "mzmb0"]
+    assert [encoder.encode_label(s) for s in order] == [0, 1, 2, 3]
+    assert all(os.path.isfile(row["wav"]) for row in data.data.values())
+
+
+def test_all_speakers(timit, tmp_path):
+    summary = prepare(timit, tmp_path, all_speakers=True)
+    assert rows(tmp_path) == expected(TRAIN + TEST)
+    assert summary.counts["train"]["speakers"] == 6
+    shutil.rmtree(timit / "TEST")
+    with pytest.raises(InputError, match="TRAIN but no TEST"):
+        prepare(timit, tmp_path, all_speakers=True)
+
+
+def test_validation_sentences_are_the_last(timit, tmp_path):
+    prepare(timit, tmp_path, validation_sentences=2)
+    train = expected()["train"]
+    assert rows(tmp_path)["train"] == train[::3]
+    valid = read_manifest(tmp_path / "valid.csv")
+    assert [u.id for u in valid] == [
+        row[0] for i, row in enumerate(train) if i % 3
+    ]
+    assert rows(tmp_path)["test"] == expected()["test"]
+    # Without validation they train again, and no stale manifest stays.
+    prepare(timit, tmp_path)
+    assert rows(tmp_path)["train"] == train
+    assert not (tmp_path / "valid.csv").exists()
+    with pytest.raises(InputError, match="speaker fsxa0 has 3 training"):
+        prepare(timit, tmp_path, validation_sentences=3)
+    with pytest.raises(InputError, match="is -1 but must be 0"):
+        prepare(timit, tmp_path, validation_sentences=-1)
+    with pytest.raises(InputError, match="valid_annotation"):
+        timit_prepare.prepare_timit(
+            timit, tmp_path / "a", tmp_path / "b", validation_sentences=1
+        )
+    assert rows(tmp_path)["train"] == train
+
+
+def test_up_to_date_until_something_changes(
+    timit, tmp_path, monkeypatch, caplog
+):
+    scans = []
+    scan = timit_prepare.scan_timit
+    monkeypatch.setattr(
+        timit_prepare,
+        "scan_timit",
+        lambda *args: scans.append(args) or scan(*args),
+    )
+    out = tmp_path / "out"
+
+    def scanned(**kwargs):
+        before = len(scans)
+        summary = prepare(timit, out, **kwargs)
+        assert summary == Provenance.read(out)
+        return len(scans) > before
+
+    assert scanned()
+    with caplog.at_level(logging.INFO, logger="timit_prepare"):
+        assert not scanned()
+    assert "up to date" in caplog.text
+    sx9 = timit / "TRAIN" / "DR1" / "FSXA0" / "SX9.WAV"
+    os.utime(sx9, ns=(0, 1))
+    assert scanned()
+    (out / "test.csv").unlink()
+    assert scanned()
+    text = (out / "train.csv").read_text()
+    (out / "train.csv").write_text(text.replace("fsxa0", "fsxa1"))
+    assert scanned()
+    assert (out / "train.csv").read_text() == text
+    assert scanned(validation_sentences=1)
+    assert scanned(all_speakers=True)
+    assert scanned()
+    sx9.with_suffix(".WRD").write_text("1 5000 word\n")
+    assert scanned()
+    assert rows(out)["train"][2][2:4] == (1, 5000)
+    sx9.unlink()
+    assert scanned()
+    assert len(rows(out)["train"]) == 11
+    (out / "prepare.json").unlink()
+    assert scanned()
+    assert not scanned()
+    whole, timit = timit, timit.parent  # now paths start with TIMIT/
+    assert scanned()
+    timit = whole
+    assert scanned()
+    assert sorted(os.listdir(out)) == ["prepare.json", "test.csv", "train.csv"]
+    # Moved as a whole, it is still the same corpus.
+    timit = timit.rename(tmp_path / "elsewhere")
+    assert not scanned()
+
+
+def test_a_speaker_named_like_a_sentence():
+    names = [f"dr1-sxab0-{name}" for name in ("si1", "si2", "sx1", "sx2")]
+    given = [Utterance(n, 1.0, f"{n}.wav", 0, 16000, "sxab0") for n in names]
+    split = timit_prepare.split_sentences(given, 1)
+    assert split["test"] == given[:2]
+    assert split["train"] == given[2:3]
+    assert split["valid"] == given[3:]
+
+
+def test_skip_prep(tmp_path):
+    assert prepare(tmp_path / "absent", tmp_path, skip_prep=True) is None
+    assert os.listdir(tmp_path) == []
+
+
+def test_interrupted_between_manifests(timit, tmp_path, monkeypatch):
+    prepare(timit, tmp_path, validation_sentences=1)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Provenance, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(timit, tmp_path, all_speakers=True)
+    prepare(timit, tmp_path, validation_sentences=1)
+    assert len(rows(tmp_path)["train"]) == 8
+    assert len(read_manifest(tmp_path / "valid.csv")) == 4
+
+
+def silent(path):
+    soundfile.write(path, np.zeros(FRAMES), 16000)
+
+
+def floats(path):
+    soundfile.write(path, np.full(FRAMES, np.nan), 16000, subtype="FLOAT")
+
+
+def shorten(path):
+    data = path.read_bytes()
+    coding = b"sample_coding -s26 pcm,embedded-shorten-v2.00"
+    path.write_bytes(data.replace(b"sample_coding -s3 pcm", coding))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda p: p.write_bytes(b""), "empty"),
+        (lambda p: p.write_bytes(b"text" * 99), "cannot be read"),
+        (lambda p: p.write_bytes(p.read_bytes()[:5000]), "cut short"),
+        (lambda p: p.with_suffix(".WRD").write_text("9 3008 a"), "0.187 s"),
+        (lambda p: p.unlink() or p.symlink_to("absent"), "no such file"),
+        (shorten, "sph2pipe"),
+        (silent, "silent"),
+        (floats, "NaN"),
+    ],
+)
+def test_bad_files_are_left_out(timit, tmp_path, caplog, spoil, reason):
+    bad = "TRAIN/DR1/MCPM0/SX10.WAV"
+    spoil(timit / bad)
+    with caplog.at_level(logging.INFO, logger="timit_prepare"):
+        summary = prepare(timit, tmp_path)
+    ((file, why),) = summary.left_out
+    assert file == bad
+    assert reason in why and str(tmp_path) not in why
+    assert f"left out {bad}: {why}" in caplog.text
+    assert rows(tmp_path)["train"] == [
+        row for row in expected()["train"] if row[0] != "dr1-mcpm0-sx10"
+    ]
+    assert rows(tmp_path)["test"] == expected()["test"]
+
+
+def test_short_test_sentences_are_kept(timit, tmp_path):
+    wrd = timit / "TRAIN" / "DR1" / "MCPM0" / "SI70.WRD"
+    wrd.write_text("1000 2600 a\n")
+    summary = prepare(timit, tmp_path)
+    assert summary.left_out == []
+    assert summary.notes == ["TRAIN/DR1/MCPM0/SI70.WAV: 0.100 s of speech"]
+    assert rows(tmp_path)["test"][2][2:] == (1000, 2600, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "limits", "note"),
+    [
+        (None, (0, FRAMES), "no .WRD file, taken whole"),
+        ("", (0, FRAMES), "malformed"),
+        ("hello\n", (0, FRAMES), "malformed"),
+        ("10 5000 a\n20 word b\n", (0, FRAMES), "malformed"),
+        ("5000 10 a\n", (0, FRAMES), "malformed"),
+        ("-5 5000 a\n", (0, FRAMES), "malformed"),
+        ("8000 9000 a\n", (0, FRAMES), "longer recording"),
+        ("10 8001 a\n", (10, FRAMES), "clipped"),
+        ("\r\n  10\t5000\tété\r\n\r\n", (10, 5000), None),
+        ("10 5000\n", (10, 5000), None),
+    ],
+)
+def test_speech_limits(timit, tmp_path, text, limits, note):
+    wrd = timit / "TRAIN" / "DR1" / "FSXA0" / "SX10.WRD"
+    wrd.unlink()
+    if text is not None:
+        wrd.write_bytes(text.encode("latin-1"))
+    summary = prepare(timit, tmp_path)
+    assert rows(tmp_path)["train"][0][2:4] == limits
+    assert summary.left_out == []
+    assert len(summary.notes) == (note is not None)
+    assert note is None or note in summary.notes[0]
+
+
+def test_other_rates_and_channels(timit, tmp_path):
+    path = timit / "TRAIN" / "DR1" / "FSXA0" / "SX10.WAV"
+    path.with_suffix(".WRD").write_text("1001 6001 a\n")
+    wave = np.random.default_rng(0).normal(0, 0.1, (FRAMES // 2, 2))
+    soundfile.write(path, wave, 8000)
+    summary = prepare(timit, tmp_path)
+    # .WRD files count at 16 kHz, manifests at the file's own rate.
+    assert rows(tmp_path)["train"][0][2:] == (500, 3001, 2501 / 8000)
+    assert [note.split(": ")[1] for note in summary.notes] == [
+        "2 channels, averaged",
+        "8000 Hz, resampled when read",
+    ]
+
+
+def test_second_copies(timit, tmp_path):
+    folder = timit / "TRAIN" / "DR1" / "FSXA0"
+    put(folder, "FSXA0", "SX9", "WAV", "{}.WAV.wav")
+    put(folder, "FSXA0", "SX10", "WAV", "{}.WAV.wav")
+    (folder / "SX10.WAV").write_bytes(b"")
+    put(folder, "FSXA0", "SA1", "WAV", "{}.WAV.wav")
+    summary = prepare(timit, tmp_path)
+    assert rows(tmp_path) == expected()
+    assert [file.rsplit("/")[-1] for file, _ in summary.left_out] == [
+        "SX10.WAV",
+        "SX9.WAV.wav",
+    ]
+    assert summary.left_out[1][1].endswith("copy of TRAIN/DR1/FSXA0/SX9.WAV")
+    used = read_manifest(tmp_path / "train.csv")
+    assert used[0].wav == "TRAIN/DR1/FSXA0/SX10.WAV.wav"
+
+
+def test_a_speaker_in_two_places(timit, tmp_path):
+    for place in ("TRAIN/DR3", "TEST/DR1"):
+        shutil.copytree(timit / "TRAIN/DR2/FAEM0", timit / place / "FAEM0")
+    summary = prepare(timit, tmp_path, all_speakers=True)
+    assert rows(tmp_path) == expected(TRAIN + TEST)
+    assert len(summary.left_out) == 2 * 5
+    assert {why for _, why in summary.left_out} == {
+        "speaker faem0 also appears elsewhere"
+    }
+
+
+def test_speakers_without_training_or_test(timit, tmp_path):
+    for sentence in ("SX9", "SX10", "SX100"):
+        (timit / f"TRAIN/DR1/MCPM0/{sentence}.WAV").unlink()
+    for sentence in ("SI70", "SI700"):
+        (timit / f"TRAIN/DR2/FAEM0/{sentence}.WAV").unlink()
+    summary = prepare(timit, tmp_path)
+    assert summary.left_out == [
+        (f"TRAIN/DR1/MCPM0/{s}.WAV", "speaker mcpm0 has no training sentence")
+        for s in ("SI70", "SI700")
+    ]
+    assert summary.notes == ["speaker faem0 has no test sentence"]
+    found = rows(tmp_path)
+    assert {r[1] for r in found["train"]} == {"fsxa0", "faem0", "mzmb0"}
+    assert {r[1] for r in found["test"]} == {"fsxa0", "mzmb0"}
+
+
+def test_strangers_are_left_out_and_hidden_files_ignored(timit, tmp_path):
+    folder = timit / "TRAIN" / "DR1" / "FSXA0"
+    for name in ("noise.wav", "._SX9.WAV", "SX9.old.wav"):
+        shutil.copy(folder / "SX9.WAV", folder / name)
+    shutil.copy(folder / "SX9.WAV", timit / "SX9.WAV")
+    summary = prepare(timit, tmp_path)
+    assert rows(tmp_path) == expected()
+    assert [file.rsplit("/")[-1] for file, _ in summary.left_out] == [
+        "SX9.WAV",
+        "SX9.old.wav",
+        "noise.wav",
+    ]
+
+
+def librispeech(root):
+    folder = root / "LibriSpeech" / "train-clean-100" / "103" / "1240"
+    folder.mkdir(parents=True)
+    (folder / "103-1240-0000.flac").touch()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda r: shutil.rmtree(r), "cannot be listed"),
+        (lambda r: shutil.rmtree(r) or r.touch(), "cannot be listed"),
+        (lambda r: None, "is not TIMIT.*looked for.*holds nothing"),
+        (librispeech, "is not TIMIT.*looked for.*holds LibriSpeech"),
+        (lambda r: (r / "TRAIN" / "clean").mkdir(parents=True), "is not TIMIT"),
+        (lambda r: tree(r, halves=["TEST"]), "TEST but no TRAIN"),
+        (lambda r: put(r / "DR1/FSXA0", "FSXA0", "SX1"), "holds TRAIN"),
+        (lambda r: (r / "TRAIN/DR1").mkdir(parents=True), "no speaker"),
+        (lambda r: put(r / "TRAIN/DR1/A", "A", "SX1"), "no speaker"),
+        (lambda r: put(r / "TRAIN/DR1/A", "A", "SI1"), "no speaker.*no train"),
+    ],
+)
+def test_what_is_not_timit(tmp_path, make, words):
+    root = tmp_path / "corpus"
+    root.mkdir()
+    make(root)
+    with pytest.raises(InputError, match=words) as caught:
+        prepare(root, tmp_path / "out")
+    assert str(root) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("folder", ["", None])
+def test_no_folder_given(tmp_path, folder):
+    with pytest.raises(InputError, match="data_folder"):
+        timit_prepare.prepare_timit(folder, tmp_path / "a", tmp_path / "b")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=80),
+        st.lists(
+            st.from_regex(r"\s?\d{1,3} \d{1,3}( [a-z']+)?", fullmatch=True)
+        ).map("\n".join),
+    )
+)
+@example("9" * 5000 + " 1 a")
+@example("٣ ٤ a")
+def test_any_text_is_a_wrd_file_or_is_not(text):
+    span = timit_prepare.parse_wrd(text)
+    lines = [line.split() for line in text.splitlines() if line.split()]
+    good = bool(lines) and all(
+        len(line) > 1
+        and all(n.isascii() and n.isdigit() and len(n) < 13 for n in line[:2])
+        for line in lines
+    )
+    if good:
+        start = min(int(line[0]) for line in lines)
+        stop = max(int(line[1]) for line in lines)
+        good = start < stop
+    assert span == ((start, stop) if good else None)
