@@ -1,0 +1,579 @@
+"""Equality with what the released AM-SincNet code computes.
+
+First against numbers it produced (see ``tests/fixtures/README.md``), then, for
+architectures and sample rates that are not among them, against a slow float64
+implementation of its formulas that shares no code with the package.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
+from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
+from amsincnet_sb.nnet.sinc import SincConv
+from amsincnet_sb.utils.metrics import SentenceErrors
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+MARGINS = [m / 100 for m in range(5, 100, 5)]
+RMSPROP = {"lr": 1e-3, "alpha": 0.95, "eps": 1e-8}
+
+
+def _load(name):
+    with np.load(FIXTURES / name) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def filters():
+    return _load("sinc_filters.npz")
+
+
+@pytest.fixture(scope="module")
+def losses():
+    return _load("released_loss.npz")
+
+
+@pytest.fixture(scope="module")
+def small():
+    return _load("small_model.npz")
+
+
+def _relative(ours, theirs):
+    """Largest difference, relative to the largest value."""
+    ours = ours.detach().double().numpy()
+    assert ours.shape == theirs.shape
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+# Numbers of the released code ------------------------------------------------
+
+
+def test_initial_cutoffs(filters):
+    layer = SincConv()
+    assert _relative(layer.low, filters["b1"]) < 1e-6
+    assert _relative(layer.band, filters["band"]) < 1e-6
+
+
+@pytest.mark.parametrize("moved", ["", "moved_"])
+def test_filters(filters, moved):
+    layer = SincConv()
+    layer.low.data = torch.tensor(filters[moved + "b1"]).float()
+    layer.band.data = torch.tensor(filters[moved + "band"]).float()
+    ours = layer.filters().detach().numpy()[filters["rows"]]
+    # The released arithmetic is float32, itself 8e-6 off.
+    assert np.abs(ours - filters[moved + "filters"]).max() < 2e-5
+
+
+@pytest.mark.parametrize("margin", MARGINS)
+def test_loss(losses, margin):
+    p = torch.tensor(losses["log_prob"], requires_grad=True)
+    loss = ReleasedAMSoftmax(margin)(p, torch.tensor(losses["label"]))
+    key = f"m{round(100 * margin):03d}"
+    assert loss.item() == pytest.approx(float(losses[f"loss_{key}"]), rel=1e-5)
+    if f"grad_{key}" in losses:
+        loss.backward()
+        ours = p.grad[losses["grad_rows"]]
+        assert _relative(ours, losses[f"grad_{key}"]) < 1e-4
+
+
+def _named(network, classifier):
+    """(released name, our tensor) of all parameters and statistics."""
+    yield "CNN/ln0.gamma", network.input_norm.weight
+    yield "CNN/ln0.beta", network.input_norm.bias
+    yield "CNN/conv.0.filt_b1", network.sinc.low
+    yield "CNN/conv.0.filt_band", network.sinc.band
+    for i, conv in enumerate(network.convs, start=1):
+        yield f"CNN/conv.{i}.weight", conv.weight
+        yield f"CNN/conv.{i}.bias", conv.bias
+    for i, norm in enumerate(network.cnn_norms):
+        yield f"CNN/ln.{i}.gamma", norm.weight
+        yield f"CNN/ln.{i}.beta", norm.bias
+    yield "DNN1/ln0.gamma", network.flat_norm.weight
+    yield "DNN1/ln0.beta", network.flat_norm.bias
+    for i, (linear, norm) in enumerate(zip(network.linears, network.fc_norms)):
+        yield f"DNN1/wx.{i}.weight", linear.weight
+        yield f"DNN1/wx.{i}.bias", linear.bias
+        yield f"DNN1/bn.{i}.weight", norm.weight
+        yield f"DNN1/bn.{i}.bias", norm.bias
+        yield f"DNN1/bn.{i}.running_mean", norm.running_mean
+        yield f"DNN1/bn.{i}.running_var", norm.running_var
+    yield "DNN2/wx.0.weight", classifier.linear.weight
+    yield "DNN2/wx.0.bias", classifier.linear.bias
+
+
+def _parameters(models):
+    return [(k, v) for k, v in _named(*models) if v.requires_grad]
+
+
+@pytest.fixture
+def models(small):
+    """The small network with its weights, named without the loader."""
+    config = json.loads(str(small["config"]))
+    network = SincNet(
+        sample_rate=config["sample_rate"],
+        window=config["window"],
+        hop=40,
+        cnn_channels=config["cnn_channels"],
+        cnn_kernel_sizes=config["cnn_kernels"],
+        cnn_pools=config["cnn_pools"],
+        fc_neurons=config["fc"],
+    )
+    classifier = SoftmaxClassifier(config["fc"][-1], config["classes"])
+    parts = torch.load(FIXTURES / "model_raw_small.pkl", weights_only=True)
+    for name, tensor in _named(network, classifier):
+        part, name = name.split("/")
+        tensor.data.copy_(parts[f"{part}_model_par"][name])
+    return network, classifier
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_outputs(small, models, mode):
+    network, classifier = (model.train(mode == "train") for model in models)
+    wave = torch.tensor(small["wave"])
+    with torch.no_grad():
+        cnn = network.cnn(wave)
+        embedding = network(wave)
+        scores = classifier(embedding)
+    assert _relative(cnn, small[f"{mode}:cnn"]) < 1e-5
+    assert _relative(embedding[:, 0], small[f"{mode}:embedding"]) < 1e-5
+    assert _relative(scores[:, 0], small[f"{mode}:log_prob"]) < 1e-5
+
+
+def _nll(scores, labels):
+    return torch.nn.functional.nll_loss(scores[:, 0], labels)
+
+
+CRITERIA = {
+    "nll": _nll,
+    "am_m005": ReleasedAMSoftmax(0.05),
+    "am_m050": ReleasedAMSoftmax(0.5),
+}
+
+
+def _backward(small, models, criterion):
+    network, classifier = (model.train() for model in models)
+    scores = classifier(network(torch.tensor(small["wave"])))
+    loss = CRITERIA[criterion](scores, torch.tensor(small["label"]))
+    loss.backward()
+    return loss
+
+
+def _is_cancelled(name):
+    """Whether the gradient is zero but for rounding.
+
+    A bias in front of a normalisation that takes means off does nothing:
+    a Linear's before its BatchNorm, that of the LayerNorm before the first
+    Linear, and a convolution's before a LayerNorm over time (max-pooling
+    commutes with adding a constant).
+    """
+    return name == "DNN1/ln0.beta" or (
+        name.endswith("bias") and name.startswith(("CNN/conv.", "DNN1/wx."))
+    )
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_gradients(small, models, criterion):
+    loss = _backward(small, models, criterion)
+    expected = float(small[f"{criterion}:loss"])
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    compared = 0
+    for name, parameter in _parameters(models):
+        theirs = small.get(f"{criterion}:grad/{name}")
+        if theirs is None:
+            continue
+        compared += 1
+        if _is_cancelled(name):
+            # What float32 leaves of a sum that is zero: 2e-7 at most on
+            # either side, where real gradients here reach 8e-3 and more.
+            assert np.abs(theirs).max() < 1e-6, name
+            assert parameter.grad.abs().max() < 1e-6, name
+        else:
+            assert _relative(parameter.grad, theirs) < 1e-4, name
+    assert compared == (26 if criterion == "am_m050" else 30)
+
+
+def test_one_rmsprop_step(small, models):
+    parameters = _parameters(models)
+    before = [p.detach().clone() for _, p in parameters]
+    optimizer = torch.optim.RMSprop([p for _, p in parameters], **RMSPROP)
+    _backward(small, models, "am_m005")
+    optimizer.step()
+    for (name, parameter), start in zip(parameters, before):
+        gradient = np.abs(small[f"am_m005:grad/{name}"])
+        # The first step is the gradient's sign: noise decides it where the
+        # gradient is noise. A float32 gradient is good to 1e-6 of its largest
+        # entry, so a hundred times that is clear.
+        if _is_cancelled(name):
+            continue
+        clear = gradient > 1e-4 * gradient.max()
+        assert clear.mean() > 0.95, name
+        theirs = small[f"after_one_rmsprop_step_am_m005:{name}"]
+        ours = parameter.detach().double().numpy()
+        assert np.abs(ours - theirs)[clear].max() < 1e-5, name
+        assert (parameter - start).abs().max() > 4e-3, name
+
+
+def test_batchnorm_statistics_after_a_step(small, models):
+    _backward(small, models, "am_m005")
+    statistics = [(k, v) for k, v in _named(*models) if "running" in k]
+    assert len(statistics) == 6
+    for name, tensor in statistics:
+        theirs = small[f"after_one_rmsprop_step_am_m005:{name}"]
+        assert np.abs(tensor.numpy() - theirs).max() < 1e-6, name
+
+
+def _sentences(small):
+    number = 0
+    while f"sentence:{number}/wave" in small:
+        prefix = f"sentence:{number}/"
+        yield {
+            key[len(prefix) :]: value
+            for key, value in small.items()
+            if key.startswith(prefix)
+        }
+        number += 1
+
+
+def _evaluate(models, sentences, batch_size):
+    """Scores of every row, and the errors, of the released evaluation."""
+    network, classifier = (model.eval() for model in models)
+    audio = ResidentAudio(
+        [torch.tensor(s["wave"]) for s in sentences],
+        [int(s["label"]) for s in sentences],
+        [str(i) for i in range(len(sentences))],
+    )
+    windows = SentenceWindows(
+        audio, network.window, network.hop, batch_size, released=True
+    )
+    errors = SentenceErrors(audio.labels, windows.empty_row)
+    rows = [[] for _ in sentences]
+    for i in range(len(windows)):
+        batch = windows[i]
+        with torch.no_grad():
+            scores = classifier(network(batch.sig.data))
+        errors.append(batch.sentence, scores)
+        for sentence, row in zip(batch.sentence.tolist(), scores[:, 0]):
+            rows[sentence].append(row)
+    return rows, errors
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_sentence_rows(small, models, batch_size):
+    sentences = list(_sentences(small))
+    spare = [(len(s["wave"]) - 800) % 40 for s in sentences]
+    assert 0 in spare and any(spare)  # both cases are there
+    for s, rows in zip(sentences, _evaluate(models, sentences, batch_size)[0]):
+        assert len(rows) == s["rows_filled"]
+        theirs = s["log_prob_rows"]
+        empty = len(theirs) - len(rows)
+        assert empty == ((len(s["wave"]) - 800) % 40 == 0)
+        assert not theirs[len(rows) :].any()
+        assert _relative(torch.stack(rows), theirs[: len(rows)]) < 1e-5
+
+
+def test_sentence_errors_and_decisions(small, models):
+    sentences = list(_sentences(small))
+    for s in sentences:
+        _, errors = _evaluate(models, [s], 16)
+        decision = errors.scores.argmax(-1).item()
+        assert decision == s["best_class"]
+        summary = errors.summarize()
+        assert summary["frame_error"] == pytest.approx(
+            100 * float(s["frame_error"]), abs=1e-4
+        )
+        assert summary["sentence_error"] == 100 * (decision != s["label"])
+    _, errors = _evaluate(models, sentences, 16)
+    mean = 100 * np.mean([s["frame_error"] for s in sentences])
+    assert errors.summarize("frame_error") == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.parametrize("label", [0, 3])
+def test_the_empty_row_counts_for_speaker_0(small, models, label):
+    # 840 samples: one window, and one row that nobody fills.
+    wave = [s["wave"] for s in _sentences(small) if len(s["wave"]) == 840]
+    sentence = {"wave": wave[0], "label": label}
+    _, errors = _evaluate(models, [sentence], 4)
+    # The window itself is decided for 3.
+    assert errors.summarize() == {
+        "frame_error": 50.0,
+        "sentence_error": 100.0 * (label != 3),
+    }
+
+
+@pytest.mark.parametrize("label", [0, 3])
+def test_a_sentence_of_one_window_has_only_the_empty_row(small, models, label):
+    waves = {len(s["wave"]): s["wave"] for s in _sentences(small)}
+    one = {"wave": waves[839][:800], "label": label}
+    other = {"wave": waves[839], "label": 3}  # no error
+    rows, errors = _evaluate(models, [one, other], 4)
+    assert [len(r) for r in rows] == [0, 1]
+    half = 50.0 * (label != 0)
+    assert errors.summarize() == {"frame_error": half, "sentence_error": half}
+
+
+# Formulas of the released code, in float64, for other shapes -----------------
+
+
+def _sinc_filters(b1, band, taps, rate):
+    filters = []
+    low = np.abs(b1) + 50.0 / rate
+    high = low + np.abs(band) + 50.0 / rate
+    for f1, f2 in zip(low, high):
+        ideal = np.empty(taps)
+        for i in range(taps):
+            t = i - (taps - 1) // 2
+            if t == 0:
+                ideal[i] = 2 * f2 - 2 * f1
+            else:
+                a, b = 2 * math.pi * f2 * t, 2 * math.pi * f1 * t
+                ideal[i] = 2 * f2 * math.sin(a) / a - 2 * f1 * math.sin(b) / b
+        phase = np.linspace(0, taps, taps)
+        hamming = 0.54 - 0.46 * np.cos(2 * math.pi * phase / taps)
+        filters.append(ideal / ideal.max() * hamming)
+    return np.array(filters)
+
+
+def _convolve(x, kernels, biases):
+    """``[T]`` channels of x, ``[out, in, K]`` -> ``[out, T - K + 1]``."""
+    return np.array(
+        [
+            sum(np.correlate(c, k, "valid") for c, k in zip(x, kernel)) + bias
+            for kernel, bias in zip(kernels, biases)
+        ]
+    )
+
+
+def _pool(x, size):
+    time = x.shape[1] // size
+    return np.array(
+        [
+            [row[i * size : (i + 1) * size].max() for i in range(time)]
+            for row in x
+        ]
+    )
+
+
+def _layer_norm(x, gain, bias):
+    mean = x.mean(-1, keepdims=True)
+    n = x.shape[-1]
+    std = np.sqrt(((x - mean) ** 2).sum(-1, keepdims=True) / (n - 1))
+    return gain * (x - mean) / (std + 1e-6) + bias
+
+
+def _leaky(x):
+    return np.where(x > 0, x, 0.2 * x)
+
+
+def _forward(w, waves, taps, pools, rate, training=True):
+    """Released network on ``[B, T]``: CNN output, embedding, log-probs."""
+    filters = _sinc_filters(
+        w["CNN/conv.0.filt_b1"], w["CNN/conv.0.filt_band"], taps, rate
+    )[:, None]
+    flat = []
+    for wave in waves:
+        x = _layer_norm(wave, w["CNN/ln0.gamma"], w["CNN/ln0.beta"])
+        x = np.abs(_convolve(x[None], filters, np.zeros(len(filters))))
+        for i, pool in enumerate(pools):
+            if i:
+                x = _convolve(
+                    x, w[f"CNN/conv.{i}.weight"], w[f"CNN/conv.{i}.bias"]
+                )
+            gain, bias = w[f"CNN/ln.{i}.gamma"], w[f"CNN/ln.{i}.beta"]
+            x = _leaky(_layer_norm(_pool(x, pool), gain, bias))
+        flat.append(x.reshape(-1))
+    cnn = np.array(flat)
+    x = _layer_norm(cnn, w["DNN1/ln0.gamma"], w["DNN1/ln0.beta"])
+    i = 0
+    while f"DNN1/wx.{i}.weight" in w:
+        x = x @ w[f"DNN1/wx.{i}.weight"].T + w[f"DNN1/wx.{i}.bias"]
+        if training:
+            mean, variance = x.mean(0), x.var(0)
+        else:
+            mean = w[f"DNN1/bn.{i}.running_mean"]
+            variance = w[f"DNN1/bn.{i}.running_var"]
+        x = (x - mean) / np.sqrt(variance + 1e-5)
+        x = _leaky(w[f"DNN1/bn.{i}.weight"] * x + w[f"DNN1/bn.{i}.bias"])
+        i += 1
+    logits = x @ w["DNN2/wx.0.weight"].T + w["DNN2/wx.0.bias"]
+    top = logits.max(1, keepdims=True)
+    total = np.exp(logits - top).sum(1, keepdims=True)
+    return cnn, x, logits - top - np.log(total)
+
+
+def _released_loss(p, labels, margin, scale=30.0):
+    q = np.empty_like(p)
+    for j in range(p.shape[1]):
+        q[:, j] = p[:, j] / (math.sqrt((p[:, j] ** 2).sum()) + 1e-12)
+    loss = 0.0
+    for row, y in zip(q, labels):
+        own = math.exp(scale * (row[y] - margin))
+        others = sum(math.exp(scale * v) for j, v in enumerate(row) if j != y)
+        loss -= math.log(own / (own + others + 1e-12)) / len(q)
+    return loss
+
+
+SHAPES = {
+    # rate, window, channels, taps, pools, fully connected, classes
+    "8kHz": (8000, 240, [5, 4], [31, 3], [3, 2], [7, 6], 4),
+    "one-layer": (16000, 150, [6], [25], [4], [8], 3),
+    "no-pooling": (22050, 90, [3, 4, 2], [21, 3, 4], [1, 2, 1], [5, 5], 6),
+    "four-layers": (11025, 300, [4, 3, 3, 2], [41, 5, 3, 2], [2] * 4, [6], 5),
+    "long-taps": (16000, 400, [8, 3], [129, 5], [3, 3], [9, 4, 3, 5], 7),
+}
+
+
+@pytest.fixture(params=SHAPES)
+def other(request):
+    """Random network of another shape, in float64, and its numpy weights."""
+    rate, window, channels, taps, pools, fc, classes = SHAPES[request.param]
+    torch.manual_seed(len(request.param))
+    network = SincNet(
+        sample_rate=rate,
+        window=window,
+        hop=10,
+        cnn_channels=channels,
+        cnn_kernel_sizes=taps,
+        cnn_pools=pools,
+        fc_neurons=fc,
+    )
+    classifier = SoftmaxClassifier(fc[-1], classes)
+    with torch.no_grad():
+        for name, tensor in _named(network, classifier):
+            if "filt" in name:  # the signs must not matter
+                flip = torch.where(torch.rand_like(tensor) < 0.3, -1.0, 1.0)
+                tensor.mul_(flip * (0.8 + 0.4 * torch.rand_like(tensor)))
+            elif "running_var" in name:
+                tensor.uniform_(0.5, 2.0)
+            elif "wx" in name and "weight" in name:
+                tensor.normal_(std=tensor.shape[1] ** -0.5)
+            else:
+                tensor.add_(0.2 * torch.randn_like(tensor))
+    models = network.double(), classifier.double()
+    waves = torch.randn(6, window, dtype=torch.float64)
+    labels = torch.randint(classes, (6,))
+    weights = {
+        k: v.detach().numpy().copy() for k, v in _named(network, classifier)
+    }
+
+    def forward(weights, training=True):
+        return _forward(weights, waves.numpy(), taps[0], pools, rate, training)
+
+    return models, waves, labels, weights, forward
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_other_shapes_outputs(other, training):
+    models, waves, _, weights, forward = other
+    network, classifier = (model.train(training) for model in models)
+    with torch.no_grad():
+        cnn = network.cnn(waves)
+        embedding = network(waves)
+        ours = [cnn, embedding[:, 0], classifier(embedding)[:, 0]]
+    for mine, theirs in zip(ours, forward(weights, training)):
+        assert _relative(mine, theirs) < 1e-10
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_other_shapes_outputs_in_float32(other, training):
+    models, waves, _, weights, forward = other
+    network, classifier = (m.float().train(training) for m in models)
+    with torch.no_grad():
+        scores = classifier(network(waves.float()))[:, 0]
+    assert _relative(scores, forward(weights, training)[2]) < 1e-5
+
+
+def test_other_shapes_gradients_and_first_step(other):
+    models, waves, labels, weights, forward = other
+    network, classifier = (model.train() for model in models)
+    parameters = _parameters(models)
+    optimizer = torch.optim.RMSprop([p for _, p in parameters], **RMSPROP)
+    margin = 0.25  # a float32 too
+    loss = ReleasedAMSoftmax(margin)(classifier(network(waves)), labels)
+    loss.backward()
+    optimizer.step()
+
+    def numpy_loss(name, index, value):
+        changed = dict(weights)
+        changed[name] = weights[name].copy()
+        changed[name][index] = value
+        return _released_loss(forward(changed)[2], labels.numpy(), margin)
+
+    rng = np.random.default_rng(0)
+    for name, parameter in parameters:
+        # The largest gradient and two others.
+        flat = [int(parameter.grad.abs().argmax())]
+        flat += rng.integers(parameter.numel(), size=2).tolist()
+        for index in {np.unravel_index(i, parameter.shape) for i in flat}:
+            value, step = weights[name][index], 1e-7
+            slope = numpy_loss(name, index, value + step)
+            slope -= numpy_loss(name, index, value - step)
+            slope /= 2 * step
+            ours = parameter.grad[index].item()
+            assert ours == pytest.approx(slope, rel=1e-4, abs=1e-7), name
+            if abs(slope) > 1e-4:
+                # v = (1 - alpha) g^2, then lr g / (sqrt(v) + eps)
+                root = math.sqrt((1 - 0.95) * slope**2)
+                after = value - 1e-3 * slope / (root + 1e-8)
+                assert parameter[index].item() == pytest.approx(
+                    after, abs=1e-6
+                ), name
+
+
+@pytest.mark.parametrize("classes, batch", [(2, 3), (10, 8), (40, 5)])
+@pytest.mark.parametrize("margin", [0.0, 0.05, 0.5, 0.95])
+def test_released_loss_formula(classes, batch, margin):
+    torch.manual_seed(classes)
+    p = torch.randn(batch, classes, dtype=torch.float64).log_softmax(-1)
+    labels = torch.randint(classes, (batch,))
+    loss = ReleasedAMSoftmax(margin)(p[:, None], labels[:, None])
+    naive = _released_loss(p.numpy(), labels.numpy(), margin)
+    assert loss.item() == pytest.approx(naive, rel=1e-6)
+
+
+@pytest.mark.parametrize("classes, batch", [(2, 3), (10, 8), (40, 5)])
+@pytest.mark.parametrize("margin, scale", [(0.0, 30), (0.35, 64), (0.95, 1)])
+def test_am_softmax_formula(classes, batch, margin, scale):
+    torch.manual_seed(classes)
+    cosines = torch.rand(batch, classes, dtype=torch.float64) * 2 - 1
+    labels = torch.randint(classes, (batch,))
+    naive = 0.0
+    for row, y in zip(cosines.tolist(), labels.tolist()):
+        own = math.exp(scale * (row[y] - margin))
+        rest = sum(math.exp(scale * c) for j, c in enumerate(row) if j != y)
+        naive -= math.log(own / (own + rest)) / batch
+    loss = AMSoftmax(margin, scale)(cosines[:, None], labels[:, None])
+    assert loss.item() == pytest.approx(naive, rel=1e-6)
+
+
+def test_released_loss_is_stable_where_the_original_overflows():
+    # A batch of one makes every q equal to -1; large scales underflow exp().
+    p = torch.tensor([[-0.5, -1.2, -2.0]], requires_grad=True)
+    loss = ReleasedAMSoftmax(0.95, scale=200.0)(p, torch.tensor([1]))
+    loss.backward()
+    # -log(own / (own + rest + 1e-12)) with all exponentials far below 1e-12
+    assert loss.item() == pytest.approx(200 * 1.95 + math.log(1e-12), rel=1e-6)
+    assert p.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 48000])
+@pytest.mark.parametrize("n", [2, 20, 80])
+def test_initial_mel_grid(rate, n):
+    layer = SincConv(n, 51, rate)
+    top = 2595 * math.log10(1 + rate / 2 / 700)
+    hz = [
+        700 * (10 ** ((80 + (top - 80) * i / (n - 1)) / 2595) - 1)
+        for i in range(n)
+    ]
+    low = [30.0] + hz[:-1]
+    high = hz[1:] + [rate / 2 - 100.0]
+    np.testing.assert_allclose(layer.low.detach() * rate, low, rtol=1e-5)
+    band = np.subtract(high, low)
+    np.testing.assert_allclose(layer.band.detach() * rate, band, rtol=1e-4)
