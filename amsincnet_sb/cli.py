@@ -7,6 +7,7 @@ does not wait for what others need.
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 
@@ -67,6 +68,43 @@ def _parser():
     add.add_argument("--speakers", type=int, default=20)
     add.add_argument("--seed", type=int, default=0)
     add.set_defaults(run=_demo_corpus)
+
+    add = commands.add_parser(
+        "import-released",
+        help="turn a model of the released code into a results folder",
+        description="Turn a model_raw_*.pkl of the released AM-SincNet or "
+        "SincNet code into a results folder for the other commands. Nothing "
+        "in the file is executed.",
+        epilog="example: amsincnet import-released model_raw.pkl "
+        "results/released --labels TIMIT_labels.npy",
+    )
+    add.add_argument("file", help="model_raw_*.pkl")
+    add.add_argument("folder", help="results folder to make")
+    add.add_argument("--labels", help="TIMIT_labels.npy: names of the speakers")
+    add.add_argument("--sample-rate", type=int, default=16000, help="in Hz")
+    add.add_argument("--hop", type=int, help="samples (default: 10 ms)")
+    add.add_argument(
+        "--sinc-kernel-size",
+        type=int,
+        help="taps of the sinc layer, where the file leaves it open",
+    )
+    add.set_defaults(run=_import_released)
+
+    add = commands.add_parser(
+        "plot",
+        help="pictures of a results folder",
+        description="Pictures of a results folder.",
+        epilog="example: amsincnet plot curves results/demo/1234 --published",
+    )
+    add.add_argument("what", choices=["curves"], help="learning curves")
+    add.add_argument("results", help="results folder")
+    add.add_argument(
+        "--published",
+        action="store_true",
+        help="draw the published curves on TIMIT beside them",
+    )
+    add.add_argument("--output", help="PNG (default: in the results folder)")
+    add.set_defaults(run=_plot)
     return parser
 
 
@@ -102,6 +140,37 @@ def _demo_corpus(options):
         options.folder, speakers=options.speakers, seed=options.seed
     )
     print(f"Generated speech of {options.speakers} speakers: {folder}")
+
+
+def _import_released(options):
+    from amsincnet_sb.released import import_released
+
+    import_released(
+        options.file,
+        options.folder,
+        options.labels,
+        sample_rate=options.sample_rate,
+        hop=options.hop,
+        sinc_kernel_size=options.sinc_kernel_size,
+    )
+    print(f"Imported {options.file}: {options.folder}")
+
+
+def _plot(options):
+    from amsincnet_sb.utils.plots import plot_curves
+
+    metrics = Path(options.results) / "metrics.jsonl"
+    picture = options.output or Path(options.results) / "curves.png"
+    if not metrics.is_file():
+        raise InputError(
+            f"{metrics} does not exist; give the results folder of a run."
+        )
+    if not plot_curves(metrics, picture, options.published):
+        raise InputError(
+            "There is nothing to draw, or matplotlib is missing: install it "
+            "with pip install 'amsincnet_sb[plots]'."
+        )
+    print(picture)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Pictures of a run."""
 
+import numpy as np
+
+from amsincnet_sb.published import published_curves
 from amsincnet_sb.utils.files import atomic_write
 from amsincnet_sb.utils.history import History
 
@@ -23,7 +26,31 @@ def _save(figure, path):
         figure.savefig(file, dpi=150, bbox_inches="tight", format="png")
 
 
-def plot_curves(metrics_file, path):
+def _published(axis, key):
+    """The published test errors, in grey."""
+    curves = published_curves()
+    sincnet = curves.pop(None)
+    epochs = min((c.epoch for c in curves.values()), key=len)
+    errors = np.array(
+        [np.interp(epochs, c.epoch, getattr(c, key)) for c in curves.values()]
+    )
+    axis.fill_between(
+        epochs,
+        errors.min(0),
+        errors.max(0),
+        color="0.75",
+        label="published AM-SincNet (TIMIT)",
+    )
+    axis.plot(
+        sincnet.epoch,
+        getattr(sincnet, key),
+        color="0.45",
+        linestyle="--",
+        label="published SincNet (TIMIT)",
+    )
+
+
+def plot_curves(metrics_file, path, published=False):
     """Learning curves of a run: loss, frame error, sentence error.
 
     Arguments
@@ -33,6 +60,9 @@ def plot_curves(metrics_file, path):
     path : str or Path
         The picture (PNG). Nothing is made where matplotlib is missing or
         nothing has been trained.
+    published : bool
+        Draw the published errors on TIMIT beside them: the range of the 19
+        margins, and SincNet with a plain softmax.
 
     Returns
     -------
@@ -60,6 +90,8 @@ def plot_curves(metrics_file, path):
                 marker="." if len(records) < 60 else None,
                 label=label or records[-1]["split"],
             )
+        if published and key != "loss":
+            _published(axis, key)
         axis.set(title=title, xlabel="Epoch", ylim=(0, None))
         axis.grid(alpha=0.3)
         axis.legend()
