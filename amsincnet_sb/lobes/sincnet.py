@@ -46,6 +46,10 @@ class SincNet(nn.Module):
     linear_embedding : bool
         Leave out the last layer's LeakyReLU, so that an embedding can point
         in any direction. The released network has it.
+    released_init : bool
+        Initialise the fully connected layers as the released network does
+        (see :func:`amsincnet_sb.lobes.classifiers.init_linear_`), not as
+        torch does.
     negative_slope : float
         Of the LeakyReLUs.
     min_low_hz, min_band_hz : float
@@ -86,6 +90,7 @@ class SincNet(nn.Module):
         fc_neurons=(2048, 2048, 2048),
         dropout=0.0,
         linear_embedding=False,
+        released_init=True,
         negative_slope=0.2,
         min_low_hz=50.0,
         min_band_hz=50.0,
@@ -107,6 +112,7 @@ class SincNet(nn.Module):
             "fc_neurons": list(fc_neurons),
             "dropout": dropout,
             "linear_embedding": linear_embedding,
+            "released_init": released_init,
             "negative_slope": negative_slope,
             "min_low_hz": min_low_hz,
             "min_band_hz": min_band_hz,
@@ -150,9 +156,11 @@ class SincNet(nn.Module):
         sizes = [cnn_channels[-1] * time, *fc_neurons]
         self.flat_norm = TimeLayerNorm(sizes[0])
         self.linears = nn.ModuleList(
-            init_linear_(nn.Linear(n_in, n_out))
-            for n_in, n_out in zip(sizes, sizes[1:])
+            nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes, sizes[1:])
         )
+        if released_init:
+            for linear in self.linears:
+                init_linear_(linear)
         self.fc_norms = nn.ModuleList(
             # torch's momentum is the weight of the new value
             nn.BatchNorm1d(size, momentum=0.05)
