@@ -58,7 +58,9 @@ def _module(name):
     """The module of that name, made if SpeechBrain has none."""
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != name:  # it is there, but something it needs is not
+            raise
         parent, _, leaf = name.rpartition(".")
         module = types.ModuleType(name, "Registered by amsincnet_sb.")
         sys.modules[name] = module

@@ -6,7 +6,7 @@ from torch.utils.data import Dataset
 from amsincnet_sb.dataio.batch import WaveBatch
 from amsincnet_sb.dataio.counter import random_integers
 
-__all__ = ["RandomChunks"]
+__all__ = ["ChunkBatch", "RandomChunks"]
 
 SENTENCE, START = 0, 1  # streams of random numbers
 
@@ -84,7 +84,7 @@ class RandomChunks(Dataset):
         if not 0 <= item < self.batches_per_epoch:
             raise IndexError(item)
         step = (self.epoch - 1) * self.batches_per_epoch + item
-        return WaveBatch(*self.draw(step))
+        return ChunkBatch(self, step)
 
     def draw(self, step):
         """The batch of a step.
@@ -117,3 +117,29 @@ class RandomChunks(Dataset):
         within = within % length[:, None]  # of sentences that are too short
         wavs = audio.gather(audio.starts[sentence][:, None] + within)
         return wavs, audio.labels[sentence], sentence
+
+
+class ChunkBatch(WaveBatch):
+    """The batch of a step, drawn when it is first looked at.
+
+    A training step that is recorded on the device draws by itself, and then
+    nothing should be drawn here.
+
+    Arguments
+    ---------
+    chunks : RandomChunks
+        Draws it.
+    step : int
+        Which one.
+    """
+
+    def __init__(self, chunks, step):
+        self.chunks = chunks
+        self.step = step
+
+    def __getattr__(self, name):
+        # Called only for what is not there yet.
+        if name not in ("sig", "spk_id_encoded", "sentence"):
+            raise AttributeError(name)
+        super().__init__(*self.chunks.draw(self.step))
+        return getattr(self, name)

@@ -111,7 +111,7 @@ def replaced_folder(folder):
         temporary.chmod(0o777 & ~umask)
         if folder.exists():
             # A folder cannot be renamed over one that has files in it.
-            old = temporary.with_suffix(".old")
+            old = temporary.with_name(f"{temporary.name}.old")
             folder.rename(old)
         temporary.rename(folder)
     except OSError as error:
@@ -119,6 +119,8 @@ def replaced_folder(folder):
             f"{folder} cannot be written: {error.strerror or error}."
         ) from error
     finally:
+        if old is not None and old.exists() and not folder.exists():
+            old.rename(folder)
         for rest in (temporary, old):
             if rest is not None:
                 shutil.rmtree(rest, ignore_errors=True)

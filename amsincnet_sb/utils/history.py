@@ -50,11 +50,14 @@ class History:
         records = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                record = None
+            if not isinstance(record, dict):
                 raise InputError(
                     f"{self.path}, line {number}: this is not a JSON object."
-                ) from error
+                )
+            records.append(record)
         return records
 
     def append(self, **record):
@@ -65,8 +68,8 @@ class History:
         **record
             Numbers and strings.
         """
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        # Anew, lest it be glued to a line that a killed process left.
+        self._write([*self.records(), record])
 
     def rewind(self, step):
         """Forget the records later than a step, from which a run goes on.
@@ -76,9 +79,9 @@ class History:
         step : int
             The last one to keep.
         """
-        records = self.records()
-        kept = [record for record in records if record["step"] <= step]
         if os.path.exists(self.path):
-            with atomic_write(self.path) as file:
-                for record in kept:
-                    file.write(json.dumps(record) + "\n")
+            self._write([r for r in self.records() if r["step"] <= step])
+
+    def _write(self, records):
+        with atomic_write(self.path) as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)

@@ -35,7 +35,10 @@ class SentenceErrors:
     def __init__(self, labels, empty_row=None):
         self.labels = labels
         self.empty_row = empty_row
-        self.scores = None
+        self.rows = torch.zeros_like(labels)
+        self.wrong = torch.zeros_like(labels)
+        # Speaker 0, until append() says how many there are.
+        self.scores = labels.new_zeros(len(labels), 1, dtype=torch.float32)
 
     def append(self, sentence, scores):
         """Add the scores of windows.
@@ -49,11 +52,8 @@ class SentenceErrors:
             they may be added over windows (log-posteriors).
         """
         scores = scores.flatten(0, -2)
-        if self.scores is None:
-            n = len(self.labels)
-            self.scores = scores.new_zeros(n, scores.shape[-1])
-            self.rows = scores.new_zeros(n, dtype=torch.int64)
-            self.wrong = scores.new_zeros(n, dtype=torch.int64)
+        if self.scores.shape[-1] != scores.shape[-1]:
+            self.scores = scores.new_zeros(len(self.labels), scores.shape[-1])
         wrong = scores.argmax(-1) != self.labels[sentence]
         self.scores.index_add_(0, sentence, scores)
         self.rows.index_add_(0, sentence, torch.ones_like(sentence))
@@ -108,14 +108,16 @@ class SentenceErrors:
         """
         frame_errors, scored = self._frame_errors()
         mean = self.scores / self.rows.clamp(min=1)[:, None]
-        best = mean.topk(min(2, mean.shape[-1]), dim=-1)
+        # Stable: a sentence of nothing but zeros is decided for speaker 0.
+        best, order = mean.sort(dim=-1, descending=True, stable=True)
+        runner_up = best[:, min(1, best.shape[-1] - 1)]
         table = zip(
             ids,
             scored.tolist(),
             self.labels.tolist(),
-            best.indices[:, 0].tolist(),
-            best.values[:, 0].tolist(),
-            (best.values[:, 0] - best.values[:, -1]).tolist(),
+            order[:, 0].tolist(),
+            best[:, 0].tolist(),
+            (best[:, 0] - runner_up).tolist(),
             (100 * frame_errors).tolist(),
         )
         with atomic_write(path) as file:

@@ -110,7 +110,7 @@ def plain_options(hparams_file, overrides, hints=None):
     (4, '4/x')
     """
     for key, value in {**_read(hparams_file), **overrides}.items():
-        if getattr(getattr(value, "tag", None), "value", "") == "!PLACEHOLDER":
+        if _tag(value) == "!PLACEHOLDER":
             hint = f"give one with --{key}=VALUE."
             raise InputError(
                 f"{hparams_file}: `{key}` has no value yet; "
@@ -132,7 +132,7 @@ def _parse_overrides(overrides):
     if isinstance(overrides, str):
         try:
             overrides = YAML().load(overrides)
-        except YAMLError as error:
+        except (YAMLError, ValueError, RecursionError) as error:
             raise InputError(
                 "The options on the command line cannot be read as yaml: "
                 f"{_one_line(error)}; write them as --key=value."
@@ -155,7 +155,7 @@ def _read(path):
             f"{path}: this hyperparameter file cannot be read "
             f"({error.strerror})."
         ) from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not a yaml file: {_one_line(error)}."
         ) from error
@@ -176,18 +176,35 @@ def _one_line(error):
 
 def _check_keys(layer, base, where, base_file, prefix=""):
     """Every key of a layer must be one of the base's."""
-    from_file = where != COMMAND_LINE
     for key, value in layer.items():
         if key not in base:
             near = difflib.get_close_matches(str(key), map(str, base), 1)
-            meant = f", did you mean `{prefix}{near[0]}`?" if near else "."
-            at = f" (line {layer.lc.key(key)[0] + 1})" if from_file else ""
+            meant = f"; did you mean `{prefix}{near[0]}`?" if near else "."
             raise InputError(
-                f"{where}{at}: there is no key `{prefix}{key}` in "
+                f"{where}{_line(layer, key)}: there is no key `{prefix}{key}` in "
                 f"{base_file}{meant}"
             )
         if isinstance(value, dict) and isinstance(base[key], dict):
+            # HyperPyYAML would merge the arguments and keep the base's tag.
+            new, old = _tag(value), _tag(base[key])
+            if new and new != old:
+                raise InputError(
+                    f"{where}{_line(layer, key)}: `{prefix}{key}` is "
+                    f"{old or 'a mapping'} in {base_file} and cannot become "
+                    f"{new}; change it in a copy of that file."
+                )
             _check_keys(value, base[key], where, base_file, f"{prefix}{key}.")
+
+
+def _line(layer, key):
+    """Where a key is; unknown on the command line and if merged by `<<`."""
+    place = (getattr(getattr(layer, "lc", None), "data", None) or {}).get(key)
+    return f" (line {place[0] + 1})" if place else ""
+
+
+def _tag(node):
+    """The HyperPyYAML tag of a node, such as `!new:list`, or nothing."""
+    return getattr(getattr(node, "tag", None), "value", None) or ""
 
 
 def _merge(into, layer):

@@ -185,7 +185,16 @@ def read_pretrained(folder):
         embedding_model = SincNet(**config["embedding_model"])
         classifier = kind(classifier["input_size"], len(speakers))
         config["scale"] = float(config["scale"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        config["speakers"] = speakers
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,  # what torch answers to sizes that cannot be
+        TypeError,
+        ValueError,
+    ) as error:
         raise InputError(
             f"{path} does not describe a model of this package ({error}); "
             "write it again by training or importing."

@@ -23,6 +23,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import run_on_main
 from timit_prepare import prepare_timit
 
+from amsincnet_sb.core import RecordedBrain
 from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.chunks import RandomChunks
 from amsincnet_sb.dataio.manifest import read_manifest
@@ -47,7 +48,7 @@ HINTS = {
 }
 
 
-class SpeakerBrain(sb.Brain):
+class SpeakerBrain(RecordedBrain):
     """Class that manages the training loop. See speechbrain.core.Brain.
 
     Arguments
@@ -60,6 +61,8 @@ class SpeakerBrain(sb.Brain):
         See speechbrain.core.Brain.
     """
 
+    totals_names = ("wrong", "windows")
+
     def __init__(self, datasets, label_encoder, **kwargs):
         super().__init__(**kwargs)
         self.eval_sets = {
@@ -69,6 +72,8 @@ class SpeakerBrain(sb.Brain):
         self.speakers = list(label_encoder.lab2ind)
         self.history = History(self.hparams.metrics_file)
         self.train_stats = {}
+        if isinstance(self.hparams.compute_cost, torch.nn.Module):
+            self.hparams.compute_cost.to(self.device)
         self.started = time.time()
 
     def compute_forward(self, batch, stage):
@@ -109,8 +114,7 @@ class SpeakerBrain(sb.Brain):
         labels, lens = batch.spk_id_encoded
         if stage == sb.Stage.TRAIN:
             wrong = predictions.detach().argmax(-1) != labels
-            self.train_wrong += wrong.sum()
-            self.train_seen += len(labels)
+            self.totals.add(wrong=wrong.sum(), windows=len(labels))
         else:
             scores = self.hparams.compute_scores(predictions)
             self.errors.append(batch.sentence, scores)
@@ -119,8 +123,6 @@ class SpeakerBrain(sb.Brain):
     def on_fit_start(self):
         """Gets called once before training, recovers a checkpoint."""
         super().on_fit_start()
-        if isinstance(self.hparams.compute_cost, torch.nn.Module):
-            self.hparams.compute_cost.to(self.device)
         if sb.utils.distributed.if_main_process():
             self.history.rewind(self.optimizer_step)
 
@@ -153,10 +155,8 @@ class SpeakerBrain(sb.Brain):
         epoch : int
             The currently-starting epoch, None during the test stage.
         """
-        if stage == sb.Stage.TRAIN:
-            self.train_wrong = torch.zeros((), device=self.device)
-            self.train_seen = 0
-        else:
+        super().on_stage_start(stage, epoch)
+        if stage != sb.Stage.TRAIN:
             windows = self.eval_sets[stage]
             self.errors = SentenceErrors(
                 windows.audio.labels, windows.empty_row
@@ -175,10 +175,10 @@ class SpeakerBrain(sb.Brain):
             The epoch that ends, None during the test stage.
         """
         if stage == sb.Stage.TRAIN:
-            error = self.train_wrong.item() / max(1, self.train_seen)
+            totals = self.totals.read()
             self.train_stats = {
-                "loss": float(stage_loss),
-                "frame_error": 100 * error,
+                "loss": totals["loss"] / totals["steps"],
+                "frame_error": 100 * totals["wrong"] / totals["windows"],
             }
             return
 
@@ -362,6 +362,7 @@ def main():
     brain = SpeakerBrain(
         datasets,
         label_encoder,
+        record_step=hparams["record_step"],
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
         hparams=hparams,
