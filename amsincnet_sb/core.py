@@ -123,9 +123,7 @@ class RecordedBrain(sb.Brain):
 
     def on_fit_start(self):
         """Gets called once before training, recovers a checkpoint."""
-        self.totals = Totals(
-            ["loss", "steps", *self.totals_names], self.device
-        )
+        self.totals = Totals(["loss", "steps", *self.totals_names], self.device)
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable(
                 "totals", self.totals, optional_load=True
@@ -189,9 +187,7 @@ class RecordedBrain(sb.Brain):
             batch = WaveBatch(*chunks.draw(step))
             with self.training_ctx:
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)
-                loss = self.compute_objectives(
-                    outputs, batch, sb.Stage.TRAIN
-                )
+                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
             self.totals.add(loss=loss.detach(), steps=1)
             return loss
 

@@ -68,7 +68,8 @@ class SincNet(nn.Module):
     Raises
     ------
     ValueError
-        If the lists differ in length or the window is too short for them.
+        If the lists differ in length, a size is not a positive whole number,
+        or the window is too short.
 
     Example
     -------
@@ -102,6 +103,21 @@ class SincNet(nn.Module):
                 f"be of equal length but have {len(cnn_channels)}, "
                 f"{len(cnn_kernel_sizes)} and {len(cnn_pools)} entries."
             )
+        positive = {
+            "sample_rate": [sample_rate],
+            "window": [window],
+            "hop": [hop],
+            "cnn_channels": cnn_channels,
+            "cnn_kernel_sizes": cnn_kernel_sizes,
+            "cnn_pools": cnn_pools,
+            "fc_neurons": fc_neurons,
+        }
+        for name, sizes in positive.items():
+            if not sizes or not all(type(n) is int and n > 0 for n in sizes):
+                raise ValueError(
+                    f"SincNet: {name} has {list(sizes)} where positive whole "
+                    "numbers are needed."
+                )
         self.arguments = {
             "sample_rate": sample_rate,
             "window": window,
@@ -256,7 +272,9 @@ class SincNet(nn.Module):
         at = torch.arange(self.window, device=wavs.device)
         at = (nth * self.hop)[:, None] + at
         # Only a waveform shorter than a window wraps around.
-        at = at % samples[owner].clamp(min=1)[:, None]
+        at = at % samples[owner][:, None]
         x = self.embed_windows(wavs[owner[:, None], at])
-        total = x.new_zeros(batch, self.embedding_size).index_add(0, owner, x)
-        return (total / counts[:, None]).unsqueeze(1)
+        # A long sum of half-precision numbers would stall.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        total = wide.new_zeros(batch, x.shape[1]).index_add(0, owner, wide)
+        return (total / counts[:, None]).to(x.dtype).unsqueeze(1)

@@ -177,28 +177,28 @@ def _one_line(error):
 def _check_keys(layer, base, where, base_file, prefix=""):
     """Every key of a layer must be one of the base's."""
     for key, value in layer.items():
+        at = where if where == COMMAND_LINE else where + _line(layer, key)
         if key not in base:
             near = difflib.get_close_matches(str(key), map(str, base), 1)
             meant = f"; did you mean `{prefix}{near[0]}`?" if near else "."
             raise InputError(
-                f"{where}{_line(layer, key)}: there is no key `{prefix}{key}` in "
-                f"{base_file}{meant}"
+                f"{at}: there is no key `{prefix}{key}` in {base_file}{meant}"
             )
         if isinstance(value, dict) and isinstance(base[key], dict):
             # HyperPyYAML would merge the arguments and keep the base's tag.
             new, old = _tag(value), _tag(base[key])
             if new and new != old:
                 raise InputError(
-                    f"{where}{_line(layer, key)}: `{prefix}{key}` is "
-                    f"{old or 'a mapping'} in {base_file} and cannot become "
-                    f"{new}; change it in a copy of that file."
+                    f"{at}: `{prefix}{key}` is {old or 'a mapping'} in "
+                    f"{base_file} and cannot become {new}; change it in a "
+                    "copy of that file."
                 )
             _check_keys(value, base[key], where, base_file, f"{prefix}{key}.")
 
 
 def _line(layer, key):
-    """Where a key is; unknown on the command line and if merged by `<<`."""
-    place = (getattr(getattr(layer, "lc", None), "data", None) or {}).get(key)
+    """Where a key of a file is; unknown if it was merged in by `<<`."""
+    place = (layer.lc.data or {}).get(key)
     return f" (line {place[0] + 1})" if place else ""
 
 

@@ -1,0 +1,238 @@
+"""Checkpoints that are either whole or not there."""
+
+import json
+import logging
+import os
+import shutil
+import zlib
+from contextlib import contextmanager
+
+import speechbrain as sb
+import yaml
+from speechbrain.utils.checkpoints import METAFNAME, Checkpoint, Checkpointer
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["AtomicCheckpointer"]
+
+logger = sb.utils.logger.get_logger(__name__)
+
+CHECKSUMS = "CHECKSUMS.json"
+UNFINISHED = ".saving-"
+
+
+class AtomicCheckpointer(Checkpointer):
+    """SpeechBrain's Checkpointer, safe against being killed at any moment.
+
+    A checkpoint is written aside, flushed to the disk and renamed, together
+    with a checksum of each of its files. When one is looked for, a damaged
+    one (cut short, garbled, with a file missing) is reported, left alone,
+    and passed over for the next. Stock SpeechBrain reads these checkpoints,
+    and its own, which have no checksums, are read here.
+
+    Arguments
+    ---------
+    checkpoints_dir, recoverables, … :
+        See speechbrain.utils.checkpoints.Checkpointer.
+
+    Example
+    -------
+    >>> import torch
+    >>> folder = getfixture("tmp_path")
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> checkpointer = AtomicCheckpointer(folder, {"layer": layer})
+    >>> good = checkpointer.save_checkpoint(name="good")
+    >>> bad = checkpointer.save_checkpoint(name="newer")
+    >>> _ = (bad.path / "layer.ckpt").write_bytes(b"half of")
+    >>> checkpointer.recover_if_possible().path == good.path
+    True
+    """
+
+    def save_checkpoint(
+        self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
+    ):
+        """Save a checkpoint; see the base class.
+
+        Arguments
+        ---------
+        meta : mapping, optional
+            Plain numbers and strings; others are made such if they can be.
+        end_of_epoch : bool
+            As in the base class.
+        name : str, optional
+            As in the base class.
+        verbosity : int
+            Logging level of the message.
+
+        Returns
+        -------
+        Checkpoint
+            None on a process that is not the main one.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written; older checkpoints are as they were.
+        """
+        meta = {key: _plain(value) for key, value in (meta or {}).items()}
+        with self._aside():
+            try:
+                saved = super().save_checkpoint(
+                    meta, end_of_epoch, name, logging.DEBUG
+                )
+                if saved is not None:
+                    saved = self._finish(saved)
+                    logger.log(verbosity, f"Saved a checkpoint: {saved.path}")
+            except (OSError, RuntimeError) as error:
+                reason = str(error).split("\n")[0]
+                raise InputError(
+                    f"{self.checkpoints_dir}: a checkpoint cannot be written "
+                    f"({reason}); those before it are intact."
+                ) from error
+        ddp_barrier()
+        return saved
+
+    @contextmanager
+    def _aside(self):
+        """Have the base class write to a name that is not a checkpoint's."""
+        made = (
+            Checkpointer._new_checkpoint_dirpath,
+            (Checkpointer._custom_checkpoint_dirpath),
+        )
+
+        def aside(path):
+            return path.with_name(UNFINISHED + path.name)
+
+        if if_main_process():
+            for rest in self.checkpoints_dir.glob(UNFINISHED + "*"):
+                shutil.rmtree(rest, ignore_errors=True)
+        self._new_checkpoint_dirpath = lambda: aside(made[0](self))
+        self._custom_checkpoint_dirpath = lambda n: aside(made[1](self, n))
+        try:
+            yield
+        finally:
+            del self._new_checkpoint_dirpath, self._custom_checkpoint_dirpath
+
+    def _finish(self, saved):
+        """Flush, add checksums, take the name."""
+        sums = {}
+        for path in sorted(saved.path.iterdir()):
+            with open(path, "rb") as file:
+                sums[path.name] = [path.stat().st_size, _crc(file)]
+                os.fsync(file.fileno())
+        with open(saved.path / CHECKSUMS, "w", encoding="utf-8") as file:
+            json.dump(sums, file)
+            file.flush()
+            os.fsync(file.fileno())
+        final = saved.path.with_name(saved.path.name[len(UNFINISHED) :])
+        if final.exists():  # a name given a second time
+            shutil.rmtree(final)
+        _sync_folder(saved.path)
+        saved.path.rename(final)
+        _sync_folder(final.parent)
+        files = {k: final / p.name for k, p in saved.paramfiles.items()}
+        return Checkpoint(final, saved.meta, files)
+
+    def recover_if_possible(
+        self,
+        importance_key=None,
+        max_key=None,
+        min_key=None,
+        ckpt_predicate=None,
+    ):
+        """Load the best checkpoint that is whole; see the base class.
+
+        Arguments
+        ---------
+        importance_key, max_key, min_key, ckpt_predicate :
+            As in the base class.
+
+        Returns
+        -------
+        Checkpoint or None
+        """
+        damaged = set()
+
+        def whole(checkpoint):
+            wanted = ckpt_predicate is None or ckpt_predicate(checkpoint)
+            return wanted and checkpoint.path not in damaged
+
+        while True:
+            found = self.find_checkpoint(
+                importance_key, max_key, min_key, whole
+            )
+            if found is None:
+                return None
+            reason = _damage(found.path)
+            if reason is None:
+                self.load_checkpoint(found)
+                return found
+            damaged.add(found.path)
+            logger.warning(
+                f"{found.path} is damaged ({reason}) and is passed over."
+            )
+
+    @staticmethod
+    def _is_checkpoint_dir(path):
+        """As the base class, and its meta data can be read."""
+        if not Checkpointer._is_checkpoint_dir(path):
+            return False
+        try:
+            with open(path / METAFNAME, encoding="utf-8") as file:
+                meta = yaml.safe_load(file)
+            usable = "end-of-epoch" in meta and "unixtime" in meta
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError):
+            usable = False
+        if not usable:
+            logger.warning(
+                f"{path} is damaged (its {METAFNAME} cannot be read) and is "
+                "passed over."
+            )
+        return usable
+
+    def _list_checkpoint_dirs(self):
+        return [
+            path
+            for path in self.checkpoints_dir.iterdir()
+            if self._is_checkpoint_dir(path)
+        ]
+
+
+def _plain(value):
+    """Numbers of torch and numpy as Python's, which yaml can read again."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _crc(file):
+    crc = 0
+    while block := file.read(1 << 22):
+        crc = zlib.crc32(block, crc)
+    return crc
+
+
+def _sync_folder(path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _damage(path):
+    """What is wrong with a checkpoint, or None."""
+    if not (path / CHECKSUMS).exists():
+        return None  # written by SpeechBrain itself
+    try:
+        sums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
+        for name, (size, crc) in sums.items():
+            if os.path.getsize(path / name) != size:
+                return f"{name} is cut short"
+            with open(path / name, "rb") as file:
+                if _crc(file) != crc:
+                    return f"{name} is garbled"
+    except OSError as error:
+        return f"{os.path.basename(error.filename or '?')} is missing"
+    except (ValueError, TypeError, AttributeError):
+        return f"{CHECKSUMS} is garbled"
+    return None
