@@ -100,4 +100,5 @@ class LinearRamp:
         """
         if step >= self.start_step + self.ramp_steps:
             return self.final
-        return self.final * max(0, step - self.start_step) / self.ramp_steps
+        ramped = max(0, step - self.start_step)
+        return self.final * ramped / max(1, self.ramp_steps)

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-__all__ = ["TrainingStep"]
+__all__ = ["TrainingStep", "unrecord_optimizer"]
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,9 @@ class TrainingStep:
         self._want_graph = graph and self._can_record()
         self._left = self.warmup
         self._compile = compile and self.device.type == "cuda"
-        if self.device.type == "cuda":
+        if self.device.type != "cuda":
+            unrecord_optimizer(optimizer)
+        else:
             self._prepare_optimizer()
             optimizer.register_load_state_dict_post_hook(self._stale)
         if self._compile:
@@ -171,19 +173,21 @@ class TrainingStep:
         self._steps_read = step
 
     def _plain_forward(self):
+        """The loss, and what is to be added to the totals."""
         out = self._loss_fn(self.step)
         out = out if isinstance(out, tuple) else (out,)
-        with torch.no_grad():
-            loss = out[0].detach()
-            values = [v.detach().double() for v in out]
-            values.append((~torch.isfinite(loss)).double())
-            self._totals.add_(torch.stack(values))
-            self.step.add_(1)
-        return out[0]
+        values = [value.detach().double() for value in out]
+        values.append((~torch.isfinite(values[0])).double())
+        return out[0], torch.stack(values)
 
     def _eager(self):
         self.optimizer.zero_grad(set_to_none=True)
-        self._forward().backward()
+        loss, values = self._forward()
+        loss.backward()
+        # Not within the forward pass: a compiled backward pass may compute
+        # again what depends on the step's number.
+        self._totals.add_(values)
+        self.step.add_(1)
         if self.max_grad_norm != math.inf:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self._update()
@@ -281,6 +285,41 @@ class TrainingStep:
         self.recorded = False
         self._left = 1
         self._prepare_optimizer()
+
+
+def unrecord_optimizer(optimizer):
+    """Undo what recording did to an optimizer, in place.
+
+    Its checkpoints carry the settings of a recorded step: learning rates as
+    tensors and ``capturable``, which other devices and the ordinary step
+    refuse. Call this after loading such a checkpoint for one of those.
+
+    Arguments
+    ---------
+    optimizer : torch.optim.Optimizer
+        Of any kind, recorded or not.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> rate = torch.tensor(0.5)
+    >>> adam = torch.optim.Adam(layer.parameters(), lr=rate, capturable=True)
+    >>> unrecord_optimizer(adam)
+    >>> adam.param_groups[0]["lr"], adam.param_groups[0]["capturable"]
+    (0.5, False)
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = float(group["lr"])
+        for setting, ordinary in (
+            ("capturable", False),
+            ("foreach", None),
+            ("fused", None),
+        ):
+            if setting in group:
+                group[setting] = ordinary
+    for state in optimizer.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].cpu()
 
 
 def _first_line(error):

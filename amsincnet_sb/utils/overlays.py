@@ -171,7 +171,8 @@ def _one_line(error):
     """A yaml error in one line, with its place."""
     mark = getattr(error, "problem_mark", None)
     place = f" in line {mark.line + 1}" if mark is not None else ""
-    return f"{getattr(error, 'problem', None) or 'unreadable'}{place}"
+    problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+    return f"{problem}{place}"
 
 
 def _check_keys(layer, base, where, base_file, prefix=""):

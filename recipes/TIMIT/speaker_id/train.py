@@ -92,7 +92,8 @@ class SpeakerBrain(RecordedBrain):
             ``[windows, 1, speakers]``.
         """
         wavs, _ = batch.to(self.device).sig
-        return self.modules.classifier(self.modules.embedding_model(wavs))
+        embeddings = self.modules["embedding_model"](wavs)
+        return self.modules["classifier"](embeddings)
 
     def compute_objectives(self, predictions, batch, stage):
         """Loss, and the errors on the way.
