@@ -11,7 +11,7 @@ from speechbrain.utils.checkpoints import (
 )
 
 from amsincnet_sb.dataio.batch import WaveBatch
-from amsincnet_sb.utils.graph_step import TrainingStep
+from amsincnet_sb.utils.graph_step import TrainingStep, unrecord_optimizer
 
 __all__ = ["RecordedBrain", "Totals"]
 
@@ -131,6 +131,8 @@ class RecordedBrain(sb.Brain):
         super().on_fit_start()
         self.training_step = None
         self.recording = self._may_record()
+        if not self.recording:
+            unrecord_optimizer(self.optimizer)
 
     def _may_record(self):
         """Whether the step can be recorded; says why not."""

@@ -87,7 +87,7 @@ class ResidentAudio:
                     total=len(dataset),
                     desc="Loading audio",
                     unit="file",
-                    disable=not progress,
+                    disable=None if progress else True,
                     dynamic_ncols=True,
                 )
             )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from amsincnet_sb.lobes.classifiers import init_linear_
+from amsincnet_sb.nnet import fast_cpu, fast_cuda
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 from amsincnet_sb.nnet.sinc import SincConv
 
@@ -54,6 +55,10 @@ class SincNet(nn.Module):
         Of the LeakyReLUs.
     min_low_hz, min_band_hz : float
         See :class:`amsincnet_sb.nnet.sinc.SincConv`.
+    fast : bool
+        Use the implementation written for the device
+        (:mod:`amsincnet_sb.nnet.fast_cuda`, :mod:`amsincnet_sb.nnet.fast_cpu`)
+        where there is one. It computes the same; False is for reference.
 
     Attributes
     ----------
@@ -95,6 +100,7 @@ class SincNet(nn.Module):
         negative_slope=0.2,
         min_low_hz=50.0,
         min_band_hz=50.0,
+        fast=True,
     ):
         super().__init__()
         if not len(cnn_channels) == len(cnn_kernel_sizes) == len(cnn_pools):
@@ -133,6 +139,7 @@ class SincNet(nn.Module):
             "min_low_hz": min_low_hz,
             "min_band_hz": min_band_hz,
         }
+        self.fast = fast
         self.sample_rate = sample_rate
         self.window = window
         self.hop = hop
@@ -197,6 +204,18 @@ class SincNet(nn.Module):
         torch.Tensor
             ``[windows, channels * time]``, channel-major.
         """
+        kernels = self._kernels(windows)
+        if kernels is not None:
+            return kernels.cnn(
+                windows,
+                (self.input_norm.weight, self.input_norm.bias),
+                self.sinc.filters(),
+                [(conv.weight, conv.bias) for conv in self.convs],
+                [(norm.weight, norm.bias) for norm in self.cnn_norms],
+                self.cnn_pools,
+                self.input_norm.eps,
+                self.negative_slope,
+            )
         # abs() acts on the sinc layer's output alone.
         x = self.sinc(self.input_norm(windows)).abs()
         x = self._pool_norm(x, 0)
@@ -207,6 +226,18 @@ class SincNet(nn.Module):
     def _pool_norm(self, x, layer):
         x = F.max_pool1d(x, self.cnn_pools[layer])
         return F.leaky_relu(self.cnn_norms[layer](x), self.negative_slope)
+
+    def _kernels(self, x):
+        """What is fastest for a tensor, or None for the plain form."""
+        if not self.fast or torch.jit.is_tracing():
+            return None
+        if torch.compiler.is_exporting():
+            return None
+        if fast_cuda.supports(x):
+            return fast_cuda
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return fast_cpu
+        return None
 
     def embed_windows(self, windows):
         """One embedding a window.
@@ -223,8 +254,10 @@ class SincNet(nn.Module):
         """
         x = self.flat_norm(self.cnn(windows))
         last = len(self.linears) - 1
-        for i, (linear, norm) in enumerate(zip(self.linears, self.fc_norms)):
-            x = norm(linear(x))
+        kernels = self._kernels(windows)
+        linear = F.linear if kernels is None else kernels.linear
+        for i, (layer, norm) in enumerate(zip(self.linears, self.fc_norms)):
+            x = norm(linear(x, layer.weight, layer.bias))
             if i < last or not self.linear_embedding:
                 x = F.leaky_relu(x, self.negative_slope)
             if i < last:

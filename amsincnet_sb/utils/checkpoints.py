@@ -151,6 +151,11 @@ class AtomicCheckpointer(Checkpointer):
         Returns
         -------
         Checkpoint or None
+
+        Raises
+        ------
+        InputError
+            If it is of a model with other shapes.
         """
         damaged = set()
 
@@ -166,7 +171,15 @@ class AtomicCheckpointer(Checkpointer):
                 return None
             reason = _damage(found.path)
             if reason is None:
-                self.load_checkpoint(found)
+                try:
+                    self.load_checkpoint(found)
+                except RuntimeError as error:  # of torch, about shapes
+                    reason = str(error).strip().split("\n")[-1].strip(" \t.")
+                    raise InputError(
+                        f"{found.path} is of a run with other sizes or "
+                        f"another number of speakers ({reason}); give a new "
+                        "--output_folder."
+                    ) from error
                 return found
             damaged.add(found.path)
             logger.warning(

@@ -211,7 +211,6 @@ class TrainingStep:
             self._update = self.optimizer.step
             self._prepare_optimizer()
             self._eager()
-            return
 
     def _record(self):
         graph = torch.cuda.CUDAGraph()

@@ -63,13 +63,24 @@ class History:
     def append(self, **record):
         """Add a record.
 
+        The same evaluation done again (after an interruption, or by
+        ``--test_only``) takes the place of its earlier record and keeps of
+        that what it does not say itself.
+
         Arguments
         ---------
         **record
             Numbers and strings.
         """
+        records, names = self.records(), ("epoch", "step", "split")
+        same = [
+            r for r in records if all(r.get(k) == record.get(k) for k in names)
+        ]
+        for earlier in same:
+            records.remove(earlier)
+            record = {**earlier, **record}
         # Anew, lest it be glued to a line that a killed process left.
-        self._write([*self.records(), record])
+        self._write([*records, record])
 
     def rewind(self, step):
         """Forget the records later than a step, from which a run goes on.

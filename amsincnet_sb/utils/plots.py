@@ -1,5 +1,7 @@
 """Pictures of a run."""
 
+import logging
+
 import numpy as np
 
 from amsincnet_sb.published import published_curves
@@ -16,6 +18,8 @@ def _pyplot():
     except ImportError:
         return None
     matplotlib.use("Agg")
+    # SpeechBrain's log.txt takes everything, and fonts are looked at in detail.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     from matplotlib import pyplot
 
     return pyplot

@@ -134,7 +134,8 @@ def write_pretrained(folder, embedding_model, classifier, speakers, scale=1.0):
         with atomic_write(temporary / "label_encoder.ckpt") as file:
             # The format of SpeechBrain's CategoricalEncoder.
             for index, name in enumerate(speakers):
-                file.write(f"{name!r} => {index}\n")
+                literal = repr(name).replace(" => ", " \\x3d> ")
+                file.write(f"{literal} => {index}\n")
             file.write("================\n'starting_index' => 0\n")
 
 

@@ -29,11 +29,13 @@ from amsincnet_sb.dataio.chunks import RandomChunks
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.dataio.resident import ResidentAudio
 from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.utils.device import fastest_precision
 from amsincnet_sb.utils.errors import (
     InputError,
     as_input_error,
     exit_on_input_error,
 )
+from amsincnet_sb.utils.files import atomic_write
 from amsincnet_sb.utils.history import History
 from amsincnet_sb.utils.metrics import SentenceErrors
 from amsincnet_sb.utils.overlays import plain_options, resolve_overlay
@@ -321,6 +323,22 @@ def dataio_prep(hparams, device):
     return datasets, label_encoder
 
 
+def keep_folder_reference(output_folder):
+    """Let --output_folder move all of a run repeated from its results.
+
+    Arguments
+    ---------
+    output_folder : str
+        With a ``hyperparams.yaml`` in which every path is spelled out.
+    """
+    path = os.path.join(output_folder, "hyperparams.yaml")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    text = text.replace(f": {output_folder}/", ": !ref <output_folder>/")
+    with atomic_write(path) as file:
+        file.write(text)
+
+
 def main():
     """Prepare the corpus, train, evaluate, and write the model out."""
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
@@ -354,10 +372,12 @@ def main():
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
+    run_on_main(keep_folder_reference, args=[hparams["output_folder"]])
     for line in corpus.report() if corpus else []:
         logger.info(line)
 
     device = run_opts["device"] or sb.utils.distributed.infer_device()
+    hparams.setdefault("precision", fastest_precision(device))
     datasets, label_encoder = dataio_prep(hparams, device)
 
     brain = SpeakerBrain(

@@ -1,0 +1,100 @@
+"""Classifiers against numpy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from amsincnet_sb.lobes.classifiers import (
+    CosineClassifier,
+    SoftmaxClassifier,
+    init_linear_,
+)
+
+
+def test_cosines():
+    torch.manual_seed(0)
+    classify = CosineClassifier(input_size=7, out_neurons=4).double()
+    x = torch.randn(5, 1, 7, dtype=torch.float64)
+    y = classify(x).detach()
+    assert y.shape == (5, 1, 4)
+    for i, row in enumerate(x[:, 0].numpy()):
+        for j, weight in enumerate(classify.weight.detach().numpy()):
+            cosine = np.dot(row, weight)
+            cosine /= math.sqrt(np.dot(row, row) * np.dot(weight, weight))
+            assert y[i, 0, j].item() == pytest.approx(cosine, abs=1e-12)
+
+
+def test_cosines_know_directions_only():
+    torch.manual_seed(0)
+    classify = CosineClassifier(6, 3)
+    x = torch.randn(4, 1, 6)
+    y = classify(x)
+    torch.testing.assert_close(classify(1000 * x), y)
+    torch.testing.assert_close(classify(-x), -y)
+    own = classify(classify.weight.detach().unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(own.diagonal(), torch.ones(3))
+
+
+def test_silent_embedding():
+    classify = CosineClassifier(6, 3)
+    x = torch.zeros(2, 1, 6, requires_grad=True)
+    y = classify(x)
+    y.sum().backward()
+    assert torch.equal(y, torch.zeros(2, 1, 3))
+    assert x.grad.isfinite().all()
+
+
+def test_cosines_are_exact_under_autocast():
+    torch.manual_seed(0)
+    classify = CosineClassifier(64, 10)
+    x = torch.randn(8, 1, 64).to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = classify(x)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, classify(x.float()))
+
+
+def test_cosine_gradients():
+    torch.manual_seed(0)
+    classify = CosineClassifier(4, 3).double()
+    x = torch.randn(2, 1, 4, dtype=torch.float64, requires_grad=True)
+
+    def run(x, weight):
+        return torch.func.functional_call(classify, {"weight": weight}, (x,))
+
+    weight = classify.weight.detach().requires_grad_()
+    assert torch.autograd.gradcheck(run, (x, weight))
+
+
+def test_log_probabilities():
+    torch.manual_seed(0)
+    classify = SoftmaxClassifier(5, 3).double()
+    torch.nn.init.normal_(classify.linear.weight)
+    torch.nn.init.normal_(classify.linear.bias)
+    x = torch.randn(4, 1, 5, dtype=torch.float64)
+    weight = classify.linear.weight.detach().numpy()
+    logits = x.numpy() @ weight.T + classify.linear.bias.detach().numpy()
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    y = classify(x).detach().numpy()
+    assert y.shape == (4, 1, 3)
+    np.testing.assert_allclose(np.exp(y), expected, rtol=1e-12)
+
+
+def test_released_initialisation():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(300, 100)
+    assert init_linear_(linear) is linear
+    bound = math.sqrt(0.01 / 400)
+    weight = linear.weight.detach()
+    assert weight.abs().max() <= bound
+    # Uniform: the extremes are reached and the variance is a third.
+    assert weight.max() > 0.99 * bound and weight.min() < -0.99 * bound
+    assert weight.var().item() == pytest.approx(bound**2 / 3, rel=0.03)
+    assert not linear.bias.any()
+
+
+def test_the_softmax_classifier_starts_that_way():
+    weight = SoftmaxClassifier(300, 100).linear.weight
+    assert weight.abs().max() <= math.sqrt(0.01 / 400)

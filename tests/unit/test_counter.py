@@ -1,0 +1,115 @@
+"""Numbers from a counter: uniform, independent, and the same for everyone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import (
+    given,
+    settings,
+    strategies as st,
+)
+from scipy.stats import chi2
+
+from amsincnet_sb.dataio.counter import random_integers
+
+MASK = 2**64 - 1
+
+
+def splitmix(x):
+    """SplitMix64's finaliser on Python's unbounded integers."""
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & MASK
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & MASK
+    return x ^ x >> 31
+
+
+def reference(seed, stream, n, below):
+    golden = 0x9E3779B97F4A7C15
+    key = (2 * seed + 1) * golden + stream * 0xBF58476D1CE4E5B9 & MASK
+    bits = splitmix(splitmix(n * golden + key & MASK) ^ key)
+    return (bits >> 32) * below >> 32
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**63),
+    st.integers(0, 5),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(1, 2**31 - 1),
+)
+def test_whole_numbers_of_any_size(seed, stream, n, below):
+    x = random_integers(seed, stream, torch.tensor(n), below)
+    assert x.dtype == torch.int64
+    assert x.item() == reference(seed, stream, n, below)
+    assert 0 <= x < below
+
+
+@pytest.mark.parametrize("seed", [0, 1, 1234, 2**40])
+@pytest.mark.parametrize("below", [2, 10, 462, 2310])
+def test_uniform(seed, below):
+    n = 50 * below + 20_000
+    x = random_integers(seed, 0, torch.arange(n), below)
+    observed = np.bincount(x.numpy(), minlength=below)
+    statistic = ((observed - n / below) ** 2 / (n / below)).sum()
+    assert 1e-5 < chi2.sf(statistic, below - 1) < 1 - 1e-5
+
+
+def pairs_are_independent(x, y, below=16):
+    table = np.bincount((x * below + y).numpy(), minlength=below**2)
+    expected = len(x) / below**2
+    statistic = ((table - expected) ** 2 / expected).sum()
+    return 1e-5 < chi2.sf(statistic, below**2 - 1) < 1 - 1e-5
+
+
+@pytest.mark.parametrize("lag", [0, 1, 2, 3, 128])
+def test_streams_and_seeds_are_independent(lag):
+    # Seeds next to each other are the same numbers, shifted, for a generator
+    # that adds seed and counter.
+    n = torch.arange(50_000)
+    x = random_integers(1, 0, n, 16)
+    assert pairs_are_independent(x, random_integers(1, 1, n + lag, 16))
+    assert pairs_are_independent(x, random_integers(2, 0, n + lag, 16))
+    assert pairs_are_independent(x, random_integers(0, 0, n + lag, 16))
+    if lag:
+        assert pairs_are_independent(x, random_integers(1, 0, n + lag, 16))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 200), max_size=6), st.randoms())
+def test_the_same_in_pieces_and_in_any_order(cuts, rng):
+    whole = random_integers(7, 1, torch.arange(200), 1000)
+    edges = [0, *sorted(cuts), 200]
+    pieces = [torch.arange(a, b) for a, b in zip(edges, edges[1:])]
+    joined = torch.cat([random_integers(7, 1, p, 1000) for p in pieces])
+    assert torch.equal(joined, whole)
+    order = rng.sample(range(200), 200)
+    shuffled = random_integers(7, 1, torch.tensor(order), 1000)
+    assert torch.equal(shuffled, whole[order])
+    grid = random_integers(7, 1, torch.arange(200).view(4, 50), 1000)
+    assert torch.equal(grid, whole.view(4, 50))
+
+
+def test_large_bounds_fill_their_range_without_overflow():
+    below = 2**31 - 1
+    x = random_integers(3, 0, torch.arange(100_000), below)
+    assert x.min() >= 0 and x.max() < below
+    assert x.max() > 0.999 * below and x.min() < 0.001 * below
+    assert x.double().mean().item() == pytest.approx(below / 2, rel=0.01)
+
+
+def test_large_counters_are_as_good():
+    n = 2**62 + torch.arange(20_000)
+    x = random_integers(3, 0, n, 16)
+    assert x.min() == 0 and x.max() == 15
+    assert pairs_are_independent(x, random_integers(3, 0, n + 1, 16))
+
+
+def test_bounds_of_each():
+    below = torch.tensor([1, 2, 1000, 2**31 - 1])
+    x = random_integers(5, 0, torch.arange(4000).view(-1, 1), below)
+    assert x.shape == (4000, 4)
+    assert (x >= 0).all() and (x < below).all()
+    assert x[:, 0].unique().tolist() == [0]
+    assert x[:, 1].unique().tolist() == [0, 1]
+    for j, bound in enumerate(below.tolist()):
+        one = random_integers(5, 0, torch.arange(4000), bound)
+        assert torch.equal(x[:, j], one)

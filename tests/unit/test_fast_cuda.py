@@ -1,0 +1,260 @@
+"""The fast convolutional part against the plain one, with F.conv1d.
+
+Without a GPU the kernels run in Triton's interpreter, in a process of their
+own because the switch is read when they are first imported; this file is that
+process's program, too. The interpreter does not know products of bfloat16;
+those are checked on a GPU only.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from amsincnet_sb.nnet import fast_cuda
+
+pytest.importorskip("triton")
+on_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device"
+)
+
+DEFAULT = (3200, (80, 60, 60), (251, 5, 5), (3, 3, 3))
+# samples, channels, taps, pools: every number of layers, channels below, at
+# and above a multiple of 16, pools with and without a kernel of their own,
+# lengths that do and do not fill the last block
+FAMILY = [
+    (120, (5, 4, 3), (21, 3, 3), (3, 2, 1)),
+    (90, (18, 17), (9, 2), (1, 4)),
+    (64, (16,), (11,), (2,)),
+    (79, (3, 2), (7, 1), (3, 3)),
+]
+
+
+def plain(x, input_norm, filters, convs, norms, pools, eps=1e-6, slope=0.2):
+    """What :func:`fast_cuda.cnn` computes, as one would write it."""
+
+    def normalise(x, gain, bias):
+        std = (x.var(-1, keepdim=True) + 1e-20).sqrt()
+        return gain * (x - x.mean(-1, keepdim=True)) / (std + eps) + bias
+
+    x = normalise(x, *input_norm)
+    x = F.conv1d(x.unsqueeze(1), filters.unsqueeze(1)).abs()
+    x = F.max_pool1d(x, pools[0])
+    x = F.leaky_relu(normalise(x, *norms[0]), slope)
+    for conv, norm, pool in zip(convs, norms[1:], pools[1:]):
+        x = F.max_pool1d(F.conv1d(x, *conv), pool)
+        x = F.leaky_relu(normalise(x, *norm), slope)
+    return x.flatten(1)
+
+
+def problem(shape, batch, dtype=torch.float64, device="cpu"):
+    """Random arguments of a cnn and the list of its leaves."""
+    samples, channels, taps, pools = shape
+    leaves = []
+
+    def leaf(*size, scale=1.0, offset=0.0):
+        value = torch.randn(*size, dtype=torch.float64) * scale + offset
+        leaves.append(value.to(device, dtype).requires_grad_())
+        return leaves[-1]
+
+    def affine(*size):
+        return leaf(*size, scale=0.1, offset=1.0), leaf(*size, scale=0.1)
+
+    torch.manual_seed(0)
+    x = leaf(batch, samples)
+    input_norm = affine(samples)
+    filters = leaf(channels[0], taps[0], scale=taps[0] ** -0.5)
+    convs = [
+        (leaf(out, c, k, scale=(c * k) ** -0.5), leaf(out, scale=0.1))
+        for c, out, k in zip(channels, channels[1:], taps[1:])
+    ]
+    norms, time = [], samples
+    for c, k, pool in zip(channels, taps, pools):
+        time = (time - k + 1) // pool
+        norms.append(affine(c, time))
+    return (x, input_norm, filters, convs, norms, pools), leaves
+
+
+def relative(a, b):
+    """Distance from ``b`` relative to its norm."""
+    return ((a.double() - b).norm() / (b.norm() + 1e-12)).item()
+
+
+def errors(function, arguments, leaves, exact, exact_leaves):
+    """Relative errors of the value and of every gradient."""
+    y = function(*arguments)
+    want = plain(*exact)
+    weight = torch.randn(
+        want.shape, dtype=torch.float64, generator=torch.manual_seed(1)
+    ).to(want.device)
+    got = torch.autograd.grad(y, leaves, weight.to(y.dtype))
+    right = torch.autograd.grad(want, exact_leaves, weight)
+    # A bias before a normalisation has no gradient: the exact one is noise.
+    pairs = [
+        (a, b if b.norm() > 1e-9 else torch.zeros_like(b))
+        for a, b in zip(got, right)
+    ]
+    return relative(y, want), [relative(a, b) for a, b in pairs]
+
+
+def interpreted():
+    """What is checked in the interpreter."""
+    for shape in FAMILY:
+        arguments, leaves = problem(shape, 3)
+        value, grads = errors(
+            fast_cuda.cnn, arguments, leaves, arguments, leaves
+        )
+        assert value < 1e-13, (shape, value)
+        assert max(grads) < 1e-13, (shape, grads)
+
+    arguments, leaves = problem((40, (3, 2), (7, 2), (3, 2)), 2)
+
+    def of_leaves(*tensors):
+        x, a, b, filters, weight, bias, *norms = tensors
+        return fast_cuda.cnn(
+            x,
+            (a, b),
+            filters,
+            [(weight, bias)],
+            [norms[:2], norms[2:]],
+            (3, 2),
+        )
+
+    assert torch.autograd.gradcheck(of_leaves, leaves, fast_mode=True)
+
+    # float32, and only some gradients wanted
+    exact, exact_leaves = problem(FAMILY[0], 2)
+    single, leaves = problem(FAMILY[0], 2, torch.float32)
+    value, grads = errors(fast_cuda.cnn, single, leaves, exact, exact_leaves)
+    assert value < 1e-5, value
+    assert max(grads) < 1e-4, grads
+    for leaf in leaves[:3]:
+        leaf.requires_grad_(False)
+    y = fast_cuda.cnn(*single)
+    assert y.dtype == torch.float32
+    some = torch.autograd.grad(y.square().sum(), leaves[3])
+    assert some[0].isfinite().all()
+
+    # silence has finite gradients, and a NaN stays in its window
+    silent, leaves = problem(FAMILY[0], 3)
+    with torch.no_grad():
+        silent[0][0] = 0.0
+    y = fast_cuda.cnn(*silent)
+    grads = torch.autograd.grad(y.sum(), leaves)
+    assert all(g.isfinite().all() for g in grads)
+    with torch.no_grad():
+        silent[0][1, 5] = torch.nan
+        y = fast_cuda.cnn(*silent)
+    assert y.isnan().all(1).tolist() == [False, True, False]
+
+
+def test_values_and_gradients_in_the_interpreter():
+    """All kernels, value by value, on the CPU."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": root + os.pathsep + os.environ.get("PYTHONPATH", ""),
+    }
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_supports_only_what_it_can_run():
+    """Not on a CPU, whatever the type."""
+    assert not fast_cuda.supports(torch.zeros(1))
+
+    def ask(x):
+        return x + 1 if fast_cuda._capable(0) else x - 1
+
+    # The question may be part of what is compiled.
+    asked = torch.compile(ask, fullgraph=True, backend="eager")
+    capable = torch.cuda.is_available() and (
+        torch.cuda.get_device_capability(0) >= (8, 0)
+    )
+    assert asked(torch.zeros(())).item() == (1 if capable else -1)
+
+
+@pytest.mark.parametrize("size", [5, 8, 6420])
+def test_aligned_linear_equals_linear(size):
+    """Zeros in the padding change neither values nor gradients."""
+    x = torch.randn(4, size)
+    leaves = [torch.randn(3, size), torch.randn(3)]
+    leaves = [t.requires_grad_() for t in leaves]
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            got = fast_cuda.linear(x, *leaves)
+            want = F.linear(x, *leaves)
+        assert got.dtype == want.dtype
+        tolerance = {"rtol": 2e-2, "atol": 0.5} if enabled else {}
+        torch.testing.assert_close(got, want, **tolerance)
+        for a, b in zip(
+            torch.autograd.grad(got.float().sum(), leaves),
+            torch.autograd.grad(want.float().sum(), leaves),
+        ):
+            assert a.shape == b.shape
+            torch.testing.assert_close(a, b)
+
+
+@on_gpu
+@pytest.mark.parametrize("shape", [DEFAULT, *FAMILY])
+def test_float32_on_gpu(shape):
+    """As exact as float32 convolutions."""
+    exact, exact_leaves = problem(shape, 4, device="cuda")
+    single, leaves = problem(shape, 4, torch.float32, "cuda")
+    value, grads = errors(fast_cuda.cnn, single, leaves, exact, exact_leaves)
+    assert value < 1e-5
+    assert max(grads) < 1e-4
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_reduced_precision_on_gpu(precision, monkeypatch):
+    """Not worse than the plain path at the same precision."""
+    exact, exact_leaves = problem(DEFAULT, 8, device="cuda")
+    single, leaves = problem(DEFAULT, 8, torch.float32, "cuda")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    found = []
+    for function in (fast_cuda.cnn, plain):
+
+        def run(*arguments, function=function):
+            with torch.autocast(
+                "cuda", torch.bfloat16, enabled=precision == "bf16"
+            ):
+                return function(*arguments)
+
+        found.append(errors(run, single, leaves, exact, exact_leaves))
+    (value, grads), (plain_value, plain_grads) = found
+    assert 1e-5 < value < 1.5 * plain_value
+    for ours, theirs in zip(grads, plain_grads):
+        assert ours < 1.5 * theirs
+
+
+@on_gpu
+def test_repeats_bit_for_bit_and_compiles_whole():
+    """No kernel depends on the order in which programs run."""
+    arguments, leaves = problem(DEFAULT, 32, torch.float32, "cuda")
+
+    def run(function):
+        with torch.autocast("cuda", torch.bfloat16):
+            y = function(*arguments)
+        return [y, *torch.autograd.grad(y.float().square().sum(), leaves)]
+
+    first, second = run(fast_cuda.cnn), run(fast_cuda.cnn)
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+    whole = torch.compile(fast_cuda.cnn, fullgraph=True, dynamic=False)
+    for a, b in zip(run(whole), first):
+        assert relative(a, b.double()) < 2e-2
+
+
+if __name__ == "__main__":
+    interpreted()

@@ -1,0 +1,150 @@
+"""Margin losses against their equations, and against SpeechBrain's own."""
+
+import math
+
+import pytest
+import torch
+from speechbrain.nnet.losses import AngularMargin, LogSoftmaxWrapper
+
+from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
+
+BOTH = pytest.mark.parametrize("kind", [AMSoftmax, ReleasedAMSoftmax])
+
+
+def cosines(batch=6, classes=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(batch, classes, generator=generator, dtype=torch.float64)
+    labels = torch.randint(classes, (batch,), generator=generator)
+    return 2 * x - 1, labels
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_am_softmax_is_its_equation(margin, scale):
+    x, labels = cosines()
+    total = 0.0
+    for row, y in zip(x.tolist(), labels.tolist()):
+        own = math.exp(scale * (row[y] - margin))
+        others = [math.exp(scale * c) for j, c in enumerate(row) if j != y]
+        total += -math.log(own / (own + sum(others)))
+    loss = AMSoftmax(margin, scale)(x, labels)
+    assert loss.dtype == torch.float64
+    assert loss.item() == pytest.approx(total / len(x), rel=1e-12)
+
+
+@pytest.mark.parametrize("margin, scale", [(0.2, 30.0), (0.35, 15.0)])
+def test_am_softmax_equals_speechbrains(margin, scale):
+    x, labels = cosines(batch=8, classes=40)
+    x = x.float().unsqueeze(1)
+    theirs = LogSoftmaxWrapper(AngularMargin(margin=margin, scale=scale))
+    ours = AMSoftmax(margin, scale)(x, labels[:, None])
+    expected = theirs(x, labels[:, None])
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_those_of_the_equation():
+    x, labels = cosines()
+    x.requires_grad_()
+    scale, margin = 30.0, 0.25
+    AMSoftmax(margin, scale)(x, labels).backward()
+    own = torch.nn.functional.one_hot(labels, 5)
+    posteriors = (scale * (x.detach() - margin * own)).softmax(-1)
+    expected = scale * (posteriors - own) / len(x)
+    torch.testing.assert_close(x.grad, expected)
+
+
+@BOTH
+def test_gradcheck(kind):
+    x, labels = cosines(batch=4, classes=3)
+    x = (x if kind is AMSoftmax else x.log_softmax(-1)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: kind(0.5)(x, labels), (x,))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_released_loss_is_its_equation(margin):
+    x, labels = cosines(batch=4, classes=3)
+    p = x.log_softmax(-1)
+    rows = p.tolist()
+    norms = [math.sqrt(sum(r[j] ** 2 for r in rows)) for j in range(3)]
+    total = 0.0
+    for row, y in zip(rows, labels.tolist()):
+        q = [v / (n + 1e-12) for v, n in zip(row, norms)]
+        own = math.exp(30 * (q[y] - margin))
+        others = sum(math.exp(30 * q[j]) for j in range(3) if j != y)
+        total -= math.log(own / (own + others + 1e-12))
+    loss = ReleasedAMSoftmax(margin)(p, labels)
+    assert loss.item() == pytest.approx(total / 4, rel=1e-9)
+
+
+def test_the_released_loss_hardly_feels_its_margin():
+    x, labels = cosines(batch=128, classes=20)
+    p = x.log_softmax(-1).requires_grad_()
+    losses = [ReleasedAMSoftmax(m)(p, labels) for m in (0.05, 0.95)]
+    rise = (losses[1] - losses[0]).item()
+    assert rise == pytest.approx(30 * 0.9, rel=0.05)
+    a, b = (torch.autograd.grad(loss, p)[0] for loss in losses)
+    assert (a - b).norm() < 0.2 * a.norm()
+
+
+@BOTH
+@pytest.mark.parametrize("predictions", [(6, 5), (6, 1, 5)])
+@pytest.mark.parametrize("targets", [(6,), (6, 1)])
+def test_shapes(kind, predictions, targets):
+    x, labels = cosines()
+    x = x.log_softmax(-1)
+    loss = kind(0.25)(x.view(predictions), labels.view(targets))
+    assert loss.shape == ()
+    assert torch.equal(loss, kind(0.25)(x, labels))
+    lengths = torch.linspace(0.1, 1, 6)
+    with_length = kind(0.25)(x.view(predictions), labels.view(targets), lengths)
+    assert torch.equal(with_length, loss)
+
+
+@BOTH
+def test_half_precision_is_computed_in_float32(kind):
+    x, labels = cosines(batch=16, classes=50)
+    x = x.log_softmax(-1).to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = kind(0.35)(x, labels)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, kind(0.35)(x.float(), labels))
+    exact = kind(0.35)(x.double(), labels).item()
+    assert loss.item() == pytest.approx(exact, rel=1e-5)
+
+
+def test_certain_and_hopeless_examples_stay_finite():
+    x = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], requires_grad=True)
+    loss = AMSoftmax(1.0, scale=1000.0)(x, torch.tensor([1, 0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(3000.0)
+    assert x.grad.isfinite().all()
+
+
+@BOTH
+@pytest.mark.parametrize("margin", [-0.01, 1.01, math.nan, math.inf])
+def test_margin_range(kind, margin):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: margin.*0 and 1"):
+        kind(margin)
+    loss = kind(0.5)
+    with pytest.raises(ValueError, match="margin"):
+        loss.set_margin(margin)
+    assert loss.margin == 0.5
+
+
+@BOTH
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan])
+def test_scale_range(kind, scale):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: scale"):
+        kind(0.5, scale)
+
+
+def test_set_margin_is_in_place_and_counts():
+    x, labels = cosines()
+    loss = AMSoftmax(0.0)
+    buffer, address = loss.margin, loss.margin.data_ptr()
+    loss.set_margin(0.5)
+    assert loss.margin is buffer and buffer.data_ptr() == address
+    assert torch.equal(loss(x, labels), AMSoftmax(0.5)(x, labels))
+    assert loss(x, labels) > AMSoftmax(0.0)(x, labels)
+    assert not loss.state_dict()  # a schedule's value, not a parameter's
+    assert "margin=0.5" in repr(loss)

@@ -1,0 +1,82 @@
+"""Normalisation over time against numpy in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from amsincnet_sb.nnet.normalization import TimeLayerNorm
+
+
+def layer_with_random_weights(shape, **kwargs):
+    torch.manual_seed(0)
+    layer = TimeLayerNorm(shape, **kwargs).double()
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    return layer
+
+
+@pytest.mark.parametrize("shape", [7, (7,), (3, 7), (2, 3, 7)])
+@pytest.mark.parametrize("eps", [1e-6, 0.5])
+def test_formula(shape, eps):
+    layer = layer_with_random_weights(shape, eps=eps)
+    full = (shape,) if isinstance(shape, int) else shape
+    assert layer.weight.shape == layer.bias.shape == full
+    x = np.random.default_rng(0).normal(2.0, 3.0, (5, *full))
+    mean = x.mean(-1, keepdims=True)
+    std = x.std(-1, ddof=1, keepdims=True)
+    expected = layer.weight.detach().numpy() * (x - mean) / (std + eps)
+    expected += layer.bias.detach().numpy()
+    y = layer(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(y, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_differs_from_torch():
+    # With the biased deviation the factor is sqrt(n / (n - 1)).
+    x = torch.randn(2, 4, dtype=torch.float64)
+    torchs = torch.nn.functional.layer_norm(x, (4,), eps=0)
+    ours = TimeLayerNorm(4, eps=0).double()(x)
+    torch.testing.assert_close(torchs, ours * (4 / 3) ** 0.5)
+
+
+def test_gradients():
+    layer = layer_with_random_weights((2, 5))
+    x = torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True)
+
+    def run(x, weight, bias):
+        parameters = {"weight": weight, "bias": bias}
+        return torch.func.functional_call(layer, parameters, (x,))
+
+    inputs = [x, *(p.detach().requires_grad_() for p in layer.parameters())]
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.3, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_constant_input_gives_the_bias_and_finite_gradients(value, dtype):
+    layer = TimeLayerNorm(64).to(dtype)
+    torch.nn.init.constant_(layer.bias, 0.25)
+    x = torch.full((2, 64), value, dtype=dtype, requires_grad=True)
+    y = layer(x)
+    y.square().sum().backward()
+    if value in (0.0, 1.0):  # the mean of the others is rounded
+        assert torch.equal(y, torch.full_like(y, 0.25))
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+def test_quiet_speech_is_normalised_all_the_same():
+    # One step of 16 bits up and down.
+    x = torch.tensor([[1.0, -1.0] * 100]) / 32768
+    y = TimeLayerNorm(200)(x)
+    assert y.std().item() == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    torch.manual_seed(0)
+    layer = TimeLayerNorm((3, 500))
+    x = (torch.randn(2, 3, 500) + 50).to(dtype)
+    y = layer(x)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, layer(x.float()))

@@ -1,0 +1,125 @@
+"""Learning curves."""
+
+import builtins
+import errno
+import os
+
+import pytest
+
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.history import History
+from amsincnet_sb.utils.plots import plot_curves
+
+pyplot = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    history = History(tmp_path / "metrics.jsonl")
+    for epoch in (1, 2, 3):
+        history.append(
+            epoch=epoch,
+            step=10 * epoch,
+            split="valid",
+            train_loss=5.0 / epoch,
+            train_frame_error=90.0 / epoch,
+            loss=6.0 / epoch,
+            frame_error=80.0 / epoch,
+            sentence_error=40.0 / epoch,
+        )
+    # A test of a finished model: nothing has been trained.
+    history.append(epoch=3, step=30, split="test", loss=1.0, frame_error=2.0)
+    return history.path
+
+
+def test_what_is_drawn(metrics, tmp_path, monkeypatch):
+    drawn = {}
+
+    def remember(figure):
+        for axis in figure.axes:
+            drawn[axis.get_title()] = {
+                line.get_label(): (
+                    list(line.get_xdata()),
+                    list(line.get_ydata()),
+                )
+                for line in axis.get_lines()
+            }
+
+    monkeypatch.setattr(pyplot, "close", remember)
+    assert plot_curves(metrics, tmp_path / "new" / "curves.png") is True
+    x = [1, 2, 3]
+    assert drawn == {
+        "Loss": {
+            "training": (x, [5.0, 2.5, 5 / 3]),
+            "valid": (x, [6.0, 3.0, 2.0]),
+        },
+        "Frame error (%)": {
+            "training": (x, [90.0, 45.0, 30.0]),
+            "valid": (x, [80.0, 40.0, 80 / 3]),
+        },
+        "Sentence error (%)": {"valid": (x, [40.0, 20.0, 40 / 3])},
+    }
+    png = (tmp_path / "new" / "curves.png").read_bytes()
+    assert png.startswith(b"\x89PNG\r\n")
+    monkeypatch.undo()
+    pyplot.close("all")
+
+
+def test_published_errors_beside_ours(metrics, tmp_path, monkeypatch):
+    labels = {}
+
+    def remember(figure):
+        for axis in figure.axes:
+            texts = axis.get_legend().get_texts()
+            labels[axis.get_title()] = {text.get_text() for text in texts}
+
+    monkeypatch.setattr(pyplot, "close", remember)
+    assert plot_curves(metrics, tmp_path / "curves.png", published=True)
+    monkeypatch.undo()
+    pyplot.close("all")
+    theirs = {"published AM-SincNet (TIMIT)", "published SincNet (TIMIT)"}
+    assert labels == {
+        "Loss": {"training", "valid"},
+        "Frame error (%)": {"training", "valid"} | theirs,
+        "Sentence error (%)": {"valid"} | theirs,
+    }
+
+
+def test_figures_are_closed(metrics, tmp_path):
+    before = pyplot.get_fignums()
+    plot_curves(metrics, tmp_path / "curves.png")
+    assert pyplot.get_fignums() == before
+
+
+def test_nothing_trained(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert plot_curves(path, tmp_path / "curves.png") is False
+    History(path).append(epoch=0, step=0, split="test", loss=1.0)
+    assert plot_curves(path, tmp_path / "curves.png") is False
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_without_matplotlib(metrics, tmp_path, monkeypatch):
+    found = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return found(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert plot_curves(metrics, tmp_path / "curves.png") is False
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_a_full_disk_keeps_the_old_picture(metrics, tmp_path, monkeypatch):
+    def no_space(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "curves.png"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(InputError, match="No space"):
+        plot_curves(metrics, path)
+    pyplot.close("all")
+    assert path.read_text() == "old"

@@ -1,0 +1,70 @@
+"""Schedules: values at steps worked out by hand, and no state."""
+
+import math
+import pickle
+import random
+
+import pytest
+
+from amsincnet_sb.nnet.schedules import CosineSchedule, LinearRamp
+
+COSINE = CosineSchedule(2.0, total_steps=110, warmup_steps=10, final=0.5)
+
+
+@pytest.mark.parametrize(
+    "step, value",
+    [
+        (0, 0.2),
+        (4, 1.0),
+        (9, 2.0),
+        (10, 2.0),
+        (35, 0.5 + 1.5 * (1 + math.sqrt(0.5)) / 2),  # a quarter of pi
+        (60, 1.25),  # half way
+        (85, 0.5 + 1.5 * (1 - math.sqrt(0.5)) / 2),
+        (110, 0.5),
+        (10**9, 0.5),
+    ],
+)
+def test_cosine(step, value):
+    assert COSINE(step) == pytest.approx(value, rel=1e-12)
+
+
+def test_cosine_rises_then_falls():
+    values = [COSINE(step) for step in range(111)]
+    assert values[:10] == sorted(values[:10])
+    assert values[10:] == sorted(values[10:], reverse=True)
+
+
+@pytest.mark.parametrize("step", [0, 1, 50, 100, 1000])
+def test_a_constant(step):
+    assert CosineSchedule(0.001, total_steps=100)(step) == 0.001
+
+
+def test_a_warm_up_longer_than_the_run():
+    schedule = CosineSchedule(1.0, total_steps=5, warmup_steps=10, final=0.0)
+    assert schedule(4) == 0.5
+    assert schedule(10) == 1.0 and schedule(11) == 0.0
+
+
+@pytest.mark.parametrize(
+    "step, value",
+    [(0, 0.0), (5, 0.0), (6, 0.1), (7, 0.2), (8, 0.3), (9, 0.4), (99, 0.4)],
+)
+def test_ramp(step, value):
+    ramp = LinearRamp(0.4, ramp_steps=4, start_step=5)
+    assert ramp(step) == pytest.approx(value, abs=1e-15)
+
+
+def test_no_ramp():
+    assert LinearRamp(0.4)(0) == 0.4
+    late = LinearRamp(0.4, start_step=2)
+    assert [late(step) for step in (0, 1, 2)] == [0.0, 0.0, 0.4]
+
+
+@pytest.mark.parametrize("schedule", [COSINE, LinearRamp(0.4, 50, 10)])
+def test_stateless(schedule):
+    straight = [schedule(step) for step in range(120)]
+    before = pickle.dumps(schedule)
+    order = random.Random(0).sample(range(120), 120)
+    assert {s: schedule(s) for s in order} == dict(enumerate(straight))
+    assert pickle.dumps(schedule) == before

@@ -1,0 +1,198 @@
+"""Sinc filters against the difference of two low-pass filters."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import firwin
+
+from amsincnet_sb.nnet.sinc import SincConv, mel_cutoffs
+
+
+def reference_filters(low, high, taps):
+    """Two ideal low-pass filters, peak one, Hamming window; float64.
+
+    low, high : cut-offs in units of the sample rate, ``[C]``.
+    """
+    half = taps // 2
+    t = np.arange(-half, half + 1)
+    window = 0.54 - 0.46 * np.cos(2 * np.pi * np.linspace(0, 1, taps))
+    rows = []
+    for f1, f2 in zip(low, high):
+        with np.errstate(invalid="ignore"):
+            ideal = np.where(
+                t == 0,
+                2 * (f2 - f1),
+                (np.sin(2 * np.pi * f2 * t) - np.sin(2 * np.pi * f1 * t))
+                / (np.pi * t),
+            )
+        rows.append(ideal / ideal.max() * window)
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("taps", [3, 51, 251])
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_filters_are_differences_of_sincs(taps, rate):
+    torch.manual_seed(taps)
+    layer = SincConv(12, taps, rate, min_low_hz=30.0, min_band_hz=70.0)
+    with torch.no_grad():
+        layer.low.uniform_(-0.2, 0.2)
+        layer.band.uniform_(-0.2, 0.2)
+    low = np.abs(layer.low.detach().double().numpy()) + 30.0 / rate
+    band = np.abs(layer.band.detach().double().numpy()) + 70.0 / rate
+    filters = layer.filters()
+    assert filters.dtype == torch.float32 and filters.shape == (12, taps)
+    expected = reference_filters(low, low + band, taps)
+    np.testing.assert_allclose(filters.detach(), expected, atol=2e-6)
+
+
+def test_a_known_filter_of_scipy():
+    # scipy scales to unit gain at the centre of the band, we to a peak of one.
+    layer = SincConv(2, 101, 16000, min_low_hz=0.0, min_band_hz=0.0)
+    with torch.no_grad():
+        layer.low.fill_(1000 / 16000)
+        layer.band.fill_(2000 / 16000)
+    theirs = firwin(101, [1000, 3000], pass_zero=False, fs=16000)
+    ours = layer.filters()[0].detach().double().numpy()
+    np.testing.assert_allclose(ours, theirs / theirs.max(), atol=2e-6)
+
+
+def test_filters_pass_their_band_and_nothing_else():
+    rate, n = 16000, 16384
+    layer = SincConv(20, 251, rate)
+    response = np.abs(np.fft.rfft(layer.filters().detach().numpy(), n))
+    hz = np.arange(n // 2 + 1) * rate / n
+    low, high = (x.numpy() for x in layer.cutoffs_hz())
+    edge = 250.0  # of a Hamming window of 251 taps: 3.3 / 251 * 16000 / 2 Hz
+    for gain, f1, f2 in zip(response, low, high):
+        if f2 > rate / 2:  # the last one, folded onto itself
+            continue
+        top = gain.max()
+        inside = (hz > f1 + edge) & (hz < f2 - edge)
+        outside = (hz < f1 - edge) | (hz > f2 + edge)
+        assert (gain[inside] > 0.98 * top).all()
+        assert (gain[outside] < 0.01 * top).all()
+        at_edges = np.interp([f1, f2], hz, gain)
+        if f2 - f1 > 2 * edge and f1 > edge and f2 < rate / 2 - edge:
+            np.testing.assert_allclose(at_edges, 0.5 * top, rtol=0.05)
+
+
+def test_symmetric_with_a_peak_of_one_in_the_middle():
+    filters = SincConv(80, 251).filters().detach()
+    assert torch.equal(filters[:, 125], torch.ones(80))
+    assert filters.abs().max() <= 1
+    torch.testing.assert_close(filters, filters.flip(1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("n", [2, 3, 80])
+def test_mel_grid(n, rate):
+    low, high = mel_cutoffs(n, rate)
+    assert low.dtype == high.dtype == torch.float64
+    assert low[0] == 30 and high[-1] == rate / 2 - 100
+    top = 2595 * math.log10(1 + rate / 1400)
+    mels = np.linspace(80, top, n)
+    # The points i - 1 and i + 1 of the grid, back in mel.
+    np.testing.assert_allclose(
+        2595 * np.log10(1 + low[1:].numpy() / 700), mels[:-1], rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        2595 * np.log10(1 + high[:-1].numpy() / 700), mels[1:], rtol=1e-10
+    )
+
+
+def test_cutoffs_keep_their_least_values():
+    layer = SincConv(3, 11, 16000, min_low_hz=50.0, min_band_hz=25.0)
+    with torch.no_grad():
+        layer.low.copy_(torch.tensor([0.0, -0.01, 0.01]))
+        layer.band.copy_(torch.tensor([0.0, -0.02, 0.4]))
+    low, high = layer.cutoffs_hz()
+    torch.testing.assert_close(low, torch.tensor([50.0, 210.0, 210.0]))
+    # Nothing clamps at half the sample rate.
+    torch.testing.assert_close(high, torch.tensor([75.0, 555.0, 6635.0]))
+    assert not low.requires_grad
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_convolution_is_a_correlation_without_padding(stride):
+    torch.manual_seed(0)
+    layer = SincConv(4, 9, stride=stride).double()
+    x = torch.randn(2, 30, dtype=torch.float64)
+    filters = layer.filters().detach().numpy()
+    y = layer(x).detach().numpy()
+    starts = range(0, 30 - 9 + 1, stride)
+    expected = np.array(
+        [
+            [[np.dot(f, row[s : s + 9]) for s in starts] for f in filters]
+            for row in x.numpy()
+        ]
+    )
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(layer(x), layer(x.unsqueeze(1)))
+
+
+def test_gradients():
+    torch.manual_seed(1)
+    layer = SincConv(3, 7).double()
+    x = torch.randn(2, 12, dtype=torch.float64, requires_grad=True)
+
+    def run(x, low, band):
+        moved = {"low": low, "band": band}
+        return torch.func.functional_call(layer, moved, (x,))
+
+    inputs = [x, *(p.detach().requires_grad_() for p in layer.parameters())]
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_filters_move_at_ordinary_learning_rates():
+    # The reason for units of the sample rate: one RMSprop step of 1e-3 moves
+    # a cut-off by tens of Hz.
+    torch.manual_seed(0)
+    layer = SincConv(20, 101)
+    before = layer.cutoffs_hz()[0]
+    optimizer = torch.optim.RMSprop(layer.parameters(), lr=1e-3, alpha=0.95)
+    layer(torch.randn(2, 400)).square().mean().backward()
+    optimizer.step()
+    moved = (layer.cutoffs_hz()[0] - before).abs()
+    assert moved.median() > 10
+
+
+def test_autocast_leaves_the_filters_exact():
+    layer = SincConv(20, 101)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = layer.filters()
+        y = layer(torch.randn(1, 200))
+    assert y.dtype == torch.bfloat16
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, layer.filters())
+
+
+def test_double_and_float_agree_and_nothing_but_cutoffs_is_stored():
+    layer = SincConv(10, 251)
+    assert set(layer.state_dict()) == {"low", "band"}
+    twin = copy.deepcopy(layer).double()
+    assert twin.filters().dtype == torch.float64
+    torch.testing.assert_close(
+        twin.filters().float(), layer.filters(), rtol=0, atol=2e-6
+    )
+    # A detour through half precision rounds cut-offs and no tap position.
+    rounded = copy.deepcopy(layer).half().double()
+    expected = reference_filters(
+        *(x.detach().numpy() for x in rounded.cutoffs()), 251
+    )
+    np.testing.assert_allclose(rounded.filters().detach(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        ({"kernel_size": 250}, "odd"),
+        ({"out_channels": 1}, "at least 2"),
+    ],
+)
+def test_wrong_arguments(arguments, word):
+    with pytest.raises(ValueError, match=word):
+        SincConv(**arguments)

@@ -1,0 +1,324 @@
+"""The network: its parts in the right order, and waveforms of any length."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
+from amsincnet_sb.lobes.sincnet import SincNet
+
+WINDOW, HOP = 200, 30
+SMALL = {
+    "window": WINDOW,
+    "hop": HOP,
+    "cnn_channels": (4, 3, 3),
+    "cnn_kernel_sizes": (21, 5, 3),
+    "cnn_pools": (3, 3, 2),
+    "fc_neurons": [12, 12, 8],
+}
+
+
+def network(seed=0, **changes):
+    """A small network in evaluation mode, as if it had been trained."""
+    torch.manual_seed(seed)
+    net = SincNet(**{**SMALL, **changes}).eval()
+    for module in net.modules():
+        if hasattr(module, "running_var"):
+            module.running_mean.normal_(std=0.05)
+            module.running_var.uniform_(0.001, 0.01)
+        if hasattr(module, "eps"):
+            torch.nn.init.normal_(module.weight, 1, 0.2)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    return net
+
+
+@pytest.fixture(scope="module")
+def net():
+    return network()
+
+
+def waves(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator)
+
+
+def naive(net, wave):
+    """Mean embedding of the whole windows of one waveform ``[time]``."""
+    wave = wave.numpy()
+    if len(wave) < net.window:
+        repeats = -(-net.window // len(wave))
+        wave = np.tile(wave, repeats)[: net.window]
+    rows = []
+    start = 0
+    while start + net.window <= len(wave):
+        window = torch.tensor(wave[start : start + net.window])
+        rows.append(net(window[None])[0, 0])
+        start += net.hop
+    return torch.stack(rows).mean(0)
+
+
+# The network ---------------------------------------------------------------
+
+
+def test_the_released_architecture():
+    net = SincNet()
+    classify = SoftmaxClassifier(net.embedding_size, 462)
+    parameters = [*net.parameters(), *classify.parameters()]
+    assert sum(p.numel() for p in parameters) == 22_772_598
+    assert (net.window, net.hop, net.embedding_size) == (3200, 160, 2048)
+    assert net.fc_norms[0].momentum == 0.05
+    assert net(waves(2, 3200)).shape == (2, 1, 2048)
+
+
+@pytest.mark.parametrize("linear_embedding", [False, True])
+def test_layers_one_by_one(linear_embedding):
+    net = network(linear_embedding=linear_embedding).double()
+    x = wavs = waves(3, WINDOW).double()
+
+    def norm(layer, x):
+        mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+        return layer.weight * (x - mean) / (std + 1e-6) + layer.bias
+
+    def pooled(x, pool, layer):
+        whole = x.shape[-1] // pool * pool
+        x = x[..., :whole].unflatten(-1, (-1, pool)).amax(-1)
+        x = norm(layer, x)
+        return torch.where(x > 0, x, 0.2 * x)
+
+    x = norm(net.input_norm, x)
+    x = x.unfold(1, 21, 1).transpose(1, 2)  # [batch, taps, time]
+    x = (net.sinc.filters() @ x).abs()
+    x = pooled(x, 3, net.cnn_norms[0])
+    for i, pool in ((0, 3), (1, 2)):
+        x = F.conv1d(x, net.convs[i].weight, net.convs[i].bias)
+        x = pooled(x, pool, net.cnn_norms[i + 1])
+    x = norm(net.flat_norm, x.reshape(3, -1))
+    for i in range(3):
+        x = x @ net.linears[i].weight.T + net.linears[i].bias
+        bn = net.fc_norms[i]
+        x = (x - bn.running_mean) / (bn.running_var + bn.eps).sqrt()
+        x = bn.weight * x + bn.bias
+        if i < 2 or not linear_embedding:
+            x = torch.where(x > 0, x, 0.2 * x)
+    torch.testing.assert_close(net(wavs).squeeze(1), x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("linear_embedding", [False, True])
+def test_every_parameter_is_used(linear_embedding):
+    net = network(linear_embedding=linear_embedding).train()
+    net(waves(4, WINDOW)).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # A bias in front of a batch normalisation has no gradient but noise.
+        if not (name.startswith("linears") and name.endswith("bias")):
+            assert parameter.grad.any(), name
+
+
+def test_gain_and_offset_of_a_recording_change_nothing():
+    net = network()
+    x = waves(2, WINDOW)
+    # The input normalisation has a gain and a bias a sample, but after it.
+    torch.testing.assert_close(net(3 * x + 0.5), net(x), rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_is_behind_all_but_the_last_layer():
+    net = network(dropout=0.5, linear_embedding=True)
+    x = waves(1, WINDOW)
+    seen = []
+    net.dropout.register_forward_hook(lambda m, i, o: seen.append(o.shape))
+    assert torch.equal(net(x), net(x))
+    net.train()
+    for norm in net.fc_norms:
+        norm.eval()
+    assert not torch.equal(net(x), net(x))
+    assert seen == [(1, 12)] * 8
+    assert (net(x) != 0).all()
+
+
+@pytest.mark.parametrize("released_init", [False, True])
+def test_initialisation(released_init):
+    torch.manual_seed(0)
+    net = SincNet(**SMALL, released_init=released_init)
+    for linear in net.linears:
+        size = linear.in_features + linear.out_features
+        within = linear.weight.abs().max() <= (0.01 / size) ** 0.5
+        assert within == released_init
+        assert bool(linear.bias.any()) != released_init
+
+
+# Waveforms of any length -----------------------------------------------------
+
+
+def test_one_window(net):
+    x = waves(3, WINDOW)
+    y = net(x)
+    assert y.shape == (3, 1, 8) and net.embedding_size == 8
+    assert torch.equal(y.squeeze(1), net.embed_windows(x))
+    assert torch.equal(net(x.unsqueeze(-1)), y)
+    torch.testing.assert_close(net(x, torch.ones(3)), y)
+
+
+@pytest.mark.parametrize(
+    "time",
+    [1, 7, WINDOW - 1, WINDOW, WINDOW + HOP - 1, WINDOW + HOP, 3 * WINDOW],
+)
+def test_any_length(net, time):
+    x = waves(3, time, seed=time)
+    expected = torch.stack([naive(net, wave) for wave in x])
+    for y in (
+        net(x),
+        net(x.unsqueeze(-1)),
+        net(x, torch.ones(3)),
+        net(x.unsqueeze(-1), torch.ones(3)),
+    ):
+        assert y.shape == (3, 1, 8)
+        torch.testing.assert_close(y.squeeze(1), expected, atol=1e-5, rtol=0)
+
+
+def test_padding_changes_nothing(net):
+    lengths = [1, 60, WINDOW - 1, WINDOW, WINDOW + 1, WINDOW + HOP, 517, 900]
+    recordings = [waves(n, seed=n) for n in lengths]
+    alone = torch.stack([net(wave[None])[0, 0] for wave in recordings])
+    for filler in (0.0, 1e6, float("nan")):
+        padded = torch.full((len(lengths), 900), filler)
+        for row, wave in zip(padded, recordings):
+            row[: len(wave)] = wave
+        y = net(padded, torch.tensor(lengths) / 900).squeeze(1)
+        torch.testing.assert_close(y, alone, atol=1e-5, rtol=0)
+    expected = torch.stack([naive(net, wave) for wave in recordings])
+    torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)
+
+
+def test_lengths_survive_being_fractions(net):
+    # Every number of samples comes back from a float32 fraction.
+    net, time = copy.copy(net), 48_000
+    counts = []
+    net.embed_windows = lambda w: counts.append(len(w)) or w[:, :8]
+    samples = range(WINDOW + 5 * HOP, time, 10 * HOP)
+    for n in samples:
+        for shorter in (0, 1):  # whether the last window just fits
+            net(torch.zeros(1, time), torch.tensor([(n - shorter) / time]))
+    expected = [(n - WINDOW) // HOP + 1 - s for n in samples for s in (0, 1)]
+    assert counts == expected
+
+
+def test_lengths_weigh_gradients(net):
+    x = waves(2, 500).requires_grad_()
+    y = net(x, torch.tensor([1.0, 0.6]))
+    y.square().sum().backward()
+    assert x.grad[0, : WINDOW + 10 * HOP].any()
+    assert x.grad[1, :300].any() and not x.grad[1, 300:].any()
+
+
+def test_bfloat16_is_close(net):
+    x = waves(4, WINDOW)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(x)
+    exact = net(x)
+    assert y.shape == exact.shape
+    error = (y.float() - exact).norm() / exact.norm()
+    assert 0 < error < 0.05
+
+
+def test_long_recordings_in_bfloat16():
+    # One rounding of the result, and not one of every partial sum.
+    net = network(hop=2)
+    x = waves(2, WINDOW + 2 * 2000)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(x, torch.ones(2)).float().squeeze(1)
+        windows = net.embed_windows(x.unfold(1, WINDOW, 2).flatten(0, 1))
+    mean = windows.float().view(2, 2001, 8).mean(1)
+    assert (y - mean).norm() / mean.norm() < 0.0015
+
+
+# What is done with a network -------------------------------------------------
+
+
+def test_copies_pickles_and_weights(net):
+    x = waves(2, 333)
+    y = net(x)
+    other = network(seed=1)
+    assert not torch.allclose(other(x), y)
+    other.load_state_dict(net.state_dict())
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), other):
+        assert torch.equal(twin(x), y)
+        assert twin.arguments == net.arguments
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {
+            "sample_rate": 8000,
+            "window": 210,
+            "hop": 7,
+            "cnn_channels": [5, 2],
+            "cnn_kernel_sizes": [31, 3],
+            "cnn_pools": [2, 4],
+            "fc_neurons": [6],
+            "dropout": 0.25,
+            "linear_embedding": True,
+            "released_init": False,
+            "negative_slope": 0.1,
+            "min_low_hz": 10.0,
+            "min_band_hz": 20.0,
+        },
+    ],
+)
+def test_arguments_make_the_same_network(changes):
+    net = network(**changes)
+    twin = SincNet(**net.arguments).eval()
+    assert twin.arguments == net.arguments
+    for key, value in changes.items():
+        assert net.arguments[key] == value
+    twin.load_state_dict(net.state_dict())
+    x = waves(2, 500)
+    assert torch.equal(twin(x), net(x))
+
+
+def test_export(net):
+    program = torch.export.export(net, (waves(2, WINDOW),))
+    other = waves(2, WINDOW, seed=5)
+    torch.testing.assert_close(program.module()(other), net(other))
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"cnn_pools": (3, 3)}, "equal length"),
+        ({"cnn_channels": (4, 3)}, "equal length"),
+        ({"window": 60}, "too short"),
+        ({"window": 10}, "too short"),
+        ({"cnn_kernel_sizes": (20, 5, 3)}, "odd"),
+        ({"cnn_channels": (1, 3, 3)}, "at least 2"),
+        ({"cnn_pools": (0, 3, 2)}, "cnn_pools"),
+        ({"cnn_kernel_sizes": (21, 0, 3)}, "cnn_kernel_sizes"),
+        ({"cnn_channels": (4, -1, 3)}, "cnn_channels"),
+        ({"fc_neurons": []}, "fc_neurons"),
+        ({"fc_neurons": [8, 0]}, "fc_neurons"),
+        ({"fc_neurons": [8.0]}, "fc_neurons"),
+        ({"hop": 0}, "hop"),
+        ({"window": 200.5}, "window"),
+        ({"sample_rate": 0}, "sample_rate"),
+        ({"dropout": 1.5}, "dropout"),
+        (
+            {"cnn_channels": [], "cnn_kernel_sizes": [], "cnn_pools": []},
+            "cnn_channels",
+        ),
+    ],
+)
+def test_wrong_arguments(changes, word):
+    with pytest.raises(ValueError, match=word):
+        SincNet(**{**SMALL, **changes})
+
+
+@pytest.mark.parametrize("shape", [(WINDOW,), (2, 300, 2), (1, 2, 300, 1)])
+def test_wrong_shapes(net, shape):
+    with pytest.raises(ValueError):
+        net(torch.zeros(shape))
