@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 # One thread a test process: the networks are tiny.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import speechbrain  # noqa: E402, F401
 from speechbrain.utils.importutils import LazyModule  # noqa: E402

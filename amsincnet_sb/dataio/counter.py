@@ -5,7 +5,6 @@ every process its own sequence. Hashing a counter needs neither: number ``n``
 is the same whoever asks, in whatever order, on whatever device.
 """
 
-
 __all__ = ["random_integers"]
 
 GOLDEN = 0x9E3779B97F4A7C15
@@ -50,6 +49,7 @@ def random_integers(seed, stream, counter, below):
 
     Example
     -------
+    >>> import torch
     >>> random_integers(1234, 0, torch.arange(5), 100)
     tensor([74, 88, 77,  7, 75])
     """

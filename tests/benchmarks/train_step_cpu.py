@@ -38,7 +38,8 @@ def make_step(fast, bf16, batch, speakers):
         linear.__class__ = FastLinear
     head = CosineClassifier(net.embedding_size, speakers)
     loss = AMSoftmax(0.2)
-    optimizer = torch.optim.RMSprop(
+    kind = fast_cpu.RMSprop if fast else torch.optim.RMSprop
+    optimizer = kind(
         [*net.parameters(), *head.parameters()], lr=1e-3, alpha=0.95, eps=1e-8
     )
     wavs = 0.1 * torch.randn(batch, net.window)

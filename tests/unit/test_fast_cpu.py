@@ -264,6 +264,46 @@ def test_linear(dtype):
         torch.testing.assert_close(a, b)
 
 
+def test_linear_under_autocast(monkeypatch):
+    monkeypatch.setattr(fast_cpu, "_ROWS", 8)
+    torch.manual_seed(0)
+    leaves = [torch.randn(s) for s in [(16, 64), (20, 64), (20,)]]
+    leaves = [each.requires_grad_() for each in leaves]
+    direction = torch.randn(16, 20)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, ordinary = fast_cpu.linear(*leaves), F.linear(*leaves)
+    assert y.dtype == ordinary.dtype == torch.bfloat16
+    exact = F.linear(*leaves)
+    wanted = torch.autograd.grad(exact, leaves, direction)
+    got = torch.autograd.grad(y.float(), leaves, direction)
+    for a, b in zip([y.float(), *got], [exact, *wanted]):
+        assert a.dtype == torch.float32
+        assert (a - b).norm() < 0.01 * b.norm()
+
+
+@pytest.mark.parametrize("weight_decay", [0, 0.1])
+def test_rmsprop_is_torch_bit_for_bit(weight_decay, monkeypatch):
+    monkeypatch.setattr(fast_cpu, "_PART", 16)
+    torch.manual_seed(0)
+    weights = [torch.randn(9, 5), torch.randn(3), torch.randn(())]
+    ours = [each.clone().requires_grad_() for each in weights]
+    theirs = [each.clone().requires_grad_() for each in weights]
+    settings = dict(lr=1e-2, alpha=0.95, eps=1e-8, weight_decay=weight_decay)
+    a = fast_cpu.RMSprop(ours, **settings)
+    b = torch.optim.RMSprop(theirs, **settings)
+    for _ in range(3):
+        for mine, other in zip(ours[:2], theirs):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        a.step()
+        b.step()
+        b.load_state_dict(copy.deepcopy(a.state_dict()))
+    for mine, other in zip(ours, theirs):
+        assert torch.equal(mine, other)
+    a.load_state_dict(b.state_dict())
+    assert a.step(lambda: 3.0) == 3.0
+
+
 class PlainNet(SincNet):
     def cnn(self, windows):
         return plain(windows, *arguments(self))

@@ -1,0 +1,186 @@
+"""A generated corpus, and the recipe run inside the test process."""
+
+import csv
+import importlib.util
+import json
+import logging
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import speechbrain as sb
+import torch
+
+from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
+from amsincnet_sb.utils.errors import exit_on_input_error
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "TIMIT" / "speaker_id"
+
+# A second for a run; one epoch is three steps.
+SMALL = {
+    "window": 1600,
+    "hop": 800,
+    "cnn_channels": "[4,4,4]",
+    "cnn_kernel_sizes": "[51,5,5]",
+    "fc_neurons": "[8,8,8]",
+    "embedding_size": 8,
+    "batch_size": 8,
+    "batches_per_epoch": 3,
+    "number_of_epochs": 2,
+    "valid_interval": 1,
+    "windows_per_batch": 256,
+}
+
+
+class Recipe:
+    """``train.py`` as a person runs it, and a view of what it leaves.
+
+    Arguments
+    ---------
+    corpus : Path
+        What ``--data_folder`` is where nothing else is given.
+    """
+
+    folder = RECIPE
+    small = tuple(SMALL)
+
+    def __init__(self, corpus):
+        self.corpus = corpus
+        name = "timit_speaker_id_train"
+        spec = importlib.util.spec_from_file_location(name, RECIPE / "train.py")
+        self.module = importlib.util.module_from_spec(spec)
+        # SpeechBrain looks up the module that calls it.
+        sys.modules[name] = self.module
+        spec.loader.exec_module(self.module)
+
+    def arguments(self, hparams, output, **options):
+        """The command line; an option of None is left out."""
+        options = {
+            "data_folder": self.corpus,
+            "output_folder": output,
+            **SMALL,
+            **options,
+        }
+        return [str(RECIPE / "hparams" / hparams)] + [
+            f"--{key}" if value is True else f"--{key}={value}"
+            for key, value in options.items()
+            if value is not None
+        ]
+
+    def __call__(self, hparams, output, whole=False, **options):
+        """Run it; a user's error raises SystemExit as in a process.
+
+        Most of a second goes into the picture and into the list of installed
+        packages, which are left out unless the whole is asked for.
+        """
+        arguments = self.arguments(hparams, output, **options)
+        with _as_script(arguments) as patch, exit_on_input_error():
+            if not whole:
+                patch.setattr(self.module, "plot_curves", lambda *_: None)
+                patch.setattr(
+                    sb.utils.logger, "get_environment_description", str
+                )
+            self.module.main()
+        return output
+
+    @staticmethod
+    def metrics(output):
+        """The records of ``metrics.jsonl`` without what a clock says."""
+        lines = (output / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        for record in records:
+            assert record.pop("seconds") >= 0
+        return records
+
+    @staticmethod
+    def sentences(output):
+        """The rows of ``sentences.csv`` by sentence."""
+        with open(output / "sentences.csv", newline="") as file:
+            return {row["sentence"]: row for row in csv.DictReader(file)}
+
+    @staticmethod
+    def state(output):
+        """Weights and optimizer of the only checkpoint, number by number."""
+        (folder,) = (output / "save").glob("CKPT*")
+        names = ("embedding_model", "classifier", "optimizer")
+        state = {
+            name: torch.load(folder / f"{name}.ckpt", weights_only=True)
+            for name in names
+        }
+        state["counter"] = (folder / "counter.ckpt").read_text()
+        state["brain"] = (folder / "brain.ckpt").read_text()
+        return _flatten(state)
+
+
+def _flatten(tree, prefix=""):
+    """Nested containers as one mapping; tensors as dtype and bytes."""
+    if isinstance(tree, (list, tuple)):
+        tree = dict(enumerate(tree))
+    if isinstance(tree, dict):
+        flat = {}
+        for key, value in tree.items():
+            flat.update(_flatten(value, f"{prefix}/{key}"))
+        return flat
+    if torch.is_tensor(tree):
+        return {prefix: (tree.dtype, tree.shape, tree.numpy().tobytes())}
+    return {prefix: tree}
+
+
+@contextmanager
+def _as_script(arguments):
+    """Arguments, folder and logging as a process of its own has them."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *arguments])
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        patch.chdir(RECIPE)
+        try:
+            yield patch
+        finally:
+            for handler in root.handlers:
+                if handler not in handlers:
+                    handler.close()
+            root.handlers[:] = handlers
+            root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """Four speakers with five sentences to train on and three to test."""
+    folder = tmp_path_factory.mktemp("generated") / "TIMIT"
+    return generate_demo_corpus(folder, speakers=4, progress=False)
+
+
+@pytest.fixture(scope="session")
+def recipe(corpus):
+    return Recipe(corpus)
+
+
+@pytest.fixture(scope="session")
+def finished(recipe, tmp_path_factory):
+    """Results of two epochs; to be looked at, not to be changed."""
+    output = tmp_path_factory.mktemp("finished") / "results"
+    return recipe("am_sincnet_m005.yaml", output, whole=True)
+
+
+@pytest.fixture
+def refused(recipe, tmp_path, capsys):
+    """Runs what must stop; returns its one sentence."""
+
+    def run(hparams="am_sincnet.yaml", **options):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            recipe(hparams, tmp_path / "results", **options)
+        assert stopped.value.code == 2
+        lines = capsys.readouterr().err.splitlines()
+        sentence = lines[-1].removeprefix("Error: ")
+        assert sentence != lines[-1] and sentence.endswith((".", "?"))
+        assert not any(
+            "Traceback" in line or line.startswith("Error")
+            for line in lines[:-1]
+        )
+        return sentence
+
+    return run

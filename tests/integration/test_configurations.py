@@ -1,0 +1,195 @@
+"""Every hyperparameter file: it differs where it should, and it trains."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from amsincnet_sb.utils.overlays import plain_options, resolve_overlay
+
+HPARAMS = Path(__file__).parents[2] / "hparams"
+MARGINS = [5 * i for i in range(1, 20)]  # per cent
+OVERLAYS = [f"am_sincnet_m{margin:03}.yaml" for margin in MARGINS]
+ALL = ["am_sincnet.yaml", "released.yaml", "sincnet.yaml", "demo.yaml"]
+ALL += OVERLAYS
+
+# What lies in the results folder.
+PATHS = {
+    "output_folder",
+    "save_folder",
+    "train_log",
+    "metrics_file",
+    "sentences_file",
+    "curves_file",
+    "pretrained_folder",
+    "train_annotation",
+    "valid_annotation",
+    "test_annotation",
+    "train_logger.save_file",
+    "checkpointer.checkpoints_dir",
+}
+
+
+def flat(name, **overrides):
+    """Key -> value with all references resolved; classes are values, too."""
+    overrides = {"data_folder": "TIMIT", **overrides}
+    options = plain_options(*resolve_overlay(HPARAMS / name, overrides))
+    leaves = {}
+
+    def walk(key, value):
+        tag = getattr(getattr(value, "tag", None), "value", None)
+        if isinstance(value, dict):
+            if tag is not None:
+                leaves[f"{key}.class"] = tag
+            for inner, x in value.items():
+                walk(f"{key}.{inner}".lstrip("."), x)
+        elif isinstance(value, list):
+            leaves[key] = list(value)
+        elif tag is not None:
+            leaves[f"{key}.class"] = tag
+        else:
+            leaves[key] = value
+
+    walk("", options)
+    return leaves
+
+
+def differing(one, other):
+    return {
+        key
+        for key in one.keys() | other.keys()
+        if one.get(key) != other.get(key)
+    }
+
+
+def test_the_files_are_these():
+    assert sorted(p.name for p in HPARAMS.glob("*.yaml")) == sorted(ALL)
+
+
+@pytest.mark.parametrize("margin, name", list(zip(MARGINS, OVERLAYS)))
+def test_an_overlay_changes_its_margin_alone(margin, name):
+    base, overlay = flat("am_sincnet.yaml"), flat(name)
+    if margin == 35:  # the recommended one
+        assert not differing(base, overlay)
+    else:
+        assert differing(base, overlay) == PATHS | {
+            "margin",
+            "margin_schedule.final",
+            "compute_cost.margin",
+        }
+    assert overlay["margin"] == margin / 100
+    assert overlay["margin_schedule.final"] == margin / 100
+    assert overlay["compute_cost.margin"] == margin / 100
+    assert overlay["output_folder"] == (
+        f"results/am_sincnet/m{margin / 100:g}/1234"
+    )
+    for key in PATHS:
+        of_base = base[key].replace("/m0.35/", f"/m{margin / 100:g}/")
+        assert overlay[key] == of_base
+    text = YAML().load(HPARAMS / name)
+    assert dict(text) == {"base": "am_sincnet.yaml", "margin": margin / 100}
+
+
+def test_released_differs_from_the_recommended_recipe_in_these():
+    same_place = {"output_folder": "results"}
+    recommended = flat("am_sincnet.yaml", **same_place)
+    released = flat("released.yaml", **same_place)
+    assert differing(recommended, released) == {
+        "margin_schedule.class",
+        "margin_schedule.final",
+        "margin_schedule.ramp_steps",
+        "lr_final",
+        "lr_schedule.final",
+        "lr_schedule.warmup_steps",
+        "opt_class.class",
+        "opt_class.weight_decay",
+        "opt_class.alpha",
+        "opt_class.eps",
+        "released_evaluation",
+        "compute_scores.scale",
+        "dropout",
+        "linear_embedding",
+        "precision",
+        "released_init",
+        "embedding_model.dropout",
+        "embedding_model.linear_embedding",
+        "embedding_model.released_init",
+        "modules.embedding_model.dropout",
+        "modules.embedding_model.linear_embedding",
+        "modules.embedding_model.released_init",
+        "checkpointer.recoverables.embedding_model.dropout",
+        "checkpointer.recoverables.embedding_model.linear_embedding",
+        "checkpointer.recoverables.embedding_model.released_init",
+        "classifier.class",
+        "modules.classifier.class",
+        "checkpointer.recoverables.classifier.class",
+        "compute_cost.class",
+    }
+    # The released configuration in full is in its own tests; these are what
+    # the published experiment says of itself.
+    assert (
+        released["number_of_epochs"] * released["batches_per_epoch"] == 288000
+    )
+    assert released["batch_size"] == 128
+    assert (released["lr"], released["opt_class.alpha"]) == (0.001, 0.95)
+    assert released["opt_class.class"] == "!name:torch.optim.RMSprop"
+    assert released["fc_neurons"] == [2048, 2048, 2048]
+
+
+def test_sincnet_differs_from_released_in_its_loss():
+    assert differing(flat("released.yaml"), flat("sincnet.yaml")) == PATHS | {
+        "compute_cost.class",
+        "compute_cost.margin",
+        "compute_cost.scale",
+    }
+
+
+def test_demo_differs_in_its_sizes():
+    same_place = {"output_folder": "results"}
+    changed = differing(
+        flat("am_sincnet.yaml", **same_place), flat("demo.yaml", **same_place)
+    )
+    sizes = {"cnn_channels", "fc_neurons", "dropout"}
+    models = (
+        "embedding_model",
+        "modules.embedding_model",
+        "checkpointer.recoverables.embedding_model",
+    )
+    classifiers = (
+        "classifier",
+        "modules.classifier",
+        "checkpointer.recoverables.classifier",
+    )
+    assert changed == {
+        "number_of_epochs",
+        "batches_per_epoch",
+        "batch_size",
+        "valid_interval",
+        "total_steps",
+        "epoch_counter.limit",
+        "checkpointer.recoverables.counter.limit",
+        "margin_schedule.ramp_steps",
+        "lr_schedule.total_steps",
+        "lr_schedule.warmup_steps",
+        "embedding_size",
+        *sizes,
+        *(f"{model}.{key}" for model in models for key in sizes),
+        *(f"{classifier}.input_size" for classifier in classifiers),
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_debug_epoch(name, recipe, tmp_path):
+    output = recipe(name, tmp_path / "results", debug=True, debug_epochs=1)
+    (record,) = recipe.metrics(output)
+    assert (record["epoch"], record["step"]) == (1, 2)
+    for key in ("train_loss", "loss", "frame_error", "sentence_error"):
+        assert math.isfinite(record[key])
+    config = json.loads((output / "pretrained" / "config.json").read_text())
+    released = name in ("released.yaml", "sincnet.yaml")
+    kind = "SoftmaxClassifier" if released else "CosineClassifier"
+    assert config["classifier"]["name"] == kind
+    assert config["scale"] == (1.0 if released else 30.0)
+    assert len(config["speakers"]) == 4

@@ -1,0 +1,158 @@
+"""What a finished run leaves, and that it says what it seems to say."""
+
+import shutil
+import struct
+
+import pytest
+import torch
+from speechbrain.inference.classifiers import EncoderClassifier
+from speechbrain.inference.speaker import SpeakerRecognition
+
+from amsincnet_sb.dataio.audio import read_audio
+from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.inference.identifier import SpeakerIdentifier
+
+
+def test_every_evaluation_is_a_record(finished, recipe):
+    records = recipe.metrics(finished)
+    # The evaluation at the end is that of the last epoch once more.
+    assert [(r["epoch"], r["step"]) for r in records] == [(1, 3), (2, 6)]
+    for record in records:
+        assert set(record) == {
+            "epoch",
+            "step",
+            "split",
+            "train_loss",
+            "train_frame_error",
+            "loss",
+            "frame_error",
+            "sentence_error",
+        }
+        assert record["split"] == "test"  # nothing is held out
+        assert 0 <= record["frame_error"] <= 100
+        assert 0 <= record["sentence_error"] <= 100
+
+
+def test_the_log_has_the_errors_in_per_cent(finished, recipe):
+    final = recipe.metrics(finished)[-1]
+    for name in ("train_log.txt", "log.txt"):
+        text = (finished / name).read_text()
+        assert f"test frame_error: {final['frame_error']:.3f}" in text
+        assert f"test sentence_error: {final['sentence_error']:.3f}" in text
+    assert (
+        "train: 4 speakers, 20 sentences" in (finished / "log.txt").read_text()
+    )
+
+
+def test_sentences_agree_with_the_errors(finished, recipe):
+    rows = recipe.sentences(finished)
+    test = read_manifest(finished / "manifests" / "test.csv")
+    assert {name: row["speaker"] for name, row in rows.items()} == {
+        utterance.id: utterance.spk_id for utterance in test
+    }
+    final = recipe.metrics(finished)[-1]
+    wrong = [row["speaker"] != row["decision"] for row in rows.values()]
+    assert 100 * sum(wrong) / len(wrong) == pytest.approx(
+        final["sentence_error"]
+    )
+    errors = [float(row["frame_error"]) for row in rows.values()]
+    assert sum(errors) / len(errors) == pytest.approx(
+        final["frame_error"], abs=1e-3
+    )
+    assert all(
+        float(row["score"]) <= 0 <= float(row["margin"])
+        for row in rows.values()
+    )
+
+
+def test_a_sentence_is_decided_by_all_its_windows(finished, recipe, corpus):
+    """The CSV against window by window, without any of its code."""
+    who = SpeakerIdentifier.from_results(finished)
+    net, rows = who.embedding_model, recipe.sentences(finished)
+    for utterance in read_manifest(finished / "manifests" / "test.csv"):
+        wave = read_audio(
+            corpus / utterance.wav, utterance.start, utterance.stop
+        )
+        scores = []
+        for start in range(0, len(wave) - net.window + 1, net.hop):
+            x = net(wave[None, start : start + net.window])
+            scores.append((30 * who.classifier(x)).flatten().log_softmax(-1))
+        scores = torch.stack(scores)
+        total = scores.mean(0)
+        label = who.speakers.index(utterance.spk_id)
+        row = rows[utterance.id]
+        assert who.speakers[total.argmax()] == row["decision"]
+        assert total.max().item() == pytest.approx(
+            float(row["score"]), abs=1e-3
+        )
+        wrong = (scores.argmax(-1) != label).float().mean().item()
+        # A window that two speakers share may fall to either.
+        assert 100 * wrong == pytest.approx(
+            float(row["frame_error"]), abs=100.1 / len(scores)
+        )
+
+
+def test_the_curves_are_a_picture(finished):
+    picture = (finished / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n")
+    width, height = struct.unpack(">II", picture[16:24])
+    assert width > 1000 and height > 300
+
+
+def test_the_resolved_yaml_repeats_the_run(finished, recipe, tmp_path):
+    flat = finished / "hyperparams.yaml"
+    nothing_else = dict.fromkeys(["data_folder", *recipe.small])
+    before = _contents(finished)
+    output = recipe(flat, tmp_path / "again", **nothing_else)
+    assert _contents(finished) == before
+    assert recipe.state(output) == recipe.state(finished)
+    assert recipe.metrics(output) == recipe.metrics(finished)
+    assert recipe.sentences(output) == recipe.sentences(finished)
+
+
+def _contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(params=["in place", "moved"])
+def pretrained(request, finished, tmp_path):
+    if request.param == "in place":
+        return finished / "pretrained"
+    folder = tmp_path / "elsewhere" / "model"
+    shutil.copytree(finished / "pretrained", folder)
+    return folder
+
+
+def test_speechbrain_loads_the_model(pretrained, finished, corpus, tmp_path):
+    who = SpeakerIdentifier.from_results(pretrained)
+    path = next(corpus.glob("TRAIN/DR1/*/SI*.WAV"))
+    wave = read_audio(path)
+    with torch.inference_mode():
+        ours = who.embedding_model(wave[None])
+    before = sorted(p.name for p in pretrained.iterdir())
+    for kind in (EncoderClassifier, SpeakerRecognition):
+        theirs = kind.from_hparams(
+            source=str(pretrained), savedir=tmp_path / kind.__name__
+        )
+        embedding = theirs.encode_batch(wave[None])
+        assert embedding.shape == (1, 1, 8)
+        torch.testing.assert_close(embedding, ours, rtol=1e-4, atol=1e-5)
+    assert sorted(p.name for p in pretrained.iterdir()) == before
+
+    classifier = EncoderClassifier.from_hparams(
+        source=str(pretrained), savedir=tmp_path / "EncoderClassifier"
+    )
+    scores, _, index, names = classifier.classify_batch(wave[None])
+    assert scores.shape == (1, 4)
+    with torch.inference_mode():
+        best = who.classifier(ours).argmax().item()
+    assert (index.item(), names) == (best, [who.speakers[best]])
+    train = read_manifest(finished / "manifests" / "train.csv")
+    assert who.speakers == list(dict.fromkeys(u.spk_id for u in train))
+
+
+def test_without_savedir_too(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = finished / "pretrained"
+    classifier = EncoderClassifier.from_hparams(source=str(folder))
+    assert classifier.encode_batch(torch.randn(1, 1600)).shape == (1, 1, 8)

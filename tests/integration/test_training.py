@@ -1,0 +1,142 @@
+"""Training learns, and the run options reach it."""
+
+import math
+import shutil
+
+import pytest
+import soundfile
+import torch
+
+from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.nnet.losses import AMSoftmax
+
+
+@pytest.fixture(scope="module")
+def snippets(corpus, tmp_path_factory):
+    """The training sentences cut to 200 ms: one window each, 20 in all."""
+    folder = tmp_path_factory.mktemp("snippets") / "TIMIT"
+    shutil.copytree(corpus, folder)
+    for path in folder.glob("TRAIN/*/*/SX*.WAV"):
+        wave, rate = soundfile.read(path)
+        soundfile.write(path, wave[12000:15200], rate, format="WAV")
+        path.with_suffix(".WRD").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["am_sincnet_m020.yaml", "released.yaml", "sincnet.yaml"]
+)
+def test_it_learns_twenty_windows_by_heart(recipe, snippets, tmp_path, name):
+    output = recipe(
+        name,
+        tmp_path / "results",
+        data_folder=snippets,
+        window=3200,
+        hop=3200,
+        fc_neurons="[32,32,32]",
+        embedding_size=32,
+        dropout=0,
+        batch_size=32,
+        batches_per_epoch=20,
+        lr=0.003,
+    )
+    first, last = recipe.metrics(output)
+    # Chance is 75 %.
+    assert last["train_frame_error"] < 5
+    assert last["train_loss"] < first["train_loss"]
+
+
+def test_the_margin_of_the_command_line_reaches_the_loss(
+    recipe, tmp_path, monkeypatch
+):
+    margins = []
+    forward = AMSoftmax.forward
+
+    def watched(self, *arguments, **options):
+        margins.append(self.margin.item())
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(AMSoftmax, "forward", watched)
+    recipe(
+        "am_sincnet_m005.yaml",
+        tmp_path / "results",
+        margin=0.07,
+        batches_per_epoch=10,
+        number_of_epochs=1,
+    )
+    # A ramp over a fifth of the run, then the whole of it.
+    assert margins[:3] == pytest.approx([0, 0.035, 0.07])
+    assert margins[3:] == pytest.approx([0.07] * len(margins[3:]))
+
+
+def test_a_held_out_sentence_is_watched_instead(recipe, tmp_path):
+    output = recipe(
+        "am_sincnet.yaml", tmp_path / "results", validation_sentences=1
+    )
+    records = recipe.metrics(output)
+    assert [r["split"] for r in records] == ["valid", "valid", "test"]
+    assert [r["epoch"] for r in records] == [1, 2, 2]
+    sizes = {
+        split: len(read_manifest(output / "manifests" / f"{split}.csv"))
+        for split in ("train", "valid", "test")
+    }
+    assert sizes == {"train": 16, "valid": 4, "test": 12}
+    assert len(recipe.sentences(output)) == 12
+    # Quarters of a hundred: four sentences; twelfths: twelve.
+    assert all(r["sentence_error"] % 25 == 0 for r in records[:2])
+
+
+def test_bfloat16_on_the_cpu(recipe, tmp_path):
+    exact, rounded = (
+        recipe.metrics(
+            recipe(
+                "am_sincnet_m005.yaml",
+                tmp_path / precision,
+                precision=precision,
+                eval_precision=precision,
+                device="cpu",
+            )
+        )[0]
+        for precision in ("fp32", "bf16")
+    )
+    assert math.isfinite(rounded["train_loss"])
+    assert rounded["train_loss"] != exact["train_loss"]
+    assert rounded["train_loss"] == pytest.approx(exact["train_loss"], rel=0.1)
+    weights = torch.load(
+        tmp_path / "bf16" / "pretrained" / "embedding_model.ckpt",
+        weights_only=True,
+    )
+    assert {
+        tensor.dtype
+        for tensor in weights.values()
+        if tensor.is_floating_point()
+    } == {torch.float32}
+
+
+def test_gradient_clipping_is_off_unless_asked_for(recipe, finished, tmp_path):
+    clipped = recipe(
+        "am_sincnet_m005.yaml", tmp_path / "clipped", max_grad_norm=1e-3
+    )
+    bounded = recipe(
+        "am_sincnet_m005.yaml", tmp_path / "bounded", max_grad_norm=1e6
+    )
+    assert recipe.state(bounded) == recipe.state(finished)
+    assert recipe.state(clipped) != recipe.state(finished)
+    assert math.isfinite(recipe.metrics(clipped)[-1]["loss"])
+
+
+def test_the_seed_decides(recipe, finished, tmp_path):
+    again = recipe("am_sincnet_m005.yaml", tmp_path / "again", device="cpu")
+    other = recipe("am_sincnet_m005.yaml", tmp_path / "other", seed=1235)
+    assert recipe.state(again) == recipe.state(finished)
+    assert recipe.state(other) != recipe.state(finished)
+
+
+def test_evaluation_alone(recipe, finished, tmp_path):
+    output = tmp_path / "results"
+    recipe("am_sincnet_m005.yaml", output)
+    (output / "sentences.csv").unlink()
+    recipe("am_sincnet_m005.yaml", output, test_only=True)
+    assert recipe.sentences(output) == recipe.sentences(finished)
+    assert recipe.metrics(output) == recipe.metrics(finished)
+    assert recipe.state(output) == recipe.state(finished)

@@ -1,0 +1,216 @@
+"""What people get wrong: one clear sentence, or handled and reported."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from amsincnet_sb.dataio.manifest import read_manifest
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def own(corpus, tmp_path):
+    """A copy of the corpus to be spoiled."""
+    return shutil.copytree(corpus, tmp_path / "own" / "TIMIT")
+
+
+def test_no_data_folder(recipe, results):
+    """As a process: the exit status, and nothing but the sentence."""
+    arguments = recipe.arguments("am_sincnet_m005.yaml", results)
+    ended = subprocess.run(
+        [sys.executable, "train.py", arguments[0]],
+        cwd=recipe.folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 2
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert "--data_folder=/path/to/TIMIT" in last and "`make demo`" in last
+    assert "Traceback" not in ended.stderr + ended.stdout
+    assert not (recipe.folder / "results" / "am_sincnet" / "m0.05").exists()
+
+
+def test_no_data_folder_in_any_configuration(refused, recipe):
+    for name in ("released.yaml", "sincnet.yaml", "demo.yaml"):
+        sentence = refused(name, data_folder=None)
+        assert "--data_folder=/path/to/TIMIT" in sentence
+        assert "make demo" in sentence
+
+
+class TestWrongFolder:
+    """Nothing is made where the corpus is wrong."""
+
+    @pytest.fixture(autouse=True)
+    def no_results(self, results):
+        yield
+        assert not results.exists()
+
+    def test_missing(self, refused, tmp_path):
+        folder = tmp_path / "TIMTI"
+        sentence = refused(data_folder=folder)
+        assert str(folder) in sentence and "TRAIN" in sentence
+
+    def test_a_file(self, refused, tmp_path):
+        file = tmp_path / "timit.zip"
+        file.write_bytes(b"PK")
+        assert str(file) in refused(data_folder=file)
+
+    def test_something_else(self, refused, tmp_path):
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        (folder / "a.jpg").touch()
+        sentence = refused(data_folder=folder)
+        assert "is not TIMIT" in sentence and "a.jpg" in sentence
+
+    @pytest.mark.parametrize("kind", ["SX", "SI"])
+    def test_half_of_the_sentences(self, refused, own, kind):
+        for path in own.glob(f"TRAIN/*/*/{kind}*"):
+            path.unlink()
+        assert "SX" in refused(data_folder=own)
+
+    def test_no_test_part(self, refused):
+        sentence = refused(all_speakers="True")
+        assert "no TEST" in sentence
+
+    def test_nothing_is_left_to_train_on(self, refused):
+        sentence = refused(validation_sentences=5)
+        assert "validation_sentences" in sentence
+
+    def test_nothing_is_readable(self, refused, own):
+        for path in own.glob("TRAIN/*/*/*.WAV"):
+            path.write_bytes(b"")
+        assert "empty" in refused(data_folder=own)
+
+
+def test_unknown_key_in_an_overlay(refused, tmp_path, recipe):
+    base = recipe.folder / "hparams" / "am_sincnet.yaml"
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text(f"base: {base}\nmargin: 0.1\nmargim: 0.2\n")
+    sentence = refused(overlay)
+    assert f"{overlay} (line 3)" in sentence
+    assert "`margim`" in sentence and "`margin`" in sentence
+
+
+def test_unknown_option(refused, results):
+    sentence = refused(number_of_epoch=3)
+    assert "`number_of_epoch`" in sentence
+    assert "`number_of_epochs`" in sentence
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("margin", ["1.5", "-0.1", ".nan"])
+@pytest.mark.parametrize("name", ["am_sincnet_m005.yaml", "released.yaml"])
+def test_margin_out_of_range(refused, name, margin):
+    sentence = refused(name, margin=margin)
+    assert "margin" in sentence and margin.lstrip(".") in sentence
+
+
+def test_no_checkpoint_to_evaluate(refused, results):
+    sentence = refused(test_only=True)
+    assert str(results / "save") in sentence and "--test_only" in sentence
+
+
+def test_a_window_that_is_too_short(refused):
+    assert "window" in refused(window=60)
+
+
+def test_a_started_run_on_another_corpus(recipe, refused, own, results):
+    recipe("am_sincnet.yaml", results, data_folder=own)
+    shutil.rmtree(next(own.glob("TRAIN/DR*/*")))
+    sentence = refused(data_folder=own)
+    assert "another number of speakers" in sentence
+    assert "--output_folder" in sentence
+
+
+def test_odd_recordings(recipe, own, finished, results):
+    """Test sentences are spoiled, so training must be that of `finished`."""
+    speakers = sorted(path for path in own.glob("TRAIN/*/*") if path.is_dir())
+    odd = {}
+
+    def spoil(speaker, number, why):
+        path = sorted(speakers[speaker].glob("SI*.WAV"))[number]
+        name = f"{path.parts[-3]}-{path.parts[-2]}-{path.stem}".lower()
+        odd[why] = name, str(path.relative_to(own))
+        wave, _ = soundfile.read(path)
+        return path, wave
+
+    def rewrite(path, wave, rate=16000):
+        soundfile.write(path, wave, rate, format="WAV")
+
+    path, wave = spoil(0, 0, "stereo")
+    rewrite(path, np.stack([wave, wave], 1))
+    path, _ = spoil(0, 1, "no .WRD")
+    path.with_suffix(".WRD").unlink()
+    path, wave = spoil(0, 2, "8 kHz")
+    rewrite(path, wave[::2], 8000)
+    path, wave = spoil(1, 0, "silent")
+    rewrite(path, 0 * wave)
+    path, _ = spoil(1, 1, "not audio")
+    path.write_bytes(b"This is not audio.")
+    path, _ = spoil(1, 2, "cut short")
+    path.write_bytes(path.read_bytes()[:20000])
+    path, wave = spoil(2, 0, "too short")
+    rewrite(path, wave[8000:9000])
+    path.with_suffix(".WRD").unlink()
+    path, wave = spoil(2, 1, "not a number")
+    wave[100] = np.nan
+    soundfile.write(path, wave, 16000, format="WAV", subtype="FLOAT")
+
+    recipe("am_sincnet_m005.yaml", results, data_folder=own)
+    assert recipe.state(results) == recipe.state(finished)
+    before, after = recipe.sentences(finished), recipe.sentences(results)
+    log = (results / "log.txt").read_text()
+
+    reasons = {
+        "silent": "it is silent",
+        "not audio": "it cannot be read as audio",
+        "cut short": "it is cut short",
+        "not a number": "it contains NaN",
+    }
+    for why, reason in reasons.items():
+        name, path = odd.pop(why)
+        assert f"left out {path}: {reason}" in log
+        assert name not in after and before.pop(name)
+    assert f"speaker {speakers[1].name.lower()} has no test sentence" in log
+
+    remarks = {
+        "stereo": "2 channels, averaged",
+        "no .WRD": "no .WRD file, taken whole",
+        "8 kHz": "8000 Hz, resampled when read",
+        "too short": "0.062 s of speech",
+    }
+    test = {u.id: u for u in read_manifest(results / "manifests" / "test.csv")}
+    assert after.keys() == before.keys() == test.keys()
+    for why, remark in remarks.items():
+        name, path = odd[why]
+        assert f"{path}: {remark}" in log
+        assert all(
+            math.isfinite(float(after[name][key]))
+            for key in ("score", "margin", "frame_error")
+        )
+    # Two equal channels are one.
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {odd[why][0] for why in remarks} - {odd["stereo"][0]}
+
+
+def test_an_unreadable_training_sentence(recipe, own, results):
+    path = next(own.glob("TRAIN/*/*/SX*.WAV"))
+    path.write_bytes(b"NIST_1A\n   1024\nnothing more")
+    recipe("am_sincnet.yaml", results, data_folder=own, debug=True)
+    assert len(read_manifest(results / "manifests" / "train.csv")) == 19
+    log = (results / "log.txt").read_text()
+    assert f"left out {path.relative_to(own)}: " in log
+    assert "train: 4 speakers, 19 sentences" in log
