@@ -134,6 +134,25 @@ class RecordedBrain(sb.Brain):
         if not self.recording:
             unrecord_optimizer(self.optimizer)
 
+    def seed_step(self, seed):
+        """Make what is random in a step (dropout) depend on its number.
+
+        A run that is resumed then goes on as it would have. Called in
+        ``on_fit_batch_start``; torch.manual_seed would take longer than a
+        recorded step, because it looks after every kind of device.
+
+        Arguments
+        ---------
+        seed : int
+            Of the experiment.
+        """
+        if self.device_type == "cuda":
+            index = torch.device(self.device).index or 0
+            generator = torch.cuda.default_generators[index]
+        else:
+            generator = torch.default_generator
+        generator.manual_seed(seed * 1_000_003 + self.optimizer_step)
+
     def _may_record(self):
         """Whether the step can be recorded; says why not."""
         if self.device_type != "cuda":

@@ -5,6 +5,7 @@ from torch.utils.data import Dataset
 
 from amsincnet_sb.dataio.batch import WaveBatch
 from amsincnet_sb.dataio.counter import random_integers
+from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["ChunkBatch", "RandomChunks"]
 
@@ -38,6 +39,12 @@ class RandomChunks(Dataset):
     rank, world_size : int
         Of this process and of all.
 
+    Raises
+    ------
+    InputError
+        If a size is not a whole number of at least 1 (2 for the batch, whose
+        statistics BatchNorm needs).
+
     Example
     -------
     >>> from amsincnet_sb.dataio.resident import ResidentAudio
@@ -58,6 +65,16 @@ class RandomChunks(Dataset):
         rank=0,
         world_size=1,
     ):
+        for name, size, least in (
+            ("window", window, 1),
+            ("batch_size", batch_size, 2),
+            ("batches_per_epoch", batches_per_epoch, 1),
+        ):
+            if not isinstance(size, int) or size < least:
+                raise InputError(
+                    f"{name} is {size!r} but must be a whole number of at "
+                    f"least {least}."
+                )
         self.audio = audio
         self.window = window
         self.batch_size = batch_size

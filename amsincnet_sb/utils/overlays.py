@@ -142,6 +142,12 @@ def _parse_overrides(overrides):
             f"The command line has {str(overrides)!r} where --key=value was "
             "expected."
         )
+    for key, value in (overrides or {}).items():
+        if value is None:
+            raise InputError(
+                f"The command line has --{key} without a value; write "
+                f"--{key}=VALUE (True or False for a switch)."
+            )
     return overrides or {}
 
 

@@ -17,6 +17,7 @@ ALL += OVERLAYS
 
 # What lies in the results folder.
 PATHS = {
+    "label_encoder_file",
     "output_folder",
     "save_folder",
     "train_log",
@@ -180,9 +181,23 @@ def test_demo_differs_in_its_sizes():
     }
 
 
+def test_a_debug_run_leaves_results_alone(recipe, tmp_path):
+    output = recipe("am_sincnet.yaml", tmp_path / "results")
+    kept = ("metrics.jsonl", "sentences.csv", "pretrained/classifier.ckpt")
+    before = [(output / name).read_bytes() for name in kept]
+    recipe("am_sincnet.yaml", output, debug=True)
+    assert [(output / name).read_bytes() for name in kept] == before
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_debug_epoch(name, recipe, tmp_path):
-    output = recipe(name, tmp_path / "results", debug=True, debug_epochs=1)
+    output = recipe(
+        name,
+        tmp_path / "results",
+        debug=True,
+        debug_epochs=1,
+        debug_persistently=True,
+    )
     (record,) = recipe.metrics(output)
     assert (record["epoch"], record["step"]) == (1, 2)
     for key in ("train_loss", "loss", "frame_error", "sentence_error"):

@@ -74,6 +74,10 @@ class SpeakerBrain(RecordedBrain):
         self.speakers = list(label_encoder.lab2ind)
         self.history = History(self.hparams.metrics_file)
         self.train_stats = {}
+        # A debug run leaves a real run's results as they are.
+        self.writes_results = sb.utils.distributed.if_main_process() and (
+            not self.debug or self.debug_persistently
+        )
         if isinstance(self.hparams.compute_cost, torch.nn.Module):
             self.hparams.compute_cost.to(self.device)
         self.started = time.time()
@@ -126,7 +130,7 @@ class SpeakerBrain(RecordedBrain):
     def on_fit_start(self):
         """Gets called once before training, recovers a checkpoint."""
         super().on_fit_start()
-        if sb.utils.distributed.if_main_process():
+        if self.writes_results:
             self.history.rewind(self.optimizer_step)
 
     def on_fit_batch_start(self, batch, should_step):
@@ -139,9 +143,8 @@ class SpeakerBrain(RecordedBrain):
         should_step : bool
             Whether the optimizer takes a step with it.
         """
+        self.seed_step(self.hparams.seed)
         step = self.optimizer_step
-        # For dropout, so that a run that is resumed goes on as it would have.
-        torch.manual_seed(self.hparams.seed * 1_000_003 + step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.hparams.lr_schedule(step)
         if hasattr(self.hparams, "margin_schedule"):
@@ -195,7 +198,7 @@ class SpeakerBrain(RecordedBrain):
             self.checkpointer.save_and_keep_only(
                 meta={"epoch": epoch, **stats}, num_to_keep=1
             )
-        elif sb.utils.distributed.if_main_process():
+        elif self.writes_results:
             self.errors.write_csv(
                 self.hparams.sentences_file,
                 self.eval_sets[stage].audio.ids,
@@ -219,7 +222,7 @@ class SpeakerBrain(RecordedBrain):
             train_stats={k: f"{v:.3f}" for k, v in self.train_stats.items()},
             **{f"{split}_stats": {k: f"{v:.3f}" for k, v in stats.items()}},
         )
-        if sb.utils.distributed.if_main_process():
+        if self.writes_results:
             self.history.append(
                 epoch=epoch,
                 step=self.optimizer_step,
@@ -303,6 +306,15 @@ def dataio_prep(hparams, device):
     train = sentences(hparams["train_annotation"])
     label_encoder.update_from_didataset(train, "spk_id")
     label_encoder.expect_len(hparams["n_speakers"])
+    path = hparams["label_encoder_file"]
+    if hparams["checkpointer"].list_checkpoints() and os.path.exists(path):
+        known = sb.dataio.encoder.CategoricalEncoder.from_saved(path)
+        if known.lab2ind != label_encoder.lab2ind:
+            raise InputError(
+                f"{hparams['output_folder']} holds a run on other speakers "
+                f"({path}); give another --output_folder."
+            )
+    run_on_main(label_encoder.save, args=[path])
 
     datasets = {
         "train": RandomChunks(
@@ -377,19 +389,28 @@ def main():
         logger.info(line)
 
     device = run_opts["device"] or sb.utils.distributed.infer_device()
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device={device}: there is no GPU to be used here.")
+    size = hparams["embedding_model"].embedding_size
+    if size != hparams["embedding_size"]:
+        raise InputError(
+            f"embedding_size is {hparams['embedding_size']} but the last of "
+            f"fc_neurons is {size}; make them equal."
+        )
     hparams.setdefault("precision", fastest_precision(device))
     datasets, label_encoder = dataio_prep(hparams, device)
 
-    brain = SpeakerBrain(
-        datasets,
-        label_encoder,
-        record_step=hparams["record_step"],
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
+    with as_input_error("The run options"):
+        brain = SpeakerBrain(
+            datasets,
+            label_encoder,
+            record_step=hparams["record_step"],
+            modules=hparams["modules"],
+            opt_class=hparams["opt_class"],
+            hparams=hparams,
+            run_opts=run_opts,
+            checkpointer=hparams["checkpointer"],
+        )
     # An item of a data set is a whole batch, drawn by (seed, epoch, item).
     whole = {"batch_size": None}
     train_loader = sb.dataio.dataloader.make_dataloader(
@@ -413,7 +434,7 @@ def main():
         test_loader_kwargs=whole.copy(),
     )
 
-    if sb.utils.distributed.if_main_process():
+    if brain.writes_results:
         write_pretrained(
             hparams["pretrained_folder"],
             hparams["embedding_model"],
