@@ -22,7 +22,7 @@ $(VENV)/.installed: setup.py constraints.txt
 
 # Train a small network on generated speech, then ask it who speaks.
 demo: install
-	$(bin)/amsincnet demo-corpus $(DEMO)/corpus
+	$(bin)/amsincnet demo-corpus $(DEMO)/corpus --speakers 10
 	cd $(RECIPE) && $(bin)/python train.py hparams/demo.yaml \
 	    --data_folder=$(abspath $(DEMO))/corpus \
 	    --output_folder=$(abspath $(DEMO))/results

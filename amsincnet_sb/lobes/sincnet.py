@@ -231,7 +231,9 @@ class SincNet(nn.Module):
         """What is fastest for a tensor, or None for the plain form."""
         if not self.fast or torch.jit.is_tracing():
             return None
-        if torch.compiler.is_exporting():
+        # torch.compile answers "exporting" to this as well.
+        exporting = torch.compiler.is_exporting()
+        if exporting and not torch.compiler.is_dynamo_compiling():
             return None
         if fast_cuda.supports(x):
             return fast_cuda

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.nnet import fast_cuda
 
 WINDOW, HOP = 200, 30
 SMALL = {
@@ -322,3 +323,19 @@ def test_wrong_arguments(changes, word):
 def test_wrong_shapes(net, shape):
     with pytest.raises(ValueError):
         net(torch.zeros(shape))
+
+
+def test_compiled_on_a_gpu_it_takes_the_gpus_kernels(monkeypatch):
+    """torch.compile must not be mistaken for an export."""
+    net, taken = SincNet(**SMALL).eval(), []
+
+    def cnn(windows, *rest):
+        taken.append(windows.shape)
+        return windows[:, : net.flat_norm.weight.numel()] * 1.0
+
+    monkeypatch.setattr(fast_cuda, "supports", lambda x: True)
+    monkeypatch.setattr(fast_cuda, "cnn", cnn)
+    compiled = torch.compile(net.embed_windows, backend="eager")
+    with torch.no_grad():
+        compiled(torch.randn(2, net.window))
+    assert taken
