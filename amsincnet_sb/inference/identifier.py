@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from amsincnet_sb.dataio.audio import read_audio
+from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.pretrained import read_pretrained
@@ -70,6 +71,7 @@ class SpeakerIdentifier:
         self.scale = scale
         self.windows_per_batch = windows_per_batch
         self.device = next(embedding_model.parameters()).device
+        self._embed = for_evaluation(embedding_model)
 
     @classmethod
     def from_results(cls, folder, device="cpu"):
@@ -128,9 +130,14 @@ class SpeakerIdentifier:
             raise InputError(
                 "The recording is empty or holds values that are not numbers."
             )
+        if audio.dim() != 1 or not audio.is_floating_point():
+            raise InputError(
+                f"The recording is a {audio.dtype} tensor of shape "
+                f"{tuple(audio.shape)} but must be floating point, [time]."
+            )
         total = votes = None
         for windows in self._windows(audio):
-            x = net.embed_windows(windows.to(self.device)).unsqueeze(1)
+            x = self._embed(windows.to(self.device))
             scores = log_posteriors(self.classifier(x), self.scale).squeeze(1)
             won = scores.argmax(-1).bincount(minlength=scores.shape[-1])
             total = scores.sum(0) + (0 if total is None else total)

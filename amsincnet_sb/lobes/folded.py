@@ -7,7 +7,36 @@ import torch.nn.functional as F
 
 from amsincnet_sb.nnet import fast_cpu
 
-__all__ = ["Folded", "fold_batchnorm"]
+__all__ = ["Folded", "fold_batchnorm", "for_evaluation"]
+
+
+def for_evaluation(net, dtype=torch.float32):
+    """The fastest way to embed many windows with a network as it is now.
+
+    Arguments
+    ---------
+    net : torch.nn.Module
+        Maps windows ``[windows, window]`` to ``[windows, 1, embedding_size]``.
+    dtype : torch.dtype
+        Of the matrix products on a CPU.
+
+    Returns
+    -------
+    callable
+        Does the same: of a SincNet on a CPU its :class:`Folded` form, which
+        later changes of the network do not reach, else the network itself.
+
+    Example
+    -------
+    >>> from amsincnet_sb.lobes.sincnet import SincNet
+    >>> embed = for_evaluation(SincNet(fc_neurons=[64, 32]).eval())
+    >>> embed(torch.randn(3, 3200)).shape
+    torch.Size([3, 1, 32])
+    """
+    if not getattr(net, "fast", False) or net.sinc.low.device.type != "cpu":
+        return net
+    folded = Folded(net, dtype)
+    return lambda windows: folded.embed_windows(windows).unsqueeze(1)
 
 
 def fold_batchnorm(linears, norms):

@@ -92,13 +92,10 @@ def test_top_k(who, top_k):
 @pytest.mark.parametrize("windows_per_batch", [1, 2, 7, 57, 58])
 def test_batches_change_nothing(models, who, monkeypatch, windows_per_batch):
     sizes = []
-    net, classify = models
-    embed = net.embed_windows
+    pieces = SpeakerIdentifier(*models, SPEAKERS, SCALE, windows_per_batch)
+    embed = pieces._embed
     monkeypatch.setattr(
-        net, "embed_windows", lambda x: sizes.append(len(x)) or embed(x)
-    )
-    pieces = SpeakerIdentifier(
-        net, classify, SPEAKERS, SCALE, windows_per_batch
+        pieces, "_embed", lambda x: sizes.append(len(x)) or embed(x)
     )
     found = pieces.identify(recording(3049), top_k=4)
     assert sum(sizes) == 57 and max(sizes) <= windows_per_batch

@@ -20,6 +20,7 @@ import time
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.autocast import AMPConfig
 from speechbrain.utils.distributed import run_on_main
 from timit_prepare import prepare_timit
 
@@ -29,6 +30,7 @@ from amsincnet_sb.dataio.chunks import RandomChunks
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.dataio.resident import ResidentAudio
 from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.utils.device import fastest_precision
 from amsincnet_sb.utils.errors import (
     InputError,
@@ -98,7 +100,9 @@ class SpeakerBrain(RecordedBrain):
             ``[windows, 1, speakers]``.
         """
         wavs, _ = batch.to(self.device).sig
-        embeddings = self.modules["embedding_model"](wavs)
+        training = stage == sb.Stage.TRAIN
+        embed = self.modules["embedding_model"] if training else self.embed
+        embeddings = embed(wavs)
         return self.modules["classifier"](embeddings)
 
     def compute_objectives(self, predictions, batch, stage):
@@ -167,6 +171,8 @@ class SpeakerBrain(RecordedBrain):
             self.errors = SentenceErrors(
                 windows.audio.labels, windows.empty_row
             )
+            dtype = AMPConfig.from_name(self.eval_precision).dtype
+            self.embed = for_evaluation(self.hparams.embedding_model, dtype)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Gets called at the end of each stage.
