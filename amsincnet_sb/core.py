@@ -1,5 +1,6 @@
 """A Brain whose training step can be one replay of a CUDA graph."""
 
+import logging
 import math
 
 import speechbrain as sb
@@ -16,6 +17,12 @@ from amsincnet_sb.utils.graph_step import TrainingStep, unrecord_optimizer
 __all__ = ["RecordedBrain", "Totals"]
 
 logger = sb.utils.logger.get_logger(__name__)
+
+# Importing SpeechBrain's train loggers makes one of them, which is not used
+# here, complain that it cannot save figures.
+logging.getLogger("speechbrain.utils.train_logger").addFilter(
+    lambda record: "torchvision" not in str(record.msg)
+)
 
 
 @register_checkpoint_hooks
@@ -129,10 +136,23 @@ class RecordedBrain(sb.Brain):
                 "totals", self.totals, optional_load=True
             )
         super().on_fit_start()
-        self.training_step = None
+        self.training_step = self._next_step = None
         self.recording = self._may_record()
         if not self.recording:
+            # A checkpoint of a recorded run brings its settings with it.
             unrecord_optimizer(self.optimizer)
+            for group, settings in zip(
+                self.optimizer.param_groups, self._as_made
+            ):
+                group.update(settings)
+
+    def init_optimizers(self):
+        """Gets called by on_fit_start, before a checkpoint is recovered."""
+        super().init_optimizers()
+        self._as_made = [
+            {k: group[k] for k in ("foreach", "fused") if k in group}
+            for group in self.optimizer.param_groups
+        ]
 
     def seed_step(self, seed):
         """Make what is random in a step (dropout) depend on its number.
@@ -198,8 +218,10 @@ class RecordedBrain(sb.Brain):
         self.on_fit_batch_start(batch, True)
         if self.training_step is None:
             self.training_step = self._record(batch.chunks)
+        if batch.step != self._next_step:  # the first one, or after a jump
             self.training_step.seek(batch.step)
         self.training_step()
+        self._next_step = batch.step + 1
         self.optimizer_step += 1
         return None
 
