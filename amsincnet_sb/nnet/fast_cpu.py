@@ -1,7 +1,8 @@
-"""The convolutional part of SincNet, written for CPUs.
+"""A training step of SincNet, written for CPUs.
 
-The same function as :meth:`amsincnet_sb.lobes.sincnet.SincNet.cnn`, several
-times as fast, with a backward pass written by hand. Four things make it so:
+:func:`cnn` is the same function as :meth:`amsincnet_sb.lobes.sincnet.SincNet.cnn`,
+several times as fast, with a backward pass written by hand. Four things make
+it so:
 
 1. *Half the arithmetic.* The sinc filters are symmetric and pooling looks at
    ``p`` neighbouring outputs. The first and last of those, ``y`` and ``y'``,
@@ -25,12 +26,17 @@ from torch.autograd.function import once_differentiable
 
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 
-__all__ = ["cnn", "frozen_cnn", "linear"]
+__all__ = ["RMSprop", "cnn", "frozen_cnn", "linear"]
 
 # Numbers in the sinc layer's full map for one slice: 16 windows of the released
-# network. From 8 to 24 are equally fast with 32 MB of cache; from 16 on, torch
-# gives the sinc layer to oneDNN with a single thread, too.
+# network. From 4 to 24 are about equally fast with 32 MB of cache; from 16 on,
+# torch gives the sinc layer to oneDNN with a single thread, too.
 _SLICE = 16 * 80 * 2950
+
+# Rows of a linear layer's weight, and numbers of a parameter, that are handled
+# together: few enough for the cache, enough to be worth a call.
+_ROWS = 512
+_PART = 2**18
 
 # What torch.compile uses for its linear layers on CPUs.
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
@@ -475,19 +481,26 @@ class _Network:
         ):
             each = sign.to(grad.dtype).mul_(grad.unsqueeze(2))
             each = each.flatten(2).to(self.dtype)
-            total += _conv_backward(
-                _image(each),
-                _image(rows),
-                filters[:, :, None, None],
-                None,
-                [False, True, False],
-            )[1][:, :, 0, 0]
+            total += self._filters_gradient(each, rows, filters)
             back = _product(filters.t(), each.flatten(0, 1))
             down.append(back.unflatten(1, each.shape[:2]))
         x_grad = _unfold_gradient(
             *down, x.shape[1], self.taps, self.pools[0], self.buffers
         )
         return x_grad.to(x.dtype).unsqueeze(2)
+
+    def _filters_gradient(self, grad, rows, filters):
+        if self.dtype == torch.bfloat16:
+            # torch has oneDNN's product here, faster than the convolution.
+            return grad.flatten(0, 1).t() @ rows.flatten(0, 1)
+        grads = _conv_backward(
+            _image(grad),
+            _image(rows),
+            filters[:, :, None, None],
+            None,
+            [False, True, False],
+        )
+        return grads[1][:, :, 0, 0]
 
     def _folded(self, x):
         x = x.squeeze(2).to(self.dtype)
@@ -570,25 +583,125 @@ def linear(x, weight, bias):
     ... )
     True
     """
+    dtype = x.dtype
     if torch.is_autocast_enabled("cpu"):
-        return F.linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias)
+        dtype = torch.get_autocast_dtype("cpu")
+    with torch.autocast("cpu", enabled=False):
+        return _Linear.apply(x, weight, bias, dtype)
 
 
 class _Linear(torch.autograd.Function):
-    """See :func:`linear`."""
+    """See :func:`linear`.
+
+    A weight that must be rounded is so part by part, and its gradient made
+    so: the processor's caches hold a part, and a new block of memory for the
+    whole costs as much as the product.
+    """
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
+    def forward(ctx, x, weight, bias, dtype):
+        ctx.rows = len(weight) if weight.dtype == dtype else _ROWS
+        x = x.to(dtype)
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        parts = [
+            _product(x, part.to(dtype), offset.to(dtype))
+            for part, offset in zip(
+                weight.split(ctx.rows), bias.split(ctx.rows)
+            )
+        ]
+        return torch.cat(parts, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        return (
-            _product(grad, weight.t()) if ctx.needs_input_grad[0] else None,
-            _product(grad.t(), x.t()),
-            grad.sum(0),
-        )
+        with torch.autocast("cpu", enabled=False):
+            bias_grad = grad.to(weight.dtype).sum(0)
+            if ctx.rows == len(weight):
+                weight_grad = _product(grad.t(), x.t())
+                return _product(grad, weight.t()), weight_grad, bias_grad, None
+            weight_grad = torch.empty_like(weight)
+            x_grad = weight.new_zeros(x.shape)
+            for part, rows, out in zip(
+                grad.split(ctx.rows, 1),
+                weight.split(ctx.rows),
+                weight_grad.split(ctx.rows),
+            ):
+                out.copy_(_product(part.t(), x.t()))
+                x_grad += _product(part, rows.to(x.dtype).t())
+            return x_grad.to(x.dtype), weight_grad, bias_grad, None
+
+
+class RMSprop(torch.optim.RMSprop):
+    """:class:`torch.optim.RMSprop` that works in the cache, part by part.
+
+    The same numbers bit for bit and the same ``state_dict``, without
+    temporaries of a weight's size, which cost more than the arithmetic. The
+    plain form of the algorithm alone: no momentum, not centred.
+
+    Arguments
+    ---------
+    params : iterable
+        As for every optimizer.
+    lr, alpha, eps, weight_decay : float
+        See :class:`torch.optim.RMSprop`.
+
+    Example
+    -------
+    >>> weight = torch.ones(3, requires_grad=True)
+    >>> optimizer = RMSprop([weight], lr=0.1, alpha=0.95, eps=1e-8)
+    >>> weight.sum().backward()
+    >>> optimizer.step()
+    >>> weight.detach()
+    tensor([0.5528, 0.5528, 0.5528])
+    """
+
+    def __init__(self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0):
+        super().__init__(params, lr, alpha, eps, weight_decay)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Change the parameters.
+
+        Arguments
+        ---------
+        closure : callable, optional
+            Computes the loss again.
+
+        Returns
+        -------
+        torch.Tensor or None
+            What the closure returns.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+        return loss
+
+    def _update(self, weight, group):
+        state = self.state[weight]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["square_avg"] = torch.zeros_like(weight)
+        state["step"] += 1
+        alpha, decay = group["alpha"], group["weight_decay"]
+        for part, grad, average in zip(
+            *(
+                each.view(-1).split(_PART)
+                for each in (
+                    weight,
+                    weight.grad.contiguous(),
+                    state["square_avg"],
+                )
+            )
+        ):
+            if decay:
+                grad = grad.add(part, alpha=decay)
+            average.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
+            root = average.sqrt().add_(group["eps"])
+            part.addcdiv_(grad, root, value=-group["lr"])

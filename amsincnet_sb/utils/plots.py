@@ -92,6 +92,7 @@ def plot_curves(metrics_file, path, published=False):
                 [record["epoch"] for record in records],
                 [record[key] for record in records],
                 marker="." if len(records) < 60 else None,
+                color="C0" if label else "C1",
                 label=label or records[-1]["split"],
             )
         if published and key != "loss":

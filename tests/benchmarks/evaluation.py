@@ -12,10 +12,10 @@ strided view. All rows take turns in one process; see train_step_cpu.py.
 import argparse
 
 import torch
-from port import PlainSincNet
 from train_step_cpu import in_turns, print_table, processor
 
 from amsincnet_sb.lobes.folded import Folded
+from amsincnet_sb.lobes.sincnet import SincNet
 
 
 def main():
@@ -27,7 +27,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    net = PlainSincNet().eval()
+    net = SincNet(fast=False).eval()
     wav = 0.1 * torch.randn(net.window + (args.windows - 1) * net.hop)
     windows = wav.unfold(0, net.window, net.hop)
 

@@ -12,30 +12,24 @@ time over the row's, and the spread is from the 10th to the 90th percentile.
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import torch
-from port import FastCpuSincNet, PlainSincNet
 
-from amsincnet_sb.lobes.classifiers import CosineClassifier
-from amsincnet_sb.nnet import fast_cpu
-from amsincnet_sb.nnet.losses import AMSoftmax
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-
-class FastLinear(torch.nn.Linear):
-    """Linear layer on the CPU path."""
-
-    def forward(self, x):
-        """As :class:`torch.nn.Linear`."""
-        return fast_cpu.linear(x, self.weight, self.bias)
+from amsincnet_sb.lobes.classifiers import CosineClassifier  # noqa: E402
+from amsincnet_sb.lobes.sincnet import SincNet  # noqa: E402
+from amsincnet_sb.nnet import fast_cpu  # noqa: E402
+from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
 
 
 def make_step(fast, bf16, batch, speakers):
     """A training step of a new model."""
     torch.manual_seed(0)
-    net = (FastCpuSincNet if fast else PlainSincNet)()
-    for linear in net.linears if fast else ():
-        linear.__class__ = FastLinear
+    net = SincNet(fast=fast)
     head = CosineClassifier(net.embedding_size, speakers)
     loss = AMSoftmax(0.2)
     kind = fast_cpu.RMSprop if fast else torch.optim.RMSprop
