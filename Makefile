@@ -6,7 +6,7 @@ DEMO ?= demo
 RECIPE := recipes/TIMIT/speaker_id
 bin := $(abspath $(VENV))/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test bench lint clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -33,6 +33,11 @@ demo: install
 
 test: install
 	$(bin)/python -m pytest -q
+
+# On a CPU; tests/benchmarks/train_step.py --device cuda is the GPU's.
+bench: install
+	$(bin)/python tests/benchmarks/train_step_cpu.py
+	$(bin)/python tests/benchmarks/evaluation.py
 
 lint: install
 	$(bin)/python -m pip install -q -e '.[lint]'

@@ -21,40 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from amsincnet_sb.lobes.classifiers import CosineClassifier  # noqa: E402
 from amsincnet_sb.lobes.sincnet import SincNet  # noqa: E402
-from amsincnet_sb.nnet import fast_cpu, fast_cuda  # noqa: E402
 from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
 from amsincnet_sb.utils.graph_step import TrainingStep  # noqa: E402
-
-
-def fast_path(x):
-    """The module that is fast where a tensor lies."""
-    return fast_cuda if x.is_cuda else fast_cpu
-
-
-class FastSincNet(SincNet):
-    """SincNet with the fast convolutional part."""
-
-    def cnn(self, windows):
-        """As :meth:`SincNet.cnn`."""
-        norm = self.input_norm
-        return fast_path(windows).cnn(
-            windows,
-            (norm.weight, norm.bias),
-            self.sinc.filters(),
-            [(c.weight, c.bias) for c in self.convs],
-            [(n.weight, n.bias) for n in self.cnn_norms],
-            self.cnn_pools,
-            norm.eps,
-            self.negative_slope,
-        )
-
-
-class FastLinear(torch.nn.Linear):
-    """Linear layer over an aligned inner size."""
-
-    def forward(self, x):
-        """As :class:`torch.nn.Linear`."""
-        return fast_path(x).linear(x, self.weight, self.bias)
 
 
 class Resident:
@@ -86,10 +54,7 @@ def make_step(args, fast, precision, fused_step, compiled):
     )
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     device = torch.device(args.device)
-    net = (FastSincNet if fast else SincNet)().to(device)
-    if fast:
-        for linear in net.linears:
-            linear.__class__ = FastLinear
+    net = SincNet(fast=fast).to(device)
     head = CosineClassifier(2048, args.speakers).to(device)
     loss = AMSoftmax(0.2).to(device)
     source = Resident(device, args.batch, args.speakers, net.window)

@@ -113,8 +113,8 @@ def _parameters(models):
     return [(k, v) for k, v in _named(*models) if v.requires_grad]
 
 
-@pytest.fixture
-def models(small):
+@pytest.fixture(params=[False, True], ids=["plain", "fast"])
+def models(small, request):
     """The small network with its weights, named without the loader."""
     config = json.loads(str(small["config"]))
     network = SincNet(
@@ -125,6 +125,7 @@ def models(small):
         cnn_kernel_sizes=config["cnn_kernels"],
         cnn_pools=config["cnn_pools"],
         fc_neurons=config["fc"],
+        fast=request.param,
     )
     classifier = SoftmaxClassifier(config["fc"][-1], config["classes"])
     parts = torch.load(FIXTURES / "model_raw_small.pkl", weights_only=True)
@@ -430,11 +431,15 @@ SHAPES = {
 }
 
 
-@pytest.fixture(params=SHAPES)
+@pytest.fixture(
+    params=[(name, fast) for name in SHAPES for fast in (False, True)],
+    ids=lambda each: f"{each[0]}-{'fast' if each[1] else 'plain'}",
+)
 def other(request):
     """Random network of another shape, in float64, and its numpy weights."""
-    rate, window, channels, taps, pools, fc, classes = SHAPES[request.param]
-    torch.manual_seed(len(request.param))
+    name, fast = request.param
+    rate, window, channels, taps, pools, fc, classes = SHAPES[name]
+    torch.manual_seed(len(name))
     network = SincNet(
         sample_rate=rate,
         window=window,
@@ -443,6 +448,7 @@ def other(request):
         cnn_kernel_sizes=taps,
         cnn_pools=pools,
         fc_neurons=fc,
+        fast=fast,
     )
     classifier = SoftmaxClassifier(fc[-1], classes)
     with torch.no_grad():
