@@ -1,0 +1,155 @@
+"""Checkpoints that are whole or not there."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+
+from amsincnet_sb.utils.checkpoints import CHECKSUMS, AtomicCheckpointer
+from amsincnet_sb.utils.errors import InputError
+
+
+def make(folder, value=0.0, kind=AtomicCheckpointer):
+    layer = torch.nn.Linear(3, 2)
+    torch.nn.init.constant_(layer.weight, value)
+    return kind(folder, {"layer": layer}), layer
+
+
+def save(folder, value, **options):
+    checkpointer, _ = make(folder, value)
+    return checkpointer.save_checkpoint(**options)
+
+
+def recovered(folder, **options):
+    """Value of the weights found, None if there is no checkpoint."""
+    checkpointer, layer = make(folder, -1.0)
+    if checkpointer.recover_if_possible(**options) is None:
+        return None
+    return layer.weight[0, 0].item()
+
+
+def test_the_newest_is_found(tmp_path):
+    for value in (1.0, 2.0, 3.0):
+        save(tmp_path, value, name=f"v{value}")
+    assert recovered(tmp_path) == 3.0
+
+
+def test_nothing_to_find(tmp_path):
+    assert recovered(tmp_path) is None
+
+
+def test_stock_speechbrain_reads_ours_and_we_read_its(tmp_path):
+    save(tmp_path / "ours", 4.0)
+    stock, layer = make(tmp_path / "ours", kind=Checkpointer)
+    stock.recover_if_possible()
+    assert layer.weight[0, 0] == 4.0
+    make(tmp_path / "its", 5.0, Checkpointer)[0].save_checkpoint()
+    assert recovered(tmp_path / "its") == 5.0
+
+
+@pytest.mark.parametrize("name", ["layer.ckpt", "CKPT.yaml", CHECKSUMS])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: bytes(255 - byte for byte in data),
+        None,
+    ],
+    ids=["cut", "empty", "garbled", "missing"],
+)
+def test_a_damaged_one_is_passed_over_and_left_alone(
+    tmp_path, name, damage, caplog
+):
+    save(tmp_path, 1.0, name="a")
+    newest = save(tmp_path, 2.0, name="b").path
+    if damage is None:
+        (newest / name).unlink()
+    else:
+        (newest / name).write_bytes(damage((newest / name).read_bytes()))
+    left = {path.name: path.read_bytes() for path in newest.iterdir()}
+    if name == CHECKSUMS and damage is None:
+        assert recovered(tmp_path) == 2.0  # like one of SpeechBrain's own
+        return
+    assert recovered(tmp_path) == 1.0
+    assert left == {path.name: path.read_bytes() for path in newest.iterdir()}
+
+
+def test_every_byte_counts(tmp_path):
+    """Any one byte changed in the weights is noticed."""
+    path = save(tmp_path, 1.0).path / "layer.ckpt"
+    data = path.read_bytes()
+    for at in range(0, len(data), 97):
+        changed = bytearray(data)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        assert recovered(tmp_path) is None
+
+
+def test_a_full_disk_keeps_the_older_ones(tmp_path, monkeypatch):
+    save(tmp_path, 1.0)
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"):
+        save(tmp_path, 2.0)
+    assert recovered(tmp_path) == 1.0
+
+
+def test_numbers_of_torch_and_numpy_in_the_meta_data(tmp_path):
+    meta = {"a": torch.tensor(1.5), "b": np.float32(2.5), "c": "text"}
+    save(tmp_path, 1.0, meta=meta)
+    checkpointer, _ = make(tmp_path)
+    found = checkpointer.find_checkpoint(max_key="a")
+    assert (found.meta["a"], found.meta["b"]) == (1.5, 2.5)
+
+
+def test_keep_only(tmp_path):
+    checkpointer, layer = make(tmp_path)
+    for value in (1.0, 2.0, 3.0):
+        torch.nn.init.constant_(layer.weight, value)
+        checkpointer.save_and_keep_only(num_to_keep=1)
+    folders = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert len(folders) == 1 and recovered(tmp_path) == 3.0
+
+
+def test_checksums_cover_every_file(tmp_path):
+    path = save(tmp_path, 1.0).path
+    sums = json.loads((path / CHECKSUMS).read_text())
+    assert {*sums, CHECKSUMS} == {each.name for each in path.iterdir()}
+
+
+@pytest.mark.parametrize("after", range(1, 5))
+def test_killed_while_saving(tmp_path, after):
+    """A process that dies at its n-th flush leaves the older checkpoint."""
+    save(tmp_path, 1.0)
+    script = textwrap.dedent(f"""
+        import os, signal, torch
+        from amsincnet_sb.utils.checkpoints import AtomicCheckpointer
+        left, fsync = [{after}], os.fsync
+        def dying(handle):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            fsync(handle)
+        os.fsync = dying
+        layer = torch.nn.Linear(3, 2)
+        torch.nn.init.constant_(layer.weight, 2.0)
+        AtomicCheckpointer({str(tmp_path)!r}, {{"layer": layer}}
+            ).save_checkpoint()
+    """)
+    done = subprocess.run([sys.executable, "-c", script], cwd=os.getcwd())
+    assert done.returncode == -9
+    assert recovered(tmp_path) == 1.0
+    save(tmp_path, 3.0, name="next")
+    assert recovered(tmp_path) == 3.0
+    assert not list(tmp_path.glob(".saving-*"))
