@@ -105,6 +105,7 @@ def test_released_differs_from_the_recommended_recipe_in_these():
         "lr_schedule.final",
         "lr_schedule.warmup_steps",
         "opt_class.class",
+        "opt_class.fused",
         "opt_class.weight_decay",
         "opt_class.alpha",
         "opt_class.eps",

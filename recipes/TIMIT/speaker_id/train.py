@@ -8,6 +8,9 @@ apart. A test sentence is decided by all its windows together.
 To run this recipe, do the following:
 > python train.py hparams/am_sincnet_m005.yaml --data_folder=/path/to/TIMIT
 
+To train on your own recordings, prepare them with `amsincnet prepare`, which
+prints the command.
+
 To read the code, first scroll to the bottom to see the "main" code. Each of
 the hyperparameter files is a complete one or an overlay, which names the file
 it changes in hparams["base"] and holds the changes alone.
@@ -28,6 +31,7 @@ from amsincnet_sb.core import RecordedBrain
 from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.chunks import RandomChunks
 from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.dataio.own_corpus import find_manifests
 from amsincnet_sb.dataio.resident import ResidentAudio
 from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.lobes.folded import for_evaluation
@@ -48,7 +52,8 @@ logger = sb.utils.logger.get_logger(__name__)
 
 HINTS = {
     "data_folder": "give the folder of TIMIT with --data_folder=/path/to/TIMIT"
-    ", or type `make demo` in the repository to try it on generated speech."
+    " (beside --manifest, the folder that `amsincnet prepare` named), or type "
+    "`make demo` in the repository to try it on generated speech."
 }
 
 
@@ -366,18 +371,25 @@ def main():
 
     # The corpus comes first: it says how many speakers there are, and a wrong
     # folder stops the run before anything is made.
-    corpus = run_on_main(
-        prepare_timit,
-        kwargs={
-            "data_folder": options["data_folder"],
-            "train_annotation": options["train_annotation"],
-            "valid_annotation": options["valid_annotation"],
-            "test_annotation": options["test_annotation"],
-            "all_speakers": options["all_speakers"],
-            "validation_sentences": options["validation_sentences"],
-            "skip_prep": options["skip_prep"],
-        },
-    )
+    if options["manifest"]:
+        corpus, prepared = find_manifests(
+            options["manifest"], options["validation_sentences"]
+        )
+        options.update(prepared)
+        overrides.update(prepared)
+    else:
+        corpus = run_on_main(
+            prepare_timit,
+            kwargs={
+                "data_folder": options["data_folder"],
+                "train_annotation": options["train_annotation"],
+                "valid_annotation": options["valid_annotation"],
+                "test_annotation": options["test_annotation"],
+                "all_speakers": options["all_speakers"],
+                "validation_sentences": options["validation_sentences"],
+                "skip_prep": options["skip_prep"],
+            },
+        )
     train_sentences = read_manifest(options["train_annotation"])
     overrides["n_speakers"] = len({s.spk_id for s in train_sentences})
 

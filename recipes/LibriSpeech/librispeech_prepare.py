@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""LibriSpeech for speaker identification: a corpus folder becomes manifests.
+
+As in the paper on SincNet, each speaker has 12 to 15 seconds to train on and a
+test sentence of 2 to 6 seconds; all subsets together have its 2484 speakers.
+Its lists of sentences were drawn at random and differ from ours. No audio is
+copied.
+
+To prepare, do the following; it prints how to train:
+> python librispeech_prepare.py /path/to/LibriSpeech manifests
+
+Corpus: https://www.openslr.org/12
+Protocol: M. Ravanelli, Y. Bengio, "Speaker Recognition from Raw Waveform with
+SincNet", SLT 2018, https://arxiv.org/abs/1808.00158
+"""
+
+import argparse
+import hashlib
+import os
+import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from amsincnet_sb.dataio.audio import audio_info
+from amsincnet_sb.dataio.manifest import corpus_files
+from amsincnet_sb.dataio.own_corpus import (
+    Listed,
+    Listing,
+    check_recordings,
+    training_command,
+    write_preparation,
+)
+from amsincnet_sb.utils.errors import InputError, exit_on_input_error
+
+TRAIN_SECONDS = 12, 15  # of each speaker, all training sentences together
+TEST_SECONDS = 2, 6  # of each speaker's test sentence
+THREADS = 8
+
+_FILE = re.compile(r"(?:.*/)?([0-9]+)/([0-9]+)/\1-\2-[0-9]+\.flac")
+
+
+def prepare_librispeech(data_folder, output_folder, seed=1234):
+    """Writes LibriSpeech's manifests.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        Holds any of LibriSpeech's subsets, at any depth; what the paths in
+        the manifests are relative to.
+    output_folder : str or Path
+        Gets train.csv, test.csv and prepare.json.
+    seed : int
+        Of the choice of sentences.
+
+    Returns
+    -------
+    Provenance
+        Speakers, sentences and hours of both, and what was left out.
+
+    Raises
+    ------
+    InputError
+        The folder is not LibriSpeech, fewer than two speakers have enough
+        speech, or a file cannot be written.
+
+    Example
+    -------
+    >>> import numpy as np, soundfile
+    >>> folder, noise = getfixture("tmp_path"), np.random.default_rng(0)
+    >>> for speaker in ("19", "26"):
+    ...     chapter = folder / "train-clean-100" / speaker / "198"
+    ...     chapter.mkdir(parents=True)
+    ...     for i, seconds in enumerate((14, 9, 3)):
+    ...         file = chapter / f"{speaker}-198-000{i}.flac"
+    ...         wave = noise.uniform(-0.5, 0.5, 16000 * seconds)
+    ...         soundfile.write(file, wave, 16000)
+    >>> summary = prepare_librispeech(folder, folder / "manifests")
+    >>> summary.counts["test"]["speakers"], summary.counts["test"]["sentences"]
+    (2, 2)
+    """
+    root = os.path.abspath(data_folder)
+    speakers, left_out = list_speakers(root)
+    chosen = []
+    for speaker, files in speakers.items():
+        sentences = choose_sentences(speaker, files, seed)
+        chosen += sentences
+        if not sentences:
+            left_out.append((speaker, "the speaker has too little speech"))
+    listing = Listing("LibriSpeech", root, chosen, left_out)
+    utterances, left_out, notes, digest = check_recordings(listing)
+
+    place = {sentence.id: sentence.split for sentence in chosen}
+    seconds = defaultdict(float)
+    for u in utterances:
+        seconds[u.spk_id, place[u.id]] += u.duration
+    splits = {"train": [], "valid": [], "test": []}
+    for u in utterances:
+        enough = seconds[u.spk_id, "train"] >= TRAIN_SECONDS[0]
+        if enough and seconds[u.spk_id, "test"]:
+            splits[place[u.id]].append(u)
+        else:
+            left_out.append((u.wav, "another of the speaker is unusable"))
+    if len(splits["test"]) < 2:
+        why = "".join(f", {file}: {why}" for file, why in left_out[:1])
+        raise InputError(
+            f"{data_folder} has fewer than two speakers with "
+            f"{TRAIN_SECONDS[0]} s of usable speech to train on and a test "
+            f"sentence{why.rstrip('.')}."
+        )
+    options = {"corpus": "LibriSpeech", "data_folder": root, "seed": seed}
+    return write_preparation(
+        output_folder, splits, options, digest, left_out, notes
+    )
+
+
+def list_speakers(data_folder):
+    """Finds every sentence and its length.
+
+    Arguments
+    ---------
+    data_folder : str or Path
+        See :func:`prepare_librispeech`.
+
+    Returns
+    -------
+    speakers : dict
+        Speaker -> list of (path relative to `data_folder`, samples, Hz), in
+        the order of their numbers.
+    left_out : list of tuple
+        (file, reason)
+
+    Raises
+    ------
+    InputError
+        There is no file SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac.
+    """
+    paths = {}
+    for path, *_ in corpus_files(data_folder, (".flac",)):
+        if _FILE.fullmatch(path):
+            paths.setdefault(Path(path).stem, path)
+    if not paths:
+        raise InputError(
+            f"{data_folder} is not LibriSpeech: no file called "
+            "SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac is in it."
+        )
+
+    def measure(path):
+        try:
+            info = audio_info(os.path.join(data_folder, path))
+        except InputError as error:
+            return str(error)
+        return path, info.frames, info.sample_rate
+
+    speakers, left_out = defaultdict(list), []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for path, found in zip(
+            paths.values(), pool.map(measure, paths.values())
+        ):
+            if isinstance(found, str):
+                left_out.append((path, found))
+            else:
+                speakers[Path(path).parts[-3]].append(found)
+    return dict(sorted(speakers.items(), key=lambda s: int(s[0]))), left_out
+
+
+def choose_sentences(speaker, files, seed=1234):
+    """Draws the sentences of a speaker.
+
+    The test sentence is a whole one if any lasts 2 to 6 s, and otherwise the
+    first 6 s of a longer one. Others are for training, until 12 s are
+    reached; what exceeds 15 s is cut off the last.
+
+    Arguments
+    ---------
+    speaker : str
+    files : list of tuple
+        (path, samples, Hz) of each sentence.
+    seed : int
+
+    Returns
+    -------
+    list of Listed
+        Empty when there is too little speech.
+
+    Example
+    -------
+    >>> files = [(f"{i}.flac", 16000 * i, 16000) for i in (3, 5, 9, 14)]
+    >>> chosen = choose_sentences("19", files)
+    >>> 2 <= sum(s.stop for s in chosen if s.split == "test") / 16000 <= 6
+    True
+    >>> 12 <= sum(s.stop for s in chosen if s.split == "train") / 16000 <= 15
+    True
+    """
+
+    def drawn(file):
+        return hashlib.sha256(f"{seed} {Path(file[0]).stem}".encode()).digest()
+
+    def listed(path, split, stop):
+        return Listed(path, speaker, Path(path).stem, split, 0, stop)
+
+    files = sorted(files, key=drawn)
+    shortest, longest = TEST_SECONDS
+    able = [f for f in files if f[1] >= shortest * f[2]]
+    if not able:
+        return []
+    test = next((f for f in able if f[1] <= longest * f[2]), able[0])
+    chosen = [listed(test[0], "test", min(test[1], longest * test[2]))]
+    seconds = 0
+    for path, frames, rate in files:
+        # Nothing shorter than a window can be trained on.
+        if path == test[0] or frames < 0.2 * rate:
+            continue
+        stop = min(frames, int((TRAIN_SECONDS[1] - seconds) * rate))
+        chosen.append(listed(path, "train", stop))
+        seconds += stop / rate
+        if seconds >= TRAIN_SECONDS[0]:
+            return chosen
+    return []
+
+
+def main():
+    """Prepares the corpus named on the command line."""
+    parser = argparse.ArgumentParser(
+        description="LibriSpeech's manifests for speaker identification."
+    )
+    parser.add_argument("data_folder", help="holds subsets of LibriSpeech")
+    parser.add_argument("output_folder", help="folder for manifests")
+    parser.add_argument("--seed", type=int, default=1234)
+    options = parser.parse_args()
+    with exit_on_input_error():
+        summary = prepare_librispeech(
+            options.data_folder, options.output_folder, options.seed
+        )
+    print(*summary.report(), sep="\n")
+    print(f"Train with\n  {training_command(options.output_folder, summary)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+../../TIMIT/speaker_id/train.py
