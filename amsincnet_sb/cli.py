@@ -6,12 +6,15 @@ does not wait for what others need.
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 
 __all__ = ["main"]
+
+MODEL = "results folder of a finished training run"
 
 
 def main(arguments=None):
@@ -48,14 +51,59 @@ def _parser():
         "table; a pipe gets one JSON object a file.",
         epilog="example: amsincnet identify results/demo/1234 a.wav b.flac",
     )
-    add.add_argument("model", help="results folder of a finished training run")
+    add.add_argument("model", help=MODEL)
     add.add_argument("files", nargs="+", metavar="file", help="recordings")
     add.add_argument(
         "--top", type=int, default=3, help="candidates to show (default: 3)"
     )
-    add.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    add.add_argument("--json", action="store_true", help="JSON on a terminal")
+    add.add_argument(
+        "--unknown",
+        action="store_true",
+        help="answer 'unknown' where nobody scores above the threshold",
+    )
+    add.add_argument(
+        "--threshold",
+        type=float,
+        help="least cosine with a speaker (default: the calibrated one)",
+    )
+    _shared(add)
     add.set_defaults(run=_identify)
+
+    _add_speaker_commands(commands)
+
+    add = commands.add_parser(
+        "prepare",
+        help="make manifests of your own recordings to train on",
+        description="Check every recording of a corpus, split each speaker's "
+        "into training and test sentences, and write manifests. The corpus "
+        "is a folder with a folder for each speaker, a CSV or JSON manifest "
+        "with path and speaker (and id, split, start, stop), a Kaldi data "
+        "folder, or a folder with the released code's .scp lists and .npy "
+        "labels. No audio is copied.",
+        epilog="example: amsincnet prepare recordings --output manifests",
+    )
+    add.add_argument("source", help="folder or manifest")
+    add.add_argument("--output", required=True, help="folder for manifests")
+    add.add_argument(
+        "--data-folder",
+        help="what paths are relative to (default: the source's folder)",
+    )
+    add.add_argument(
+        "--test-fraction",
+        type=float,
+        default=0.25,
+        help="of each speaker's sentences, at least one (default: 0.25)",
+    )
+    add.add_argument(
+        "--validation-sentences",
+        type=int,
+        default=0,
+        help="of each speaker, held out to choose by (default: 0)",
+    )
+    add.add_argument(
+        "--seed", type=int, default=1234, help="of the split (default: 1234)"
+    )
+    add.set_defaults(run=_prepare)
 
     add = commands.add_parser(
         "demo-corpus",
@@ -96,7 +144,12 @@ def _parser():
         description="Pictures of a results folder.",
         epilog="example: amsincnet plot curves results/demo/1234 --published",
     )
-    add.add_argument("what", choices=["curves"], help="learning curves")
+    add.add_argument(
+        "what",
+        choices=["curves", "det", "filters", "confusions"],
+        help="learning curves; misses against false alarms (after "
+        "amsincnet evaluate); learned filters; who is taken for whom",
+    )
     add.add_argument("results", help="results folder")
     add.add_argument(
         "--published",
@@ -108,17 +161,133 @@ def _parser():
     return parser
 
 
-def _identify(options):
+def _add_speaker_commands(commands):
+    add = commands.add_parser(
+        "enroll",
+        help="add a speaker to a model, without training",
+        description="Add a speaker to a model, without training: the model "
+        "folder then holds enrolled.npz.",
+        epilog="example: amsincnet enroll results/demo/1234 anna anna1.wav "
+        "anna2.wav anna3.wav",
+    )
+    add.add_argument("model", help=MODEL)
+    add.add_argument("name", help="of the new speaker")
+    add.add_argument(
+        "files", nargs="+", metavar="file", help="recordings of the speaker"
+    )
+    _shared(add)
+    add.set_defaults(run=_enroll)
+
+    add = commands.add_parser(
+        "remove",
+        help="forget an enrolled speaker",
+        description="Forget an enrolled speaker.",
+        epilog="example: amsincnet remove results/demo/1234 anna",
+    )
+    add.add_argument("model", help=MODEL)
+    add.add_argument("name", help="of the enrolled speaker")
+    _shared(add)
+    add.set_defaults(run=_remove)
+
+    add = commands.add_parser(
+        "verify",
+        help="decide whether two recordings are of the same speaker",
+        description="Decide whether two recordings are of the same speaker. "
+        "Exit status: 0 accepted, 1 rejected, 2 error.",
+        epilog="example: amsincnet verify results/demo/1234 a.wav b.flac",
+    )
+    add.add_argument("model", help=MODEL)
+    add.add_argument("a", help="recording")
+    add.add_argument("b", help="recording")
+    add.add_argument(
+        "--threshold",
+        type=float,
+        help="least cosine to accept (default: the calibrated one)",
+    )
+    _shared(add)
+    add.set_defaults(run=_verify)
+
+    add = commands.add_parser(
+        "embed",
+        help="write d-vectors of recordings to a file",
+        description="Write d-vectors of recordings to a file: an npz with "
+        "the arrays files and embeddings, or a CSV with a row a file.",
+        epilog="example: amsincnet embed results/demo/1234 a.wav b.flac "
+        "--output embeddings.npz",
+    )
+    add.add_argument("model", help=MODEL)
+    add.add_argument("files", nargs="+", metavar="file", help="recordings")
+    add.add_argument("--output", required=True, help="*.npz or *.csv")
+    _shared(add)
+    add.set_defaults(run=_embed)
+
+    add = commands.add_parser(
+        "evaluate",
+        help="errors of identification and verification on a manifest",
+        description="Errors of identification (closed and open set) and "
+        "verification on a manifest. Writes evaluation.json and det.png "
+        "into the model's folder.",
+        epilog="example: amsincnet evaluate results/demo/1234 --manifest "
+        "results/demo/1234/manifests/test.csv --data_folder demo/corpus "
+        "--calibrate",
+    )
+    add.add_argument("model", help=MODEL)
+    add.add_argument("--manifest", required=True, help="CSV of a preparation")
+    add.add_argument(
+        "--data_folder", required=True, help="what its paths are relative to"
+    )
+    add.add_argument(
+        "--trials",
+        help="list of pairs for verification, '1 id id' or '0 id id' a line "
+        "(default: all pairs)",
+    )
+    add.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="keep the equal-error thresholds with the model, for verify and "
+        "identify --unknown",
+    )
+    _shared(add)
+    add.set_defaults(run=_evaluate)
+
+
+def _shared(add):
+    """Options of every command that loads a model."""
+    add.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    add.add_argument("--json", action="store_true", help="JSON on a terminal")
+
+
+def _as_json(options):
+    return options.json or not sys.stdout.isatty()
+
+
+def _load(options):
     from amsincnet_sb.inference.identifier import SpeakerIdentifier
 
+    return SpeakerIdentifier.from_results(options.model, options.device)
+
+
+def _threshold(options):
+    """The one given, None for the calibrated one."""
+    if options.threshold is not None and not math.isfinite(options.threshold):
+        raise InputError(
+            f"--threshold is {options.threshold} but must be a number."
+        )
+    return options.threshold
+
+
+def _identify(options):
     if options.top < 1:
         raise InputError(f"--top is {options.top} but must be at least 1.")
-    model = SpeakerIdentifier.from_results(options.model, options.device)
-    as_json = options.json or not sys.stdout.isatty()
+    threshold = _threshold(options)
+    model = _load(options)
+    if options.unknown and threshold is None:
+        threshold = model.threshold("identification")
+    as_json = _as_json(options)
     status = 0
     for path in options.files:
         try:
-            candidates = model.identify(path, options.top)
+            candidates = model.identify(path, options.top, threshold)
         except InputError as error:
             print(f"Error: {error}", file=sys.stderr)
             status = 2
@@ -131,6 +300,125 @@ def _identify(options):
         for speaker, score, share in candidates:
             print(f"  {speaker:<20} score {score:8.3f}  windows {share:6.1%}")
     return status
+
+
+def _enroll(options):
+    model = _load(options)
+    model.enroll(options.name, options.files)
+    model.save()
+    if _as_json(options):
+        answer = {"enrolled": options.name, "files": len(options.files)}
+        print(json.dumps({**answer, "speakers": len(model.speakers)}))
+        return
+    print(
+        f"Enrolled {options.name} from {len(options.files)} file(s); the "
+        f"model knows {len(model.speakers)} speakers."
+    )
+
+
+def _remove(options):
+    model = _load(options)
+    model.remove(options.name)
+    model.save()
+    if _as_json(options):
+        answer = {"removed": options.name, "speakers": len(model.speakers)}
+        print(json.dumps(answer))
+        return
+    print(
+        f"Removed {options.name}; the model knows {len(model.speakers)} "
+        "speakers."
+    )
+
+
+def _verify(options):
+    threshold = _threshold(options)
+    model = _load(options)
+    if threshold is None:
+        threshold = model.threshold("verification")
+    score, accepted = model.verify(options.a, options.b, threshold)
+    if _as_json(options):
+        answer = {"a": options.a, "b": options.b, "score": score}
+        answer.update(threshold=threshold, accepted=accepted)
+        print(json.dumps(answer))
+    else:
+        print(
+            f"{'same speaker' if accepted else 'different speakers'}  "
+            f"score {score:.3f}  threshold {threshold:.3f}"
+        )
+    return 0 if accepted else 1
+
+
+def _embed(options):
+    from amsincnet_sb.inference.embeddings import write_embeddings
+
+    # Before an hour of listening.
+    if Path(options.output).suffix not in (".npz", ".csv"):
+        raise InputError(
+            f"--output is {options.output} but must end with .npz or .csv."
+        )
+    embeddings = _load(options).embed(options.files)
+    write_embeddings(options.output, options.files, embeddings)
+    number, size = embeddings.shape
+    if _as_json(options):
+        answer = {"output": options.output, "files": number, "size": size}
+        print(json.dumps(answer))
+        return
+    print(f"{number} d-vectors of {size} numbers: {options.output}")
+
+
+def _evaluate(options):
+    from amsincnet_sb.inference.evaluation import (
+        calibration_from,
+        evaluate_model,
+        report,
+    )
+    from amsincnet_sb.utils.files import atomic_write
+    from amsincnet_sb.utils.plots import plot_det
+
+    model = _load(options)
+    results = evaluate_model(
+        model, options.manifest, options.data_folder, options.trials
+    )
+    if options.calibrate:
+        model.calibration = calibration_from(results, options.manifest)
+        model.save()
+    folder = Path(options.model)
+    with atomic_write(folder / "evaluation.json") as file:
+        json.dump(results, file, indent=1)
+    if results["verification"]:
+        plot_det(path=folder / "det.png", **results["verification"]["det"])
+    if _as_json(options):
+        shown = {k: v for k, v in results.items() if k != "verification"}
+        shown["verification"] = results["verification"] and {
+            k: v for k, v in results["verification"].items() if k != "det"
+        }
+        print(json.dumps(shown))
+        return
+    for line in report(results):
+        print(line)
+
+
+def _prepare(options):
+    from amsincnet_sb.dataio.own_corpus import (
+        prepare_own_corpus,
+        training_command,
+    )
+
+    summary = prepare_own_corpus(
+        options.source,
+        options.output,
+        options.data_folder,
+        options.test_fraction,
+        options.validation_sentences,
+        options.seed,
+    )
+    print(f"{options.source}: {summary.options['corpus']}")
+    for line in summary.report():
+        # A file's name need not be valid Unicode.
+        print(" ", line.encode(errors="backslashreplace").decode())
+    print(f"Manifests: {options.output}")
+    print("Train on them in recipes/TIMIT/speaker_id with")
+    print(f"  {training_command(options.output, summary)}")
 
 
 def _demo_corpus(options):
@@ -157,20 +445,67 @@ def _import_released(options):
 
 
 def _plot(options):
-    from amsincnet_sb.utils.plots import plot_curves
-
-    metrics = Path(options.results) / "metrics.jsonl"
-    picture = options.output or Path(options.results) / "curves.png"
-    if not metrics.is_file():
-        raise InputError(
-            f"{metrics} does not exist; give the results folder of a run."
-        )
-    if not plot_curves(metrics, picture, options.published):
+    picture = options.output or Path(options.results) / f"{options.what}.png"
+    draw = {
+        "curves": _plot_curves,
+        "det": _plot_det,
+        "filters": _plot_filters,
+        "confusions": _plot_confusions,
+    }[options.what]
+    if not draw(options, picture):
         raise InputError(
             "There is nothing to draw, or matplotlib is missing: install it "
             "with pip install 'amsincnet_sb[plots]'."
         )
     print(picture)
+
+
+def _result_file(options, name, made_by):
+    path = Path(options.results) / name
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; {made_by}.")
+    return path
+
+
+def _plot_curves(options, picture):
+    from amsincnet_sb.utils.plots import plot_curves
+
+    made_by = "give the results folder of a run"
+    metrics = _result_file(options, "metrics.jsonl", made_by)
+    return plot_curves(metrics, picture, options.published)
+
+
+def _plot_det(options, picture):
+    from amsincnet_sb.utils.plots import plot_det
+
+    made_by = "amsincnet evaluate writes it"
+    path = _result_file(options, "evaluation.json", made_by)
+    try:
+        verification = json.loads(path.read_text(encoding="utf-8"))
+        det = verification["verification"]["det"]
+        curves = [[float(rate) for rate in det[key]] for key in sorted(det)]
+        false_alarm, miss = curves
+    except (LookupError, OSError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} holds no verification errors to draw; run amsincnet "
+            "evaluate on sentences of which some share a speaker."
+        ) from error
+    return plot_det(miss, false_alarm, picture)
+
+
+def _plot_filters(options, picture):
+    from amsincnet_sb.utils.plots import plot_filters
+    from amsincnet_sb.utils.pretrained import read_pretrained
+
+    return plot_filters(read_pretrained(options.results)[0].sinc, picture)
+
+
+def _plot_confusions(options, picture):
+    from amsincnet_sb.utils.plots import plot_confusions
+
+    made_by = "give the results folder of a finished run"
+    sentences = _result_file(options, "sentences.csv", made_by)
+    return plot_confusions(sentences, picture)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,37 @@
 """Who is speaking?"""
 
+import json
+import logging
+import math
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
-from amsincnet_sb.dataio.audio import read_audio
+from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
+from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.pretrained import read_pretrained
+from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.pretrained import read_pretrained, write_pretrained
 
-__all__ = ["Candidate", "SpeakerIdentifier"]
+__all__ = ["Analysis", "Candidate", "SpeakerIdentifier", "UNKNOWN"]
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"
+CALIBRATION, ENROLLED = "calibration.json", "enrolled.npz"
+
+# Cosines, for a model that has not been calibrated. Where the errors of one
+# kind equal those of the other differs from model to model.
+DEFAULT_THRESHOLDS = {"verification": 0.8, "identification": 0.2}
+# Mean cosine of a speaker's windows with that speaker's class vector.
+DEFAULT_OWN_COSINE = 0.3
+
+BLOCK = 2**24  # samples of a file in memory at once
 
 
 class Candidate(NamedTuple):
@@ -31,8 +52,51 @@ class Candidate(NamedTuple):
     windows: float
 
 
+class Verification(NamedTuple):
+    """Whether two recordings are of one speaker.
+
+    Attributes
+    ----------
+    score : float
+        Cosine of the d-vectors, from -1 to 1.
+    accepted : bool
+        Whether it exceeds the threshold.
+    """
+
+    score: float
+    accepted: bool
+
+
+class Analysis(NamedTuple):
+    """Means over the windows of a recording.
+
+    Attributes
+    ----------
+    scores : torch.Tensor
+        ``[speakers]``, log-posteriors.
+    votes : torch.Tensor
+        ``[speakers]``, shares of the windows decided for each.
+    outputs : torch.Tensor
+        ``[speakers]``, the classifier's outputs: cosines, or log-posteriors.
+    embedding : torch.Tensor
+        ``[embedding_size]``, the d-vector.
+    direction : torch.Tensor
+        ``[embedding_size]``, the same of embeddings scaled to length one.
+    """
+
+    scores: torch.Tensor
+    votes: torch.Tensor
+    outputs: torch.Tensor
+    embedding: torch.Tensor
+    direction: torch.Tensor
+
+
 class SpeakerIdentifier:
-    """A trained model that names speakers.
+    """A trained model that names speakers, verifies and enrols them.
+
+    A recording is a file of any format, rate and number of channels that
+    soundfile reads, or a tensor of samples ``[time]`` at the model's rate. An
+    hour takes no more memory than a minute.
 
     Arguments
     ---------
@@ -46,15 +110,28 @@ class SpeakerIdentifier:
         What its outputs are multiplied by before a softmax.
     windows_per_batch : int
         Bounds the memory taken, whatever the length of a recording.
+    folder : str or Path, optional
+        Where the model, its enrolled speakers and its calibration are kept.
+
+    Attributes
+    ----------
+    speakers : list of str
+        Those of the training, then those enrolled.
+    calibration : dict
+        ``"verification"`` and ``"identification"``, each with a
+        ``"threshold"`` and how it was found; empty if it never was.
 
     Example
     -------
-    >>> from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
+    >>> from amsincnet_sb.lobes.classifiers import CosineClassifier
     >>> from amsincnet_sb.lobes.sincnet import SincNet
     >>> net = SincNet(fc_neurons=[8, 8, 8]).eval()
-    >>> who = SpeakerIdentifier(net, SoftmaxClassifier(8, 2), ["ann", "bob"])
+    >>> who = SpeakerIdentifier(net, CosineClassifier(8, 2), ["ann", "bob"])
     >>> sorted(c.speaker for c in who.identify(torch.randn(16000)))
     ['ann', 'bob']
+    >>> who.enroll("cat", [torch.randn(16000)])
+    >>> who.speakers
+    ['ann', 'bob', 'cat']
     """
 
     def __init__(
@@ -64,14 +141,18 @@ class SpeakerIdentifier:
         speakers,
         scale=1.0,
         windows_per_batch=128,
+        folder=None,
     ):
         self.embedding_model = embedding_model
         self.classifier = classifier
-        self.speakers = speakers
         self.scale = scale
         self.windows_per_batch = windows_per_batch
+        self.folder = folder and Path(folder)
+        self.calibration = {}
         self.device = next(embedding_model.parameters()).device
         self._embed = for_evaluation(embedding_model)
+        self._trained = list(speakers)
+        self._set_enrolled({})
 
     @classmethod
     def from_results(cls, folder, device="cpu"):
@@ -91,67 +172,436 @@ class SpeakerIdentifier:
         Raises
         ------
         InputError
-            If there is no complete model.
+            If there is no complete model, or no such device.
         """
         embedding_model, classifier, config = read_pretrained(folder)
-        return cls(
-            embedding_model.to(device),
-            classifier.to(device),
+        folder = Path(folder)
+        if (folder / "pretrained").is_dir():
+            folder = folder / "pretrained"
+        try:
+            embedding_model.to(device), classifier.to(device)
+        except (AssertionError, RuntimeError) as error:
+            raise InputError(
+                f"The device {device!r} cannot be used here; try 'cpu'."
+            ) from error
+        model = cls(
+            embedding_model,
+            classifier,
             config["speakers"],
             config["scale"],
+            folder=folder,
         )
+        model.calibration = _read_calibration(folder / CALIBRATION)
+        if (folder / ENROLLED).is_file():
+            size = embedding_model.embedding_size
+            enrolled = _read_enrolled(folder / ENROLLED, size)
+            model._set_enrolled(enrolled)
+        return model
 
-    @torch.inference_mode()
-    def identify(self, audio, top_k=3):
+    def identify(self, audio, top_k=3, threshold=None):
         """Name the speaker of a recording.
+
+        With a threshold, ``"unknown"`` is one more candidate, whose cosine
+        with every window is the threshold: it comes first where no speaker's
+        mean cosine exceeds it. (Of a model with a softmax classifier,
+        thresholds are log-posteriors.)
 
         Arguments
         ---------
-        audio : str, Path or torch.Tensor
-            A file of any format, rate and number of channels that soundfile
-            reads, or samples ``[time]`` at the model's rate.
+        audio : str, Path, torch.Tensor, or a list of these
+            A recording, or several.
         top_k : int
             How many candidates.
+        threshold : float or "calibrated", optional
+            Below it a speaker is ``"unknown"``; :meth:`threshold` for
+            ``"calibrated"``. Without it somebody is always named.
 
         Returns
         -------
         list of Candidate
-            The best first.
+            The best first; of several recordings, a list of such lists.
 
         Raises
         ------
         InputError
-            If the recording is unreadable, empty, or not finite.
+            If a recording is unreadable, empty, not finite, or a silent
+            file.
         """
-        net = self.embedding_model
-        if not torch.is_tensor(audio):
-            audio = read_audio(audio, sample_rate=net.sample_rate)
-        if audio.numel() == 0 or not audio.isfinite().all():
-            raise InputError(
-                "The recording is empty or holds values that are not numbers."
-            )
-        if audio.dim() != 1 or not audio.is_floating_point():
-            raise InputError(
-                f"The recording is a {audio.dtype} tensor of shape "
-                f"{tuple(audio.shape)} but must be floating point, [time]."
-            )
-        total = votes = None
-        for windows in self._windows(audio):
-            x = self._embed(windows.to(self.device))
-            scores = log_posteriors(self.classifier(x), self.scale).squeeze(1)
-            won = scores.argmax(-1).bincount(minlength=scores.shape[-1])
-            total = scores.sum(0) + (0 if total is None else total)
-            votes = won + (0 if votes is None else votes)
-        n = votes.sum()
-        best = (total / n).topk(min(top_k, len(self.speakers)))
+        if threshold == "calibrated":
+            threshold = self.threshold("identification")
+        if isinstance(audio, (list, tuple)):
+            return [self.identify(one, top_k, threshold) for one in audio]
+        found = self.analyse(audio, threshold)
+        names = self.speakers + [UNKNOWN] * (threshold is not None)
+        best = found.scores.topk(min(top_k, len(names)))
         return [
-            Candidate(self.speakers[i], score, (votes[i] / n).item())
+            Candidate(names[i], score, found.votes[i].item())
             for score, i in zip(best.values.tolist(), best.indices.tolist())
         ]
 
-    def _windows(self, wave):
+    def embed(self, audio):
+        """The d-vector of a recording: the mean over its windows.
+
+        Arguments
+        ---------
+        audio : str, Path, torch.Tensor, or a list of these
+            A recording, or several.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[embedding_size]``, or ``[recordings, embedding_size]``; on the
+            CPU, of any length.
+
+        Raises
+        ------
+        InputError
+            As :meth:`identify`.
+        """
+        if isinstance(audio, (list, tuple)):
+            return torch.stack([self.embed(one) for one in audio])
+        return self.analyse(audio).embedding.cpu()
+
+    def verify(self, a, b, threshold=None):
+        """Decide whether two recordings are of the same speaker.
+
+        Arguments
+        ---------
+        a, b : str, Path or torch.Tensor
+            The recordings.
+        threshold : float, optional
+            Least cosine; :meth:`threshold` if not given.
+
+        Returns
+        -------
+        Verification
+            score, accepted.
+
+        Raises
+        ------
+        InputError
+            As :meth:`identify`.
+        """
+        if threshold is None:
+            threshold = self.threshold("verification")
+        score = F.cosine_similarity(*self.embed([a, b]), dim=0).item()
+        return Verification(score, score > threshold)
+
+    def threshold(self, task):
+        """The threshold found by ``amsincnet evaluate --calibrate``.
+
+        Arguments
+        ---------
+        task : str
+            ``"verification"`` or ``"identification"``.
+
+        Returns
+        -------
+        float
+            A cosine. A model that has never been calibrated has 0.8 for
+            verification and 0.2 for identification, and a warning says so.
+
+        Raises
+        ------
+        InputError
+            For the identification by a softmax classifier that has never
+            been calibrated: its outputs are no cosines.
+        """
+        if task in self.calibration:
+            return self.calibration[task]["threshold"]
+        how = "find one with amsincnet evaluate --calibrate, or give a number"
+        if task == "identification" and not self._has_cosines():
+            raise InputError(
+                "This model has no threshold below which a speaker is "
+                f"unknown: {how}."
+            )
+        default = DEFAULT_THRESHOLDS[task]
+        logger.warning(
+            "Note: this model has no calibrated threshold for %s, so that "
+            "%g is taken: %s.",
+            task,
+            default,
+            how,
+        )
+        return default
+
+    def enroll(self, name, files):
+        """Add a speaker without training.
+
+        The speaker's class vector is the mean direction of the windows. A
+        mean is closer to its own windows, and to everybody else's, than a
+        learned class vector is; so it is scaled until windows of the
+        recordings score on it as those of trained speakers do on theirs: 0.3
+        on average, or what ``amsincnet evaluate --calibrate`` has found. Each
+        recording is scored on the mean of the others.
+
+        Arguments
+        ---------
+        name : str
+            Of a speaker the model does not have yet.
+        files : list of str, Path or torch.Tensor
+            Recordings of that speaker; three sentences are a good start.
+
+        Raises
+        ------
+        InputError
+            If the name is taken or empty, a recording cannot be used, the
+            recordings have nothing in common, or the classifier is not a
+            CosineClassifier, in whose like a speaker is more than a direction.
+        """
+        if not self._has_cosines():
+            raise InputError(
+                "Speakers can be enrolled in a model with a CosineClassifier, "
+                "but this one was trained with a plain softmax; it can embed "
+                "and verify."
+            )
+        if not name.strip() or not name.isprintable() or name == UNKNOWN:
+            raise InputError(f"{name!r} cannot be the name of a speaker.")
+        if name in self.speakers:
+            kind = "enrolled" if name in self._enrolled else "trained"
+            raise InputError(
+                f"The model has a speaker {name!r} already ({kind}); take "
+                "another name, or remove the enrolled one first."
+            )
+        files = list(files)
+        if not files:
+            raise InputError(f"There is no recording to enrol {name!r} from.")
+        means = torch.stack([self.analyse(one).direction for one in files])
+        others = means.sum(0) - means if len(files) > 1 else means
+        own = (means * F.normalize(others, dim=-1)).sum(-1).mean()
+        if not own > 0.05:
+            raise InputError(
+                f"The recordings given for {name!r} have nothing in common; "
+                "check that they are of one speaker."
+            )
+        vector = F.normalize(means.mean(0), dim=0) / own
+        self._set_enrolled({**self._enrolled, name: vector.cpu()})
+
+    def remove(self, name):
+        """Forget an enrolled speaker.
+
+        Arguments
+        ---------
+        name : str
+            As enrolled.
+
+        Raises
+        ------
+        InputError
+            If nobody of that name has been enrolled.
+        """
+        if name not in self._enrolled:
+            known = ", ".join(map(repr, self._enrolled)) or "nobody"
+            raise InputError(
+                f"{name!r} is not an enrolled speaker of this model; enrolled "
+                f"so far: {known}."
+            )
+        self._set_enrolled(
+            {k: v for k, v in self._enrolled.items() if k != name}
+        )
+
+    def save(self, folder=None):
+        """Keep the enrolled speakers and the calibration.
+
+        Arguments
+        ---------
+        folder : str or Path, optional
+            A new folder, for a copy of the whole model. If not given, they
+            are kept beside the model that was loaded.
+
+        Raises
+        ------
+        InputError
+            If the folder exists, or cannot be written.
+        """
+        if folder is None:
+            folder = self.folder
+            if folder is None:
+                raise InputError("Say in which folder to save the model.")
+        else:
+            folder = Path(folder)
+            if folder.exists():
+                raise InputError(
+                    f"{folder} exists already; name a new folder for the copy."
+                )
+            write_pretrained(
+                folder,
+                self.embedding_model,
+                self.classifier,
+                self._trained,
+                self.scale,
+            )
+        if self.calibration:
+            with atomic_write(folder / CALIBRATION) as file:
+                json.dump(self.calibration, file, indent=1)
+        if self._enrolled or (folder / ENROLLED).exists():
+            size = self.embedding_model.embedding_size
+            vectors = np.zeros((len(self._enrolled), size), np.float32)
+            for row, vector in zip(vectors, self._enrolled.values()):
+                row[:] = vector
+            with atomic_write(folder / ENROLLED, "wb") as file:
+                np.savez(
+                    file,
+                    speakers=np.array(list(self._enrolled), dtype=np.str_),
+                    vectors=vectors,
+                )
+
+    @torch.inference_mode()
+    def analyse(self, audio, threshold=None):
+        """Everything the model has to say about a recording.
+
+        Arguments
+        ---------
+        audio : str, Path or torch.Tensor
+            The recording.
+        threshold : float, optional
+            Output of one more class, the unknown speakers, which comes last.
+
+        Returns
+        -------
+        Analysis
+
+        Raises
+        ------
+        InputError
+            As :meth:`identify`.
+        """
+        count, sums = 0, None
+        for windows in self._windows(audio):
+            embeddings = self._embed(windows.to(self.device)).float()
+            outputs = self._classify(embeddings).squeeze(1).float()
+            if threshold is not None:
+                outputs = F.pad(outputs, (0, 1), value=threshold)
+            scores = log_posteriors(outputs, self.scale)
+            votes = scores.argmax(-1).bincount(minlength=scores.shape[-1])
+            new = (
+                scores.sum(0),
+                votes,
+                outputs.sum(0),
+                embeddings.sum(0).squeeze(0),
+                F.normalize(embeddings, dim=-1).sum(0).squeeze(0),
+            )
+            sums = [a + b for a, b in zip(sums, new)] if count else new
+            count += len(windows)
+        return Analysis(*(total / count for total in sums))
+
+    def _windows(self, audio):
         """Batches of windows of a recording, ``[windows, window]``."""
         window, hop = self.embedding_model.window, self.embedding_model.hop
-        if len(wave) < window:
-            wave = wave[torch.arange(window) % len(wave)]
-        return wave.unfold(0, window, hop).split(self.windows_per_batch)
+        # Whoever gives samples may know why they are what they are.
+        is_file = not torch.is_tensor(audio)
+        rest, silent, seen = torch.zeros(0), is_file, False
+        for block in self._blocks(audio):
+            silent = silent and is_silent(block)
+            wave = torch.cat([rest, block]) if len(rest) else block
+            rest = wave
+            if len(wave) >= window:
+                windows, seen = wave.unfold(0, window, hop), True
+                yield from windows.split(self.windows_per_batch)
+                rest = wave[len(windows) * hop :]
+        if silent:
+            raise InputError(
+                f"{audio}: it is silent; give a recording of somebody."
+            )
+        if not seen:
+            yield rest[torch.arange(window) % len(rest)].unsqueeze(0)
+
+    def _blocks(self, audio):
+        """A recording in pieces that memory can hold, each ``[time]``."""
+        sample_rate = self.embedding_model.sample_rate
+        if torch.is_tensor(audio):
+            if audio.numel() == 0 or not audio.isfinite().all():
+                raise InputError(
+                    "The recording is empty or holds values that are not "
+                    "numbers."
+                )
+            if audio.dim() != 1 or not audio.is_floating_point():
+                raise InputError(
+                    f"The recording is a {audio.dtype} tensor of shape "
+                    f"{tuple(audio.shape)} but must be floating point, [time]."
+                )
+            yield audio.float().cpu()
+            return
+        frames, rate, *_ = audio_info(audio)
+        # Whole seconds start at a whole sample of either rate, and a second
+        # on both sides is more than the resampling filter looks at.
+        step = rate * max(1, BLOCK // rate)
+        margin = 0 if rate == sample_rate else rate
+        for start in range(0, frames, step):
+            stop = min(start + step, frames)
+            first = max(0, start - margin)
+            last = min(stop + margin, frames)
+            wave = read_audio(audio, first, last, sample_rate)
+            skip = (start - first) // rate * sample_rate
+            if last > stop:
+                wave = wave[: skip + (stop - start) // rate * sample_rate]
+            yield wave[skip:]
+
+    @property
+    def trained_speakers(self):
+        """How many of the speakers, from the first, were trained."""
+        return len(self._trained)
+
+    def _has_cosines(self):
+        return isinstance(self.classifier, CosineClassifier)
+
+    def _set_enrolled(self, enrolled):
+        """Class vectors on which own windows score 1 on average, by name."""
+        self._enrolled = enrolled
+        self.speakers = self._trained + list(enrolled)
+        if enrolled:
+            self._vectors = torch.stack(list(enrolled.values())).to(self.device)
+
+    def _classify(self, embeddings):
+        """Outputs for trained and enrolled speakers, on one scale."""
+        outputs = self.classifier(embeddings)
+        if not self._enrolled:
+            return outputs
+        found = self.calibration.get("identification", {})
+        own_cosine = found.get("own_cosine", DEFAULT_OWN_COSINE)
+        scores = F.normalize(embeddings, dim=-1) @ self._vectors.T
+        return torch.cat([outputs, own_cosine * scores], dim=-1)
+
+
+def _read_calibration(path):
+    """Thresholds from ``calibration.json``; none where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        calibration = json.loads(path.read_text(encoding="utf-8"))
+        if not set(calibration) <= set(DEFAULT_THRESHOLDS):
+            raise ValueError("unknown task")
+        for task in calibration.values():
+            numbers = task["threshold"], task.get("own_cosine", 0.0)
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError("a threshold that is no number")
+    except (AttributeError, LookupError, OSError, TypeError, ValueError) as e:
+        raise InputError(
+            f"{path} does not hold thresholds ({e}); remove it and run "
+            "amsincnet evaluate --calibrate."
+        ) from e
+    return calibration
+
+
+def _read_enrolled(path, size):
+    """Class vectors by name from ``enrolled.npz``; nothing is executed."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = file["speakers"].tolist()
+            vectors = file["vectors"]
+        good = (
+            len(set(names)) == len(names)
+            and all(type(name) is str for name in names)
+            and vectors.shape == (len(names), size)
+            and vectors.dtype == np.float32
+            and np.isfinite(vectors).all()
+        )
+        if not good:
+            raise ValueError(f"not one vector of {size} numbers a name")
+    except Exception as error:
+        # Whatever a damaged file makes numpy and zipfile raise.
+        raise InputError(
+            f"{path} does not hold enrolled speakers of this model ({error}); "
+            "remove it and enrol them again."
+        ) from error
+    return dict(zip(names, torch.from_numpy(vectors)))

@@ -1,0 +1,332 @@
+"""How well a trained model names and verifies speakers."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from amsincnet_sb.dataio.audio import read_audio
+from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.verification import det_points, eer, min_dcf
+
+__all__ = [
+    "all_pairs",
+    "calibration_from",
+    "evaluate_model",
+    "read_trials",
+    "report",
+]
+
+MAX_PAIRED = 6000  # sentences: 18 million pairs, which take 2 GB
+
+
+def evaluate_model(model, manifest, data_folder, trials=None):
+    """Closed-set, open-set and verification errors on a manifest.
+
+    Arguments
+    ---------
+    model : amsincnet_sb.inference.identifier.SpeakerIdentifier
+        The model.
+    manifest : str or Path
+        As written by the preparation of a corpus. Speakers that the model
+        does not know count as unknown.
+    data_folder : str or Path
+        What its paths are relative to.
+    trials : str or Path, optional
+        See :func:`read_trials`; all pairs of sentences if not given.
+
+    Returns
+    -------
+    dict
+        ``sentences`` and ``speakers`` (numbers), then, each None where the
+        manifest cannot tell: ``closed_set`` (``frame_error`` and
+        ``sentence_error`` of the known speakers, in per cent),
+        ``open_set`` and ``verification`` (``eer`` in per cent, its
+        ``threshold``, the numbers of trials; verification has ``min_dcf``
+        and the points of the ``det`` curve too).
+
+        Open-set trials compare the output for the best speaker with the
+        threshold. Sentences of unknown speakers are to be rejected; if there
+        are none, those of known ones are, against the other speakers.
+        ``own_cosine`` is the mean output of trained speakers for themselves.
+
+    Raises
+    ------
+    InputError
+        If the manifest, a recording or the list of trials is not usable.
+    """
+    sentences = read_manifest(manifest)
+    if not sentences:
+        raise InputError(f"{manifest} lists no sentence to evaluate on.")
+    # Before an hour of listening.
+    pairs = trials and read_trials(trials, [s.id for s in sentences])
+    if pairs is None and len(sentences) > MAX_PAIRED:
+        raise InputError(
+            f"{manifest} lists {len(sentences)} sentences, too many to pair "
+            "each with each; give a list with --trials."
+        )
+    found = []
+    for sentence in tqdm(sentences, unit="file", disable=None):
+        path = Path(data_folder) / sentence.wav
+        rate = model.embedding_model.sample_rate
+        wave = read_audio(path, sentence.start, sentence.stop, rate)
+        found.append(model.analyse(wave))
+    outputs = torch.stack([one.outputs for one in found]).cpu()
+    votes = torch.stack([one.votes for one in found]).cpu()
+    embeddings = torch.stack([one.embedding for one in found]).cpu()
+    index = {name: i for i, name in enumerate(model.speakers)}
+    labels = torch.tensor([index.get(s.spk_id, -1) for s in sentences])
+    names = [s.spk_id for s in sentences]
+    if pairs is None:
+        pairs = all_pairs(names)
+    return {
+        "sentences": len(sentences),
+        "speakers": len(set(names)),
+        "closed_set": _closed_set(
+            torch.stack([one.scores for one in found]).cpu(), votes, labels
+        ),
+        "open_set": _open_set(outputs, labels, model.trained_speakers),
+        "verification": _verification(embeddings, *pairs),
+    }
+
+
+def calibration_from(results, manifest):
+    """Thresholds to keep with a model.
+
+    Arguments
+    ---------
+    results : dict
+        Of :func:`evaluate_model`.
+    manifest : str or Path
+        What they were found on.
+
+    Returns
+    -------
+    dict
+        For :attr:`SpeakerIdentifier.calibration`: of each task the equal-
+        error ``threshold``, and what it was found on.
+
+    Raises
+    ------
+    InputError
+        If the manifest has no pair of sentences of one speaker, or no two
+        speakers.
+    """
+    found = {
+        "verification": results["verification"],
+        "identification": results["open_set"],
+    }
+    if not found["verification"]:
+        raise InputError(
+            f"{manifest} has no two sentences of one speaker, or only one "
+            "speaker, so that no threshold can be found."
+        )
+    return {
+        task: {
+            "manifest": Path(manifest).name,
+            **{key: value for key, value in errors.items() if key != "det"},
+        }
+        for task, errors in found.items()
+        if errors
+    }
+
+
+def report(results):
+    """The results of :func:`evaluate_model` for a person.
+
+    Arguments
+    ---------
+    results : dict
+        Of :func:`evaluate_model`.
+
+    Returns
+    -------
+    list of str
+        Lines.
+    """
+    lines = [
+        f"{results['sentences']} sentences, {results['speakers']} speakers"
+    ]
+    closed, opened = results["closed_set"], results["open_set"]
+    verified = results["verification"]
+    if closed:
+        lines += [
+            "identification among known speakers "
+            f"({closed['sentences']} sentences)",
+            f"  frame error     {closed['frame_error']:8.3f} %",
+            f"  sentence error  {closed['sentence_error']:8.3f} %",
+        ]
+    if opened:
+        lines += [
+            f"rejection of unknown speakers ({opened['known']} sentences to "
+            f"accept, {opened['unknown']} to reject: {opened['unknown_are']})",
+            f"  equal error     {opened['eer']:8.3f} %  at threshold "
+            f"{opened['threshold']:.3f}",
+        ]
+    if verified:
+        lines += [
+            f"verification ({verified['targets']} target and "
+            f"{verified['nontargets']} non-target trials)",
+            f"  equal error     {verified['eer']:8.3f} %  at threshold "
+            f"{verified['threshold']:.3f}",
+            f"  minDCF (0.01)   {verified['min_dcf']:8.3f}",
+        ]
+    return lines
+
+
+def read_trials(path, ids):
+    """Read a list of trials as VoxCeleb's: ``1 first second`` a line.
+
+    Arguments
+    ---------
+    path : str or Path
+        Text; 1 for the same speaker, 0 for two.
+    ids : list of str
+        Names of the sentences.
+
+    Returns
+    -------
+    first, second : torch.Tensor
+        ``[trials]``, positions in ``ids``.
+    same : torch.Tensor
+        ``[trials]``, bool.
+
+    Raises
+    ------
+    InputError
+        Names the line that is not a trial, or says what is missing.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "trials.txt"
+    >>> _ = path.write_text("1 a b\\n0 a c\\n")
+    >>> read_trials(path, ["a", "b", "c"])[1].tolist()
+    [1, 2]
+    """
+    position = {name: i for i, name in enumerate(ids)}
+    rows = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                words = line.split()
+                if not words:
+                    continue
+                if len(words) != 3 or words[0] not in ("0", "1"):
+                    raise InputError(
+                        f"{path}, line {number}: a trial is 0 or 1 and two "
+                        "sentences, such as: 1 ann-1 ann-2."
+                    )
+                for word in words[1:]:
+                    if word not in position:
+                        raise InputError(
+                            f"{path}, line {number}: {word!r} is no sentence "
+                            "of the manifest."
+                        )
+                rows.append(
+                    [int(words[0]), position[words[1]], position[words[2]]]
+                )
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"{path} cannot be read: {reason}.") from error
+    table = torch.tensor(rows).reshape(-1, 3)
+    same = table[:, 0] == 1
+    if not same.any() or same.all():
+        raise InputError(
+            f"{path} holds {int(same.sum())} trials of one speaker and "
+            f"{int((~same).sum())} of two, but at least one of each is needed."
+        )
+    return table[:, 1], table[:, 2], same
+
+
+def all_pairs(names):
+    """Every pair of sentences.
+
+    Arguments
+    ---------
+    names : list of str
+        Speaker of each sentence.
+
+    Returns
+    -------
+    first, second : torch.Tensor
+        ``[pairs]``, positions.
+    same : torch.Tensor
+        ``[pairs]``, bool: whether the speaker is the same.
+
+    Example
+    -------
+    >>> all_pairs(["ann", "ann", "bob"])[2]
+    tensor([ True, False, False])
+    """
+    first, second = torch.triu_indices(len(names), len(names), 1)
+    numbers = {name: i for i, name in enumerate(names)}
+    speaker = torch.tensor([numbers[name] for name in names])
+    return first, second, speaker[first] == speaker[second]
+
+
+def _closed_set(scores, votes, labels):
+    known = labels >= 0
+    if not known.any():
+        return None
+    wrong = scores[known].argmax(-1) != labels[known]
+    right = votes[known].gather(1, labels[known][:, None])
+    return {
+        "frame_error": 100 * (1 - right.double()).mean().item(),
+        "sentence_error": 100 * wrong.double().mean().item(),
+        "sentences": int(known.sum()),
+    }
+
+
+def _open_set(outputs, labels, trained):
+    known = labels >= 0
+    if not known.any() or outputs.shape[1] < 2:
+        return None
+    accept = outputs[known].max(-1).values
+    if known.all():
+        how = "known speakers, their own class left out"
+        others = outputs.scatter(1, labels[:, None], -torch.inf)
+    else:
+        how = "speakers the model does not know"
+        others = outputs[~known]
+    reject = others.max(-1).values
+    rate, threshold = eer(
+        torch.cat([accept, reject]),
+        torch.cat([torch.ones_like(accept), torch.zeros_like(reject)]),
+    )
+    errors = {
+        "eer": 100 * rate,
+        "threshold": threshold,
+        "known": len(accept),
+        "unknown": len(reject),
+        "unknown_are": how,
+    }
+    learned = known & (labels < trained)
+    if learned.any():
+        own = outputs[learned].gather(1, labels[learned][:, None])
+        errors["own_cosine"] = own.mean().item()
+    return errors
+
+
+def _verification(embeddings, first, second, same):
+    if not same.any() or same.all():
+        return None
+    directions = F.normalize(embeddings, dim=-1)
+    # In pieces: a million pairs of d-vectors would not fit.
+    scores = torch.cat(
+        [
+            (directions[a] * directions[b]).sum(-1)
+            for a, b in zip(first.split(4096), second.split(4096))
+        ]
+    )
+    rate, threshold = eer(scores, same)
+    miss, false_alarm = det_points(scores, same)
+    return {
+        "eer": 100 * rate,
+        "threshold": threshold,
+        "min_dcf": min_dcf(scores, same)[0],
+        "targets": int(same.sum()),
+        "nontargets": int((~same).sum()),
+        "det": {"miss": miss, "false_alarm": false_alarm},
+    }

@@ -1,0 +1,188 @@
+"""Errors of verification: EER, minimum detection cost, DET curve.
+
+A trial is a pair of recordings with a score; it is accepted where the score
+exceeds a threshold. A miss is a rejected target trial (the same speaker), a
+false alarm an accepted non-target trial. Everything is sorted once, so that
+millions of trials take seconds.
+"""
+
+import torch
+
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["det_points", "eer", "error_rates", "min_dcf"]
+
+
+def error_rates(scores, labels):
+    """Miss and false-alarm rates at every threshold that makes a difference.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        ``[trials]``, higher for the same speaker.
+    labels : torch.Tensor
+        ``[trials]``, true (or not 0) for target trials.
+
+    Returns
+    -------
+    thresholds : torch.Tensor
+        Every score and the middle between neighbours, ascending.
+    miss, false_alarm : torch.Tensor
+        Rates from 0 to 1 at each, float32.
+
+    Raises
+    ------
+    InputError
+        If there is no target or no non-target trial, or a score is NaN.
+
+    Example
+    -------
+    >>> error_rates(torch.tensor([0.25, 0.75]), torch.tensor([0, 1]))
+    (tensor([0.2500, 0.5000, 0.7500]), tensor([0., 0., 1.]), \
+tensor([0., 0., 0.]))
+    """
+    scores = torch.as_tensor(scores)
+    labels = torch.as_tensor(labels).bool()
+    targets = scores[labels].sort().values
+    others = scores[~labels].sort().values
+    if not len(targets) or not len(others):
+        raise InputError(
+            f"There are {len(targets)} target and {len(others)} non-target "
+            "trials, but at least one of each is needed."
+        )
+    if scores.isnan().any():
+        raise InputError("The scores of the trials hold NaN.")
+    thresholds = scores.unique()
+    middles = (thresholds[:-1] + thresholds[1:]) / 2
+    thresholds = torch.cat([thresholds, middles]).sort().values
+    below = [
+        torch.searchsorted(group, thresholds, right=True).float()
+        for group in (targets, others)
+    ]
+    miss = below[0] / len(targets)
+    false_alarm = (len(others) - below[1]) / len(others)
+    return thresholds, miss, false_alarm
+
+
+def eer(scores, labels):
+    """Equal error rate, as ``speechbrain.utils.metric_stats.EER``.
+
+    That one compares every score with every threshold; this one sorts.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        ``[trials]``, higher for the same speaker.
+    labels : torch.Tensor
+        ``[trials]``, true (or not 0) for target trials.
+
+    Returns
+    -------
+    rate : float
+        From 0 to 1: the mean of the miss and the false-alarm rate where they
+        are closest.
+    threshold : float
+        The lowest one where they are; scores above it are accepted.
+
+    Raises
+    ------
+    InputError
+        As :func:`error_rates`.
+
+    Example
+    -------
+    >>> eer(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1]))
+    (0.5, 0.3499999940395355)
+    """
+    thresholds, miss, false_alarm = error_rates(scores, labels)
+    gap = (false_alarm - miss).abs()
+    closest = (gap == gap.min()).nonzero().squeeze(1)
+    # SpeechBrain rounds a candidate's gap to float32 but not that of the best
+    # so far, so that equal gaps may replace each other until one is exact.
+    exact = (false_alarm[closest].double() - miss[closest].double()).abs()
+    kept = (exact <= gap.min()).nonzero().squeeze(1)
+    best = closest[kept[0]] if len(kept) else closest[-1]
+    rate = (false_alarm[best].item() + miss[best].item()) / 2
+    return rate, thresholds[best].item()
+
+
+def min_dcf(scores, labels, p_target=0.01):
+    """Minimum of the normalised detection cost of NIST's evaluations.
+
+    ``(p_target · miss + (1 − p_target) · false alarm) / min(p_target, 1 −
+    p_target)``: 1 is what accepting or rejecting everything costs.
+    SpeechBrain's ``minDCF`` is the same without the division.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        ``[trials]``, higher for the same speaker.
+    labels : torch.Tensor
+        ``[trials]``, true (or not 0) for target trials.
+    p_target : float
+        Prior probability of a target trial.
+
+    Returns
+    -------
+    cost : float
+        The minimum over thresholds, at most 1.
+    threshold : float
+        Where it is; minus infinity where accepting everything is best.
+
+    Raises
+    ------
+    InputError
+        As :func:`error_rates`.
+
+    Example
+    -------
+    >>> min_dcf(torch.tensor([0.1, 0.4, 0.3, 0.8]), torch.tensor([0, 0, 1, 1]))
+    (0.5, 0.4000000059604645)
+    """
+    thresholds, miss, false_alarm = error_rates(scores, labels)
+    accept_all = thresholds.new_tensor([-torch.inf])
+    thresholds = torch.cat([accept_all, thresholds])
+    miss = torch.cat([miss.new_zeros(1), miss]).double()
+    false_alarm = torch.cat([false_alarm.new_ones(1), false_alarm]).double()
+    costs = p_target * miss + (1 - p_target) * false_alarm
+    cost, best = (costs / min(p_target, 1 - p_target)).min(0)
+    return cost.item(), thresholds[best].item()
+
+
+def det_points(scores, labels, resolution=0.02):
+    """The DET curve in as few points as a picture needs.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        ``[trials]``, higher for the same speaker.
+    labels : torch.Tensor
+        ``[trials]``, true (or not 0) for target trials.
+    resolution : float
+        Least distance of neighbouring points along either axis, in standard
+        deviations of a normal distribution (the scale of DET plots).
+
+    Returns
+    -------
+    miss, false_alarm : list of float
+        Rates from 0 to 1 for ascending thresholds.
+
+    Raises
+    ------
+    InputError
+        As :func:`error_rates`.
+
+    Example
+    -------
+    >>> det_points(torch.tensor([0.25, 0.75]), torch.tensor([0, 1]))
+    ([0.0, 1.0], [0.0, 0.0])
+    """
+    _, miss, false_alarm = error_rates(scores, labels)
+    rates = torch.stack([miss, false_alarm]).double()
+    cells = (
+        torch.special.ndtri(rates.clamp(1e-9, 1 - 1e-9)) / resolution
+    ).round()
+    new = (cells[:, 1:] != cells[:, :-1]).any(0)
+    keep = torch.cat([new.new_ones(1), new])
+    miss, false_alarm = rates[:, keep].tolist()
+    return miss, false_alarm

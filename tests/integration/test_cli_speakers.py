@@ -1,0 +1,311 @@
+"""The commands that use a trained model: enrol, verify, embed, evaluate."""
+
+import argparse
+import csv
+import json
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from amsincnet_sb import cli
+from amsincnet_sb.inference.identifier import SpeakerIdentifier
+from amsincnet_sb.utils.plots import _pyplot
+
+MINE = {"identify", "enroll", "remove", "verify", "embed", "evaluate", "plot"}
+
+
+@pytest.fixture
+def model(finished, tmp_path):
+    """A copy that may be changed, without the checkpoints."""
+    parts = shutil.ignore_patterns("save", "*.png")
+    return shutil.copytree(finished, tmp_path / "model", ignore=parts)
+
+
+@pytest.fixture
+def files(corpus):
+    return sorted(map(str, corpus.glob("TRAIN/*/*/SI*.WAV")))[:6]
+
+
+def run(capsys, *arguments):
+    """Exit status, JSON lines and lines for the person."""
+    capsys.readouterr()
+    try:
+        status = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        status = stopped.code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    lines = [
+        json.loads(line) if line.startswith("{") else line
+        for line in captured.out.splitlines()
+    ]
+    return status, lines, captured.err.splitlines()
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_enrol_identify_remove(model, files, capsys):
+    found = run(capsys, "enroll", model, "zoe", *files[:3])
+    answer = {"enrolled": "zoe", "files": 3, "speakers": 5}
+    assert found == (0, [answer], [])
+    _, (answer,), _ = run(capsys, "identify", model, files[0], "--top", 9)
+    who = SpeakerIdentifier.from_results(model)
+    assert who.speakers[-1] == "zoe"
+    expected = who.identify(files[0], 5)
+    assert answer["candidates"] == [c._asdict() for c in expected]
+    assert run(capsys, "remove", model, "zoe")[0] == 0
+    status, out, err = run(capsys, "remove", model, "zoe")
+    assert (status, out) == (2, []) and "not an enrolled speaker" in err[0]
+
+
+def test_verify_says_it_by_its_status(model, files, capsys, caplog):
+    a, b = files[0], files[-1]
+    who = SpeakerIdentifier.from_results(model)
+    score = who.verify(a, b, 0.0).score
+    for threshold, status in ((score - 0.01, 0), (score + 0.01, 1)):
+        option = f"--threshold={threshold}"
+        found = run(capsys, "verify", model, a, b, option)
+        assert found[0] == status and found[2] == []
+        (answer,) = found[1]
+        assert answer["score"] == pytest.approx(score, abs=1e-6)
+        assert answer["accepted"] is (status == 0)
+    assert run(capsys, "verify", model, a, a)[0] == 0
+    assert "no calibrated threshold" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["npz", "csv"])
+def test_embed(model, files, tmp_path, capsys, suffix):
+    path = tmp_path / f"d.{suffix}"
+    status, _, _ = run(capsys, "embed", model, *files, "--output", path)
+    assert status == 0
+    expected = SpeakerIdentifier.from_results(model).embed(files).numpy()
+    if suffix == "npz":
+        with np.load(path, allow_pickle=False) as table:
+            names, values = table["files"].tolist(), table["embeddings"]
+    else:
+        with open(path, newline="") as file:
+            _, *rows = csv.reader(file)
+        names = [row[0] for row in rows]
+        values = np.array([row[1:] for row in rows], np.float32)
+    assert names == files and np.array_equal(values, expected)
+
+
+def evaluate(capsys, model, corpus, *more):
+    manifest = model / "manifests" / "test.csv"
+    arguments = ["--manifest", manifest, "--data_folder", corpus, *more]
+    return run(capsys, "evaluate", model, *arguments)
+
+
+def test_evaluate_agrees_with_the_recipe(recipe, model, corpus, capsys):
+    status, (shown,), _ = evaluate(capsys, model, corpus, "--calibrate")
+    assert status == 0
+    *_, last = recipe.metrics(model)
+    for error in ("frame_error", "sentence_error"):
+        assert shown["closed_set"][error] == pytest.approx(last[error])
+    assert shown["verification"]["targets"] == 4 * 3
+    assert shown["verification"]["nontargets"] == 12 * 11 // 2 - 12
+    written = json.loads((model / "evaluation.json").read_text())
+    det = written["verification"].pop("det")
+    assert written == shown and len(det["miss"]) == len(det["false_alarm"])
+    assert (model / "det.png").is_file() is (_pyplot() is not None)
+
+    who = SpeakerIdentifier.from_results(model)
+    for task, key in (
+        ("verification", "verification"),
+        ("identification", "open_set"),
+    ):
+        assert who.threshold(task) == shown[key]["threshold"]
+    # Without --calibrate they stay.
+    before = (model / "pretrained" / "calibration.json").read_text()
+    assert evaluate(capsys, model, corpus)[0] == 0
+    assert (model / "pretrained" / "calibration.json").read_text() == before
+
+
+def test_a_list_of_trials(model, corpus, tmp_path, capsys):
+    with open(model / "manifests" / "test.csv", newline="") as file:
+        ids = [row["ID"] for row in csv.DictReader(file)]
+    trials = tmp_path / "trials.txt"
+    trials.write_text(f"1 {ids[0]} {ids[1]}\n0 {ids[0]} {ids[-1]}\n")
+    _, (shown,), _ = evaluate(capsys, model, corpus, "--trials", trials)
+    assert shown["verification"]["targets"] == 1
+    assert shown["verification"]["nontargets"] == 1
+    assert shown["verification"]["eer"] in (0.0, 50.0, 100.0)
+
+
+def test_speakers_the_model_does_not_know(model, corpus, capsys):
+    manifest = model / "manifests" / "test.csv"
+    text = manifest.read_text()
+    known = SpeakerIdentifier.from_results(model).speakers[0]
+    manifest.write_text(text.replace(f",{known}\n", ",stranger\n"))
+    _, (shown,), _ = evaluate(capsys, model, corpus)
+    assert shown["closed_set"]["sentences"] == 9
+    assert (shown["open_set"]["known"], shown["open_set"]["unknown"]) == (9, 3)
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (lambda text: text.replace("spk_id", "who"), "spk_id"),
+        (lambda text: text.replace(".WAV", ".XYZ"), "there is no such file"),
+        (lambda text: text + text.splitlines()[1] + "\n", "occurs twice"),
+        (lambda text: text.splitlines()[0] + "\n", "lists no sentence"),
+        (
+            lambda text: "\n".join(text.splitlines()[:2]) + "\n",
+            "no two sentences of one speaker",
+        ),
+    ],
+)
+def test_unusable_manifests(model, corpus, capsys, change, complaint):
+    manifest = model / "manifests" / "test.csv"
+    manifest.write_text(change(manifest.read_text()))
+    before = contents(model)
+    status, out, err = evaluate(capsys, model, corpus, "--calibrate")
+    assert (status, out) == (2, []) and complaint in err[-1]
+    assert err[-1].startswith("Error: ") and err[-1].endswith((".", "?"))
+    assert contents(model) == before
+
+
+def bad_recordings(folder, good):
+    samples, rate = soundfile.read(good)
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("This is not audio.")
+    soundfile.write(folder / "silent.wav", samples * 0, rate)
+    samples[5] = np.nan
+    soundfile.write(folder / "nan.wav", samples, rate, "FLOAT")
+    return {
+        "empty.wav": "the file is empty",
+        "text.wav": "cannot be read as audio",
+        "silent.wav": "it is silent",
+        "nan.wav": "NaN",
+        "missing.wav": "there is no such file",
+    }
+
+
+def test_unusable_recordings(model, files, tmp_path, capsys):
+    before, output = contents(model), tmp_path / "d.npz"
+    for name, complaint in bad_recordings(tmp_path, files[0]).items():
+        bad = tmp_path / name
+        for command in (
+            ["identify", model, bad],
+            ["enroll", model, "zoe", files[0], bad],
+            ["verify", model, files[0], bad],
+            ["embed", model, files[0], bad, "--output", output],
+        ):
+            status, out, (line,) = run(capsys, *command, "--json")
+            assert (status, out) == (2, [])
+            assert line.startswith(f"Error: {bad}: ") and complaint in line
+    assert contents(model) == before and not output.exists()
+
+
+def test_unusable_models(model, files, tmp_path, capsys):
+    half = shutil.copytree(model, tmp_path / "half")
+    (half / "pretrained" / "classifier.ckpt").unlink()
+    for folder in (tmp_path / "none", tmp_path, half):
+        for command in (
+            ["enroll", folder, "zoe", files[0]],
+            ["remove", folder, "zoe"],
+            ["verify", folder, *files[:2]],
+            ["embed", folder, files[0], "--output", tmp_path / "d.csv"],
+            ["evaluate", folder, "--manifest", "x", "--data_folder", "y"],
+            ["plot", "filters", folder],
+        ):
+            status, out, (line,) = run(capsys, *command)
+            assert (status, out) == (2, []) and str(folder) in line
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["embed", "{model}", "a.wav", "--output", "d.txt"], "d.txt"),
+        (["verify", "{model}", "a", "b", "--threshold", "nan"], "--threshold"),
+        (["enroll", "{model}", "unknown", "{file}"], "cannot be the name"),
+        (["identify", "{model}", "{file}", "--device", "abc"], "'abc'"),
+        (["plot", "det", "{model}"], "amsincnet evaluate"),
+    ],
+)
+def test_unusable_options(model, files, capsys, arguments, complaint):
+    arguments = [a.format(model=model, file=files[0]) for a in arguments]
+    status, out, (line,) = run(capsys, *arguments)
+    assert (status, out) == (2, []) and complaint in line
+
+
+def test_a_terminal_gets_sentences(model, files, corpus, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for command, start in (
+        (["enroll", model, "zoe", files[0]], "Enrolled zoe from 1 file"),
+        (["verify", model, files[0], files[0]], "same speaker  score 1.000"),
+    ):
+        _, (line,), _ = run(capsys, *command)
+        assert line.startswith(start)
+    _, lines, _ = evaluate(capsys, model, corpus)
+    assert lines[0] == "12 sentences, 4 speakers"
+    assert any("minDCF" in line for line in lines)
+
+
+def examples():
+    commands = cli._parser()._actions
+    (commands,) = [
+        a for a in commands if isinstance(a, argparse._SubParsersAction)
+    ]
+    for name, parser in commands.choices.items():
+        assert parser.epilog.startswith("example: amsincnet ")
+        yield name, shlex.split(parser.epilog.removeprefix("example: "))[1:]
+
+
+@pytest.mark.parametrize("name, words", list(examples()))
+def test_examples_are_commands(name, words):
+    assert words[0] == name
+    assert cli._parser().parse_args(words).run
+
+
+def test_examples_run_as_typed(
+    model, files, corpus, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results" / "demo" / "1234"
+    shutil.copytree(model, results)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "corpus").symlink_to(corpus)
+    samples, rate = soundfile.read(files[0])
+    names = ["a.wav", "b.flac", "anna1.wav", "anna2.wav", "anna3.wav"]
+    for name in names:
+        soundfile.write(name, samples, rate)
+    ran = set()
+    for name, words in sorted(examples()):
+        if name not in MINE - {"remove"}:
+            continue
+        assert run(capsys, *words)[0] == 0
+        ran.add(name)
+    assert run(capsys, *dict(examples())["remove"])[0] == 0
+    assert ran | {"remove"} == MINE
+
+
+@pytest.mark.parametrize("what", ["det", "filters", "confusions"])
+def test_pictures(model, corpus, capsys, tmp_path, what):
+    pytest.importorskip("matplotlib")
+    if what == "det":
+        evaluate(capsys, model, corpus)
+    path = tmp_path / "p.png"
+    found = run(capsys, "plot", what, model, "--output", path)
+    assert found == (0, [str(path)], [])
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_unknown(model, files, capsys, caplog):
+    outputs = SpeakerIdentifier.from_results(model).analyse(files[0]).outputs
+    above = torch.max(outputs).item() + 0.01
+    _, (answer,), _ = run(
+        capsys, "identify", model, files[0], f"--threshold={above}"
+    )
+    assert answer["candidates"][0]["speaker"] == "unknown"
+    _, (answer,), _ = run(
+        capsys, "identify", model, files[0], "--unknown", "--top", 9
+    )
+    assert "no calibrated threshold" in caplog.text
+    assert "unknown" in [c["speaker"] for c in answer["candidates"]]
