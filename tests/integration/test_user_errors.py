@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from amsincnet_sb.dataio.manifest import read_manifest
 
@@ -214,3 +215,13 @@ def test_an_unreadable_training_sentence(recipe, own, results):
     log = (results / "log.txt").read_text()
     assert f"left out {path.relative_to(own)}: " in log
     assert "train: 4 speakers, 19 sentences" in log
+
+
+def test_run_options_that_cannot_be(refused):
+    assert "use --compile" in refused(jit=True)
+    assert "fp16" in refused(precision="fp16")
+    assert "make them equal" in refused(embedding_size=9)
+    assert "at least 2" in refused(batch_size=1)
+    assert "at least 1" in refused(batches_per_epoch=0)
+    if not torch.cuda.is_available():
+        assert "no GPU" in refused(device="cuda")

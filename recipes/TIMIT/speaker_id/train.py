@@ -367,6 +367,11 @@ def main():
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     hparams_file, overrides = resolve_overlay(hparams_file, overrides)
     options = plain_options(hparams_file, overrides, HINTS)
+    if run_opts["jit"] or run_opts["jit_module_keys"]:
+        raise InputError(
+            "--jit: TorchScript cannot compile this model's kernels; leave it "
+            "out, or use --compile."
+        )
     sb.utils.distributed.ddp_init_group(run_opts)
 
     # The corpus comes first: it says how many speakers there are, and a wrong
