@@ -11,11 +11,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from amsincnet_sb.lobes.classifiers import init_linear_
-from amsincnet_sb.nnet import fast_cpu, fast_cuda
+from amsincnet_sb.nnet import fast_cpu
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["SincNet"]
+
+# What only a GPU needs takes seconds to import.
+fast_cuda = None
+if torch.cuda.is_available():
+    from amsincnet_sb.nnet import fast_cuda
 
 
 class SincNet(nn.Module):
@@ -235,7 +240,7 @@ class SincNet(nn.Module):
         exporting = torch.compiler.is_exporting()
         if exporting and not torch.compiler.is_dynamo_compiling():
             return None
-        if fast_cuda.supports(x):
+        if fast_cuda is not None and fast_cuda.supports(x):
             return fast_cuda
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             return fast_cpu
