@@ -63,7 +63,7 @@ class LinearRamp:
     """From 0 to a final value in equal steps, then constant.
 
     As a margin's warm-up: with the whole margin from the first step a large
-    one asks of random embeddings what they cannot give, and training stalls.
+    one asks of random embeddings what they cannot give.
 
     Arguments
     ---------
