@@ -208,8 +208,8 @@ class RecordedBrain(sb.Brain):
 
         Returns
         -------
-        torch.Tensor
-            The loss; of a recorded step the last known average.
+        torch.Tensor or None
+            The loss; None of a recorded step, which nobody waits for.
         """
         if not self.recording:
             loss = super().fit_batch(batch)

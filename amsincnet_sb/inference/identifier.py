@@ -16,7 +16,11 @@ from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
-from amsincnet_sb.utils.pretrained import read_pretrained, write_pretrained
+from amsincnet_sb.utils.pretrained import (
+    find_pretrained,
+    read_pretrained,
+    write_pretrained,
+)
 
 __all__ = ["Analysis", "Candidate", "SpeakerIdentifier", "UNKNOWN"]
 
@@ -175,11 +179,10 @@ class SpeakerIdentifier:
             If there is no complete model, or no such device.
         """
         embedding_model, classifier, config = read_pretrained(folder)
-        folder = Path(folder)
-        if (folder / "pretrained").is_dir():
-            folder = folder / "pretrained"
+        folder = find_pretrained(folder)
         try:
-            embedding_model.to(device), classifier.to(device)
+            embedding_model.to(device)
+            classifier.to(device)
         except (AssertionError, RuntimeError) as error:
             raise InputError(
                 f"The device {device!r} cannot be used here; try 'cpu'."

@@ -11,7 +11,7 @@ from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, replaced_folder
 
-__all__ = ["write_pretrained", "read_pretrained"]
+__all__ = ["find_pretrained", "read_pretrained", "write_pretrained"]
 
 CLASSIFIERS = {
     kind.__name__: kind for kind in (CosineClassifier, SoftmaxClassifier)
@@ -139,6 +139,30 @@ def write_pretrained(folder, embedding_model, classifier, speakers, scale=1.0):
             file.write("================\n'starting_index' => 0\n")
 
 
+def find_pretrained(folder):
+    """The folder that holds a model itself.
+
+    Arguments
+    ---------
+    folder : str or Path
+        ``pretrained/``, or the results folder that holds it.
+
+    Returns
+    -------
+    Path
+        ``pretrained/``; ``folder`` itself if there is none in it.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "pretrained").mkdir()
+    >>> find_pretrained(folder).name
+    'pretrained'
+    """
+    inner = Path(folder) / "pretrained"
+    return inner if inner.is_dir() else Path(folder)
+
+
 def read_pretrained(folder):
     """Load a model written by :func:`write_pretrained`.
 
@@ -164,9 +188,7 @@ def read_pretrained(folder):
     InputError
         If there is no such model, or a part of it is missing or damaged.
     """
-    given = folder = Path(folder)
-    if (folder / "pretrained").is_dir():
-        folder = folder / "pretrained"
+    given, folder = Path(folder), find_pretrained(folder)
     if not folder.is_dir():
         raise InputError(
             f"{given} is not a folder; give the results folder of a finished "
