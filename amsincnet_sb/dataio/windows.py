@@ -4,41 +4,9 @@ import torch
 from torch.utils.data import Dataset
 
 from amsincnet_sb.dataio.batch import WaveBatch
+from amsincnet_sb.nnet.windows import count_windows, window_samples
 
-__all__ = ["SentenceWindows", "count_windows"]
-
-
-def count_windows(lengths, window, hop, released=False):
-    """Number of windows of each sentence.
-
-    Arguments
-    ---------
-    lengths : torch.Tensor
-        ``[sentences]``, samples.
-    window, hop : int
-        In samples.
-    released : bool
-        Count as the released code does, which leaves out the window that
-        ends exactly with the sentence.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[sentences]``. A sentence shorter than a window has one.
-
-    Example
-    -------
-    >>> count_windows(torch.tensor([3200, 3360, 3361, 100]), 3200, 160)
-    tensor([1, 2, 2, 1])
-    >>> count_windows(torch.tensor([3200, 3360, 3361]), 3200, 160, True)
-    tensor([0, 1, 2])
-    """
-    spare = lengths - window
-    if released:
-        whole = torch.div(spare + hop - 1, hop, rounding_mode="floor")
-    else:
-        whole = torch.div(spare, hop, rounding_mode="floor") + 1
-    return torch.where(spare < 0, torch.ones_like(whole), whole)
+__all__ = ["SentenceWindows"]
 
 
 class SentenceWindows(Dataset):
@@ -59,7 +27,7 @@ class SentenceWindows(Dataset):
         Windows of a batch.
     released : bool
         Score the rows that the released code scores; see
-        :func:`count_windows` and ``empty_row``.
+        :func:`amsincnet_sb.nnet.windows.count_windows` and ``empty_row``.
 
     Attributes
     ----------
@@ -104,8 +72,8 @@ class SentenceWindows(Dataset):
         number = torch.arange(begin, end, device=device)
         sentence = torch.searchsorted(self._ends, number, right=True)
         nth = number - (self._ends - self.counts)[sentence]
-        at = torch.arange(self.window, device=device)
-        within = (nth * self.hop)[:, None] + at
-        within = within % audio.lengths[sentence][:, None]
+        within = window_samples(
+            nth, audio.lengths[sentence], self.window, self.hop
+        )
         wavs = audio.gather(audio.starts[sentence][:, None] + within)
         return WaveBatch(wavs, audio.labels[sentence], sentence)

@@ -14,6 +14,7 @@ from amsincnet_sb.lobes.classifiers import init_linear_
 from amsincnet_sb.nnet import fast_cpu
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 from amsincnet_sb.nnet.sinc import SincConv
+from amsincnet_sb.nnet.windows import count_windows, window_samples
 
 __all__ = ["SincNet"]
 
@@ -305,14 +306,11 @@ class SincNet(nn.Module):
             return x.unflatten(0, (batch, -1)).mean(1, keepdim=True)
 
         samples = (lens.to(wavs.device) * time).round().long().clamp(1, time)
-        counts = ((samples - self.window) // self.hop + 1).clamp(min=1)
+        counts = count_windows(samples, self.window, self.hop)
         owner = torch.repeat_interleave(counts)
         first = counts.cumsum(0) - counts
         nth = torch.arange(len(owner), device=wavs.device) - first[owner]
-        at = torch.arange(self.window, device=wavs.device)
-        at = (nth * self.hop)[:, None] + at
-        # Only a waveform shorter than a window wraps around.
-        at = at % samples[owner][:, None]
+        at = window_samples(nth, samples[owner], self.window, self.hop)
         x = self.embed_windows(wavs[owner[:, None], at])
         # A long sum of half-precision numbers would stall.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))

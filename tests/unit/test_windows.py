@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from amsincnet_sb.dataio.resident import ResidentAudio
-from amsincnet_sb.dataio.windows import SentenceWindows, count_windows
+from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.nnet.windows import count_windows
 
 WINDOW, HOP = 20, 6
 LENGTHS = [*range(1, 60), 20, 26, 200, 3]
