@@ -9,6 +9,7 @@ from tqdm import tqdm
 from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.metrics import error_summary
 from amsincnet_sb.utils.verification import det_points, eer, min_dcf
 
 __all__ = [
@@ -270,13 +271,10 @@ def _closed_set(scores, votes, labels):
     known = labels >= 0
     if not known.any():
         return None
-    wrong = scores[known].argmax(-1) != labels[known]
-    right = votes[known].gather(1, labels[known][:, None])
-    return {
-        "frame_error": 100 * (1 - right.double()).mean().item(),
-        "sentence_error": 100 * wrong.double().mean().item(),
-        "sentences": int(known.sum()),
-    }
+    scores, votes, labels = scores[known], votes[known], labels[known]
+    right = votes.gather(1, labels[:, None]).squeeze(1)
+    errors = error_summary(1 - right, scores, labels)
+    return {**errors, "sentences": len(labels)}
 
 
 def _open_set(outputs, labels, trained):

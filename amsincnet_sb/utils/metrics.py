@@ -6,7 +6,39 @@ import torch
 
 from amsincnet_sb.utils.files import atomic_write
 
-__all__ = ["SentenceErrors"]
+__all__ = ["SentenceErrors", "error_summary"]
+
+
+def error_summary(frame_errors, scores, labels):
+    """Frame error and sentence error of a set of sentences.
+
+    Arguments
+    ---------
+    frame_errors : torch.Tensor
+        ``[sentences]``, fraction of wrong windows of each, from 0 to 1.
+    scores : torch.Tensor
+        ``[sentences, speakers]``, added up over windows or averaged.
+    labels : torch.Tensor
+        ``[sentences]``, the true speaker of each.
+
+    Returns
+    -------
+    dict
+        ``frame_error``: the mean of ``frame_errors``; ``sentence_error``: the
+        fraction of sentences in which another speaker scores best; both in
+        per cent.
+
+    Example
+    -------
+    >>> scores = torch.tensor([[-0.1, -2.0], [-0.1, -3.0]])
+    >>> error_summary(torch.tensor([0.0, 0.5]), scores, torch.tensor([0, 1]))
+    {'frame_error': 25.0, 'sentence_error': 50.0}
+    """
+    wrong = scores.argmax(-1) != labels
+    return {
+        "frame_error": 100 * frame_errors.double().mean().item(),
+        "sentence_error": 100 * wrong.double().mean().item(),
+    }
 
 
 class SentenceErrors:
@@ -78,16 +110,12 @@ class SentenceErrors:
         Returns
         -------
         dict or float
-            ``frame_error``: the fraction of wrong windows of a sentence,
-            averaged over sentences; ``sentence_error``: the fraction of
-            wrong sentences; both in per cent.
+            See :func:`error_summary`.
         """
         frame_errors, scored = self._frame_errors()
-        wrong = self.scores.argmax(-1) != self.labels
-        summary = {
-            "frame_error": 100 * frame_errors[scored].double().mean().item(),
-            "sentence_error": 100 * wrong[scored].double().mean().item(),
-        }
+        summary = error_summary(
+            frame_errors[scored], self.scores[scored], self.labels[scored]
+        )
         return summary if field is None else summary[field]
 
     def write_csv(self, path, ids, names):
