@@ -146,11 +146,15 @@ def _parser():
     )
     add.add_argument(
         "what",
-        choices=["curves", "det", "filters", "confusions"],
+        choices=["curves", "det", "filters", "confusions", "margins"],
         help="learning curves; misses against false alarms (after "
-        "amsincnet evaluate); learned filters; who is taken for whom",
+        "amsincnet evaluate); learned filters; who is taken for whom; error "
+        "against margin (after amsincnet sweep)",
     )
-    add.add_argument("results", help="results folder")
+    add.add_argument(
+        "results",
+        help="results folder; for margins that of a sweep, or its table",
+    )
     add.add_argument(
         "--published",
         action="store_true",
@@ -445,12 +449,15 @@ def _import_released(options):
 
 
 def _plot(options):
-    picture = options.output or Path(options.results) / f"{options.what}.png"
+    folder = Path(options.results)
+    folder = folder.parent if folder.is_file() else folder
+    picture = options.output or folder / f"{options.what}.png"
     draw = {
         "curves": _plot_curves,
         "det": _plot_det,
         "filters": _plot_filters,
         "confusions": _plot_confusions,
+        "margins": _plot_margins,
     }[options.what]
     if not draw(options, picture):
         raise InputError(
@@ -506,6 +513,16 @@ def _plot_confusions(options, picture):
     made_by = "give the results folder of a finished run"
     sentences = _result_file(options, "sentences.csv", made_by)
     return plot_confusions(sentences, picture)
+
+
+def _plot_margins(options, picture):
+    from amsincnet_sb.utils.plots import plot_margins
+
+    table = Path(options.results)
+    if not table.is_file():
+        made_by = "amsincnet sweep writes it"
+        table = _result_file(options, "margins.csv", made_by)
+    return plot_margins(table, picture, options.published)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,19 @@ from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
 from amsincnet_sb.utils.history import History
 
-__all__ = ["plot_confusions", "plot_curves", "plot_det", "plot_filters"]
+__all__ = [
+    "plot_confusions",
+    "plot_curves",
+    "plot_det",
+    "plot_filters",
+    "plot_margins",
+]
 
 MATRIX = 40  # speakers of a confusion matrix whose names can be read
+ERRORS = {
+    "frame_error": "Frame error (%)",
+    "sentence_error": "Sentence error (%)",
+}
 
 
 def _pyplot():
@@ -92,10 +102,10 @@ def plot_curves(metrics_file, path, published=False):
     panels = [
         ("Loss", [("train_loss", "training"), ("loss", None)]),
         (
-            "Frame error (%)",
+            ERRORS["frame_error"],
             [("train_frame_error", "training"), ("frame_error", None)],
         ),
-        ("Sentence error (%)", [("sentence_error", None)]),
+        (ERRORS["sentence_error"], [("sentence_error", None)]),
     ]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     for axis, (title, curves) in zip(axes, panels):
@@ -258,6 +268,115 @@ def plot_confusions(sentences_file, path, most=15):
     _save(figure, path)
     plt.close(figure)
     return True
+
+
+def plot_margins(table, path, published=False):
+    """Error against margin: mean over seeds, and their range.
+
+    Arguments
+    ---------
+    table : str or Path
+        CSV with a row a run and the columns ``recipe``, ``margin``, ``seed``,
+        ``frame_error`` and ``sentence_error`` (in per cent). A recipe that
+        was run with several margins is a curve, another one a horizontal
+        band.
+    path : str or Path
+        The picture (PNG). Nothing is made where matplotlib is missing.
+    published : bool
+        Draw the published errors on TIMIT beside them: means of the last
+        eight evaluations.
+
+    Returns
+    -------
+    bool
+        Whether there is a picture.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be read, or no recipe has two margins.
+    """
+    recipes = _read_margins(table)
+    curves = {name: runs for name, runs in recipes.items() if len(runs) > 1}
+    if not curves:
+        raise InputError(f"{table} has no recipe with two margins to compare.")
+    plt = _pyplot()
+    if plt is None:
+        return False
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4), layout="constrained")
+    for column, (axis, title) in enumerate(zip(axes, ERRORS.values())):
+        for number, (name, runs) in enumerate(recipes.items()):
+            margins = sorted(runs)
+            errors = [[run[column] for run in runs[m]] for m in margins]
+            color = f"C{number}"
+            means = [np.mean(each) for each in errors]
+            low, high = zip(*((min(each), max(each)) for each in errors))
+            seeds = min(map(len, errors)), max(map(len, errors))
+            label = f"{name} ({_span(*seeds)} seed{'s' * (seeds[1] > 1)})"
+            if name in curves:
+                axis.plot(margins, means, color=color, marker=".", label=label)
+                axis.fill_between(margins, low, high, color=color, alpha=0.2)
+            else:
+                axis.axhline(means[0], color=color, linestyle="--", label=label)
+                axis.axhspan(low[0], high[0], color=color, alpha=0.2)
+        if published:
+            _published_margins(axis, [*ERRORS][column])
+        axis.set(xlabel="Margin", ylabel=title, ylim=(0, None))
+        axis.grid(alpha=0.3)
+    figure.suptitle("Mean over seeds; shaded: their range")
+    handles = axis.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center")
+    _save(figure, path)
+    plt.close(figure)
+    return True
+
+
+def _span(low, high):
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _read_margins(table):
+    """Recipe -> margin (None where it has none) -> list of error pairs."""
+    recipes = {}
+    try:
+        with open(table, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                errors = tuple(float(row[key]) for key in ERRORS)
+                margin = float(row["margin"]) if row["margin"] else None
+                if not np.isfinite([margin or 0.0, *errors]).all():
+                    raise ValueError("a value is not finite")
+                runs = recipes.setdefault(row["recipe"], {})
+                runs.setdefault(margin, []).append(errors)
+        for name, runs in recipes.items():
+            if None in runs and len(runs) > 1:
+                raise ValueError(f"{name} has rows with and without margin")
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{table} cannot be read as the table of a sweep ({error!r}); it "
+            "must have the columns recipe, margin, seed, frame_error and "
+            "sentence_error."
+        ) from error
+    return recipes
+
+
+def _published_margins(axis, key):
+    """The published errors at the end of training, in grey."""
+    curves = published_curves()
+    sincnet = getattr(curves.pop(None), key)[-8:]
+    errors = np.array([getattr(curve, key)[-8:] for curve in curves.values()])
+    axis.plot(
+        list(curves),
+        errors.mean(1),
+        color="0.5",
+        marker=".",
+        label="published AM-SincNet (TIMIT)",
+    )
+    axis.axhline(
+        sincnet.mean(),
+        color="0.5",
+        linestyle="--",
+        label="published SincNet (TIMIT)",
+    )
 
 
 def plot_filters(sinc, path):

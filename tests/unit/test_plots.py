@@ -1,4 +1,4 @@
-"""Learning curves."""
+"""Learning curves, and error against margin."""
 
 import builtins
 import errno
@@ -6,9 +6,10 @@ import os
 
 import pytest
 
+from amsincnet_sb.cli import main
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.history import History
-from amsincnet_sb.utils.plots import plot_curves
+from amsincnet_sb.utils.plots import plot_curves, plot_margins
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 
@@ -123,3 +124,81 @@ def test_a_full_disk_keeps_the_old_picture(metrics, tmp_path, monkeypatch):
         plot_curves(metrics, path)
     pyplot.close("all")
     assert path.read_text() == "old"
+
+
+TABLE = """recipe,margin,seed,frame_error,sentence_error
+am,0.1,1,30,2
+am,0.1,2,34,4
+am,0.3,1,20,1
+sincnet,,1,50,5
+sincnet,,2,52,7
+"""
+
+
+class TestMargins:
+    @pytest.fixture
+    def table(self, tmp_path):
+        path = tmp_path / "margins.csv"
+        path.write_text(TABLE)
+        return path
+
+    @pytest.mark.parametrize("published", [False, True])
+    def test_what_is_drawn(self, table, tmp_path, monkeypatch, published):
+        seen = []
+        monkeypatch.setattr(pyplot, "close", seen.append)
+        assert plot_margins(table, tmp_path / "m.png", published) is True
+        monkeypatch.undo()
+        (figure,) = seen
+        frames, sentences = figure.axes
+        curve, baseline, *theirs = frames.get_lines()
+        assert curve.get_xydata().tolist() == [[0.1, 32.0], [0.3, 20.0]]
+        assert list(baseline.get_ydata()) == [51.0, 51.0]
+        low, high = curve_range(frames, 0.1)
+        assert (low, high) == (30.0, 34.0)
+        assert sentences.get_lines()[0].get_ydata().tolist() == [3.0, 1.0]
+        assert frames.get_xlabel() == "Margin"
+        assert frames.get_ylabel() == "Frame error (%)"
+        (legend,) = figure.legends
+        labels = [text.get_text() for text in legend.get_texts()]
+        assert labels[:2] == ["am (1 to 2 seeds)", "sincnet (2 seeds)"]
+        if published:
+            # As docs and README quote them: 28.0 and 44.65 per cent.
+            margins, errors = theirs[0].get_data()
+            assert len(margins) == 19
+            assert errors.mean() == pytest.approx(28.0, abs=0.1)
+            assert labels[2].startswith("published AM-SincNet")
+        else:
+            assert not theirs
+        pyplot.close(figure)
+
+    def test_the_command(self, table, tmp_path, capsys):
+        for source in (table, tmp_path):
+            assert main(["plot", "margins", str(source)]) == 0
+            picture = tmp_path / "margins.png"
+            assert capsys.readouterr().out.split() == [str(picture)]
+            picture.unlink()
+
+    @pytest.mark.parametrize(
+        "change, complaint",
+        [
+            (lambda text: text.replace("frame_error", "error"), "columns"),
+            (lambda text: text.replace("20", "x"), "columns"),
+            (lambda text: text.replace("20", "nan"), "not finite"),
+            (lambda text: text.replace("0.3", ""), "with and without"),
+            (lambda text: text.replace("0.3", "0.1"), "two margins"),
+            (lambda text: text.splitlines()[0], "two margins"),
+            (lambda text: "", "two margins"),
+        ],
+    )
+    def test_bad_tables(self, table, tmp_path, change, complaint):
+        table.write_text(change(TABLE))
+        with pytest.raises(InputError, match=complaint):
+            plot_margins(table, tmp_path / "m.png")
+        assert not (tmp_path / "m.png").exists()
+
+
+def curve_range(axis, x):
+    """What is shaded at x."""
+    points = axis.collections[0].get_paths()[0].vertices
+    inside = [y for at, y in points if at == x]
+    return min(inside), max(inside)
