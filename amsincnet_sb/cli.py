@@ -162,6 +162,25 @@ def _parser():
     )
     add.add_argument("--output", help="PNG (default: in the results folder)")
     add.set_defaults(run=_plot)
+
+    add = commands.add_parser(
+        "report",
+        help="one HTML page about a results folder",
+        description="One HTML page about a results folder: errors, learning "
+        "curves, verification, confusions, filters, hyperparameters. It holds "
+        "its pictures and needs no other file.",
+        epilog="example: amsincnet report results/demo/1234",
+    )
+    add.add_argument("results", help="results folder")
+    add.add_argument(
+        "--published",
+        action="store_true",
+        help="draw the published curves on TIMIT beside the learning curves",
+    )
+    add.add_argument(
+        "--output", help="HTML (default: report.html in the results folder)"
+    )
+    add.set_defaults(run=_report)
     return parser
 
 
@@ -289,20 +308,20 @@ def _identify(options):
         threshold = model.threshold("identification")
     as_json = _as_json(options)
     status = 0
-    for path in options.files:
-        try:
-            candidates = model.identify(path, options.top, threshold)
-        except InputError as error:
-            print(f"Error: {error}", file=sys.stderr)
+    answers = model.identify_all(options.files, options.top, threshold, True)
+    for path, candidates in zip(options.files, answers):
+        if isinstance(candidates, InputError):
+            print(f"Error: {candidates}", file=sys.stderr, flush=True)
             status = 2
             continue
         if as_json:
             best = [candidate._asdict() for candidate in candidates]
-            print(json.dumps({"file": path, "candidates": best}))
+            print(json.dumps({"file": path, "candidates": best}), flush=True)
             continue
         print(path)
         for speaker, score, share in candidates:
-            print(f"  {speaker:<20} score {score:8.3f}  windows {share:6.1%}")
+            share = "" if share is None else f"  windows {share:6.1%}"
+            print(f"  {speaker:<20} score {score:8.3f}{share}")
     return status
 
 
@@ -380,6 +399,8 @@ def _evaluate(options):
     from amsincnet_sb.utils.plots import plot_det
 
     model = _load(options)
+    # Every window that the evaluation of a training run counts.
+    model.hop = model.embedding_model.hop
     results = evaluate_model(
         model, options.manifest, options.data_folder, options.trials
     )
@@ -523,6 +544,12 @@ def _plot_margins(options, picture):
         made_by = "amsincnet sweep writes it"
         table = _result_file(options, "margins.csv", made_by)
     return plot_margins(table, picture, options.published)
+
+
+def _report(options):
+    from amsincnet_sb.inference.report import write_report
+
+    print(write_report(options.results, options.output, options.published))
 
 
 if __name__ == "__main__":

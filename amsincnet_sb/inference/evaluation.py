@@ -68,12 +68,18 @@ def evaluate_model(model, manifest, data_folder, trials=None):
             f"{manifest} lists {len(sentences)} sentences, too many to pair "
             "each with each; give a list with --trials."
         )
-    found = []
-    for sentence in tqdm(sentences, unit="file", disable=None):
-        path = Path(data_folder) / sentence.wav
-        rate = model.embedding_model.sample_rate
-        wave = read_audio(path, sentence.start, sentence.stop, rate)
-        found.append(model.analyse(wave))
+    rate = model.embedding_model.sample_rate
+    waves = (
+        read_audio(Path(data_folder) / s.wav, s.start, s.stop, rate)
+        for s in sentences
+    )
+    found = tqdm(
+        model.analyse_all(waves),
+        total=len(sentences),
+        unit="file",
+        disable=None,
+    )
+    found = [_usable(one, s) for one, s in zip(found, sentences)]
     outputs = torch.stack([one.outputs for one in found]).cpu()
     votes = torch.stack([one.votes for one in found]).cpu()
     embeddings = torch.stack([one.embedding for one in found]).cpu()
@@ -91,6 +97,12 @@ def evaluate_model(model, manifest, data_folder, trials=None):
         "open_set": _open_set(outputs, labels, model.trained_speakers),
         "verification": _verification(embeddings, *pairs),
     }
+
+
+def _usable(found, sentence):
+    if isinstance(found, InputError):
+        raise InputError(f"{sentence.wav}: {found}") from found
+    return found
 
 
 def calibration_from(results, manifest):

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["atomic_write", "replaced_folder"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["atomic_write", "exclusive", "replaced_folder"]
 
 
 @contextlib.contextmanager
@@ -69,6 +74,42 @@ def atomic_write(path, mode="w"):
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def exclusive(path):
+    """Let one process at a time change what belongs together.
+
+    The next one waits until the first has left the block or has ended.
+
+    Arguments
+    ---------
+    path : str or Path
+        An existing file that all of them name. It is not changed.
+
+    Raises
+    ------
+    InputError
+        If it cannot be opened for writing.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "counter.txt"
+    >>> _ = path.write_text("1")
+    >>> with exclusive(path):
+    ...     _ = path.write_text(str(int(path.read_text()) + 1))
+    """
+    try:
+        # For writing, as locks on network file systems demand.
+        file = open(path, "rb+")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}."
+        ) from error
+    with file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
