@@ -227,6 +227,7 @@ class RecordedBrain(sb.Brain):
 
     def _record(self, chunks):
         def loss_of(step):
+            """Loss of one step, which is added to the totals."""
             batch = WaveBatch(*chunks.draw(step))
             with self.training_ctx:
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)

@@ -13,9 +13,13 @@ REGISTERED = {
         "CosineClassifier": "amsincnet_sb.lobes.classifiers",
         "SoftmaxClassifier": "amsincnet_sb.lobes.classifiers",
     },
+    "speechbrain.lobes.features": {
+        "SincFeatures": "amsincnet_sb.lobes.features",
+    },
     "speechbrain.nnet.losses": {
         "AMSoftmax": "amsincnet_sb.nnet.losses",
         "ReleasedAMSoftmax": "amsincnet_sb.nnet.losses",
+        "MarginWarmup": "amsincnet_sb.nnet.warmup",
     },
 }
 

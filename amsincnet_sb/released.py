@@ -204,6 +204,7 @@ def _infer_shapes(weights):
     cnn, dnn, classifier = PARTS
 
     def shape(name, rank):
+        """Shape of a weight that must be there."""
         if name not in weights:
             raise InputError(
                 f"{name} is missing; only the architecture released with "
@@ -290,6 +291,7 @@ def _choose_taps_and_pools(path, shapes, sinc_taps, pools):
         )
 
     def preference(candidate):
+        """The more alike, the larger."""
         taps, pool = candidate
         return (
             taps <= window / 3,
@@ -334,6 +336,7 @@ def _released_names(shapes):
     network, scores = {}, {}
 
     def add(table, ours, theirs, gain="weight", bias="bias"):
+        """Names of a layer with a gain and a bias."""
         table[f"{ours}.weight"] = f"{theirs}.{gain}"
         table[f"{ours}.bias"] = f"{theirs}.{bias}"
 

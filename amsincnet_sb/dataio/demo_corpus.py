@@ -313,6 +313,7 @@ def make_voice(index, seed=0):
     rng = np.random.default_rng((VOICE_STREAM, seed, index))
 
     def about(centre, spread, size=None):
+        """Log-normal around a centre."""
         return centre * np.exp(spread * rng.normal(size=size))
 
     dialect = index % 8 + 1
@@ -467,6 +468,7 @@ def _timing(voice, number, pace, rng):
     clock = 0
 
     def add(label, stretch):
+        """Append a phone at the clock."""
         nonlocal clock
         milliseconds = PHONES[label][0] * stretch * np.exp(0.15 * rng.normal())
         start = clock

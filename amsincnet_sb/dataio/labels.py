@@ -115,12 +115,14 @@ def _read_pickled_dict(pickled):
     stack, marks, memo = [], [], {}
 
     def since_mark():
+        """Take what is above the last mark."""
         start = marks.pop()
         items = stack[start:]
         del stack[start:]
         return items
 
     def set_items(items):
+        """Put keys and values into the dictionary below them."""
         target = stack[-1]
         if type(target) is not dict:
             raise _RefusedError("it changes something that is no dictionary")

@@ -654,6 +654,7 @@ def _json_rows(source):
     """(where, dictionary) of each entry of an object or of a list."""
 
     def unique(pairs):
+        """A JSON object, if no key occurs twice."""
         repeated = [k for k, n in Counter(k for k, _ in pairs).items() if n > 1]
         if repeated:
             raise InputError(f"{source}: {repeated[0]!r} occurs twice.")

@@ -137,6 +137,7 @@ def frozen_cnn(input_norm, filters, convs, norms, pools, eps, slope, dtype):
 
     @torch.no_grad()
     def run(x):
+        """Windows to features, a few at a time."""
         with torch.autocast("cpu", enabled=False):
             slices = x.split(_slice_size(settings, x, parameters))
             return torch.cat([network.forward(each) for each in slices])
@@ -535,6 +536,7 @@ class _CNN(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, settings, x, *parameters):
+        """See torch.autograd.Function."""
         network = _Network(settings, parameters)
         ctx.settings, ctx.count = settings, len(parameters)
         ctx.size = _slice_size(settings, x, parameters)
@@ -546,6 +548,7 @@ class _CNN(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
+        """See torch.autograd.Function."""
         parameters = ctx.saved_tensors[: ctx.count]
         kept = iter(ctx.saved_tensors[ctx.count :])
         totals = [torch.zeros_like(each) for each in parameters]
@@ -600,6 +603,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, dtype):
+        """See torch.autograd.Function."""
         ctx.rows = len(weight) if weight.dtype == dtype else _ROWS
         x = x.to(dtype)
         ctx.save_for_backward(x, weight)
@@ -614,6 +618,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
+        """See torch.autograd.Function."""
         x, weight = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False):
             bias_grad = grad.to(weight.dtype).sum(0)

@@ -109,7 +109,9 @@ class AMSoftmax(nn.Module):
         predictions : torch.Tensor
             Cosines, ``[batch, 1, classes]`` or ``[batch, classes]``.
         targets : torch.Tensor
-            Class indices, ``[batch, 1]`` or ``[batch]``.
+            Class indices, ``[batch, 1]`` or ``[batch]``; or one-hot floats
+            ``[batch, classes]``, as SpeechBrain's ``LogSoftmaxWrapper``
+            passes them to get logits and finish the softmax itself.
         length : torch.Tensor, optional
             Accepted because SpeechBrain passes it; there is one prediction
             an example, so it changes nothing.
@@ -117,9 +119,11 @@ class AMSoftmax(nn.Module):
         Returns
         -------
         torch.Tensor
-            Scalar.
+            Scalar; for one-hot targets the logits, ``[batch, classes]``.
         """
         with torch.autocast(predictions.device.type, enabled=False):
+            if targets.is_floating_point():
+                return self.logits(predictions, targets.argmax(-1))[0]
             return F.cross_entropy(*self.logits(predictions, targets))
 
     def extra_repr(self):
@@ -182,6 +186,11 @@ class ReleasedAMSoftmax(AMSoftmax):
         torch.Tensor
             Scalar.
         """
+        if targets.is_floating_point():
+            raise ValueError(
+                "ReleasedAMSoftmax is more than a softmax of logits; make it "
+                "the compute_cost itself, without LogSoftmaxWrapper."
+            )
         with torch.autocast(predictions.device.type, enabled=False):
             p = predictions.flatten(0, -2)
             if p.dtype in (torch.float16, torch.bfloat16):

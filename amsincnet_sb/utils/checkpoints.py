@@ -102,6 +102,7 @@ class AtomicCheckpointer(Checkpointer):
         )
 
         def aside(path):
+            """Where a folder is written before it counts."""
             return path.with_name(UNFINISHED + path.name)
 
         if if_main_process():
@@ -160,6 +161,7 @@ class AtomicCheckpointer(Checkpointer):
         damaged = set()
 
         def whole(checkpoint):
+            """Whether it may be loaded."""
             wanted = ckpt_predicate is None or ckpt_predicate(checkpoint)
             return wanted and checkpoint.path not in damaged
 

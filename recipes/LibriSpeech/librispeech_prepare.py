@@ -146,6 +146,7 @@ def list_speakers(data_folder):
         )
 
     def measure(path):
+        """Length and rate of a file, or what is wrong with it."""
         try:
             info = audio_info(os.path.join(data_folder, path))
         except InputError as error:
@@ -194,9 +195,11 @@ def choose_sentences(speaker, files, seed=1234):
     """
 
     def drawn(file):
+        """A random order that is the same everywhere."""
         return hashlib.sha256(f"{seed} {Path(file[0]).stem}".encode()).digest()
 
     def listed(path, split, stop):
+        """A row of the manifest."""
         return Listed(path, speaker, Path(path).stem, split, 0, stop)
 
     files = sorted(files, key=drawn)

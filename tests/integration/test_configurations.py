@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 
 from amsincnet_sb.utils.overlays import plain_options, resolve_overlay
@@ -89,8 +90,17 @@ def test_an_overlay_changes_its_margin_alone(margin, name):
     for key in PATHS:
         of_base = base[key].replace("/m0.35/", f"/m{margin / 100:g}/")
         assert overlay[key] == of_base
-    text = YAML().load(HPARAMS / name)
-    assert dict(text) == {"base": "am_sincnet.yaml", "margin": margin / 100}
+    text, of_base = (
+        YAML().load(HPARAMS / file) for file in (name, "am_sincnet.yaml")
+    )
+    assert set(text) == {"base", "margin", "data_folder", "output_folder"}
+    # These two make the file one that SpeechBrain's own checks can load.
+    assert text["data_folder"].tag.value == "!PLACEHOLDER"
+    assert text["output_folder"].value == of_base["output_folder"].value
+    load_hyperpyyaml(
+        (HPARAMS / name).read_text(),
+        {"data_folder": "TIMIT", "output_folder": "results"},
+    )
 
 
 def test_released_differs_from_the_recommended_recipe_in_these():

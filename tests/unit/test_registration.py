@@ -14,8 +14,10 @@ from hyperpyyaml import load_hyperpyyaml
 import amsincnet_sb
 from amsincnet_sb import registration
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
+from amsincnet_sb.lobes.features import SincFeatures
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
+from amsincnet_sb.nnet.warmup import MarginWarmup
 
 NAMES = {
     "speechbrain.lobes.models.AMSincNet": [
@@ -23,7 +25,8 @@ NAMES = {
         CosineClassifier,
         SoftmaxClassifier,
     ],
-    "speechbrain.nnet.losses": [AMSoftmax, ReleasedAMSoftmax],
+    "speechbrain.lobes.features": [SincFeatures],
+    "speechbrain.nnet.losses": [AMSoftmax, ReleasedAMSoftmax, MarginWarmup],
 }
 
 YAML = """
@@ -37,8 +40,12 @@ net: !new:speechbrain.lobes.models.AMSincNet.SincNet
 classifier: !new:speechbrain.lobes.models.AMSincNet.CosineClassifier
     input_size: 8
     out_neurons: 3
-cost: !new:speechbrain.nnet.losses.AMSoftmax
-    margin: 0.25
+cost: !new:speechbrain.nnet.losses.MarginWarmup
+    loss: !new:speechbrain.nnet.losses.AMSoftmax
+        margin: 0.25
+    warmup_steps: 10
+features: !new:speechbrain.lobes.features.SincFeatures
+    out_channels: 4
 """
 
 
@@ -62,7 +69,8 @@ def test_idempotent_and_nothing_else_is_touched():
 
 def test_speechbrains_own_losses_stay(monkeypatch):
     losses = speechbrain.nnet.losses
-    for name in ("AMSoftmax", "ReleasedAMSoftmax"):
+    ours = {"AMSoftmax", "ReleasedAMSoftmax", "MarginWarmup"}
+    for name in ours:
         monkeypatch.delattr(losses, name, raising=False)
     monkeypatch.delitem(
         sys.modules, "speechbrain.lobes.models.AMSincNet", raising=False
@@ -70,7 +78,7 @@ def test_speechbrains_own_losses_stay(monkeypatch):
     before = dict(vars(losses))
     amsincnet_sb.register()
     after = dict(vars(losses))
-    assert set(after) - set(before) == {"AMSoftmax", "ReleasedAMSoftmax"}
+    assert set(after) - set(before) == ours
     assert all(after[name] is value for name, value in before.items())
 
 
@@ -99,7 +107,8 @@ def test_yaml():
     hparams = load_hyperpyyaml(YAML)
     assert type(hparams["net"]) is SincNet
     assert type(hparams["classifier"]) is CosineClassifier
-    assert type(hparams["cost"]) is AMSoftmax
+    assert type(hparams["cost"]) is MarginWarmup
+    assert type(hparams["features"]) is SincFeatures
     x = hparams["net"](torch.randn(2, 200))
     loss = hparams["cost"](hparams["classifier"](x), torch.tensor([[0], [2]]))
     assert loss.isfinite()

@@ -288,6 +288,7 @@ def dataio_prep(hparams, device):
     @sb.utils.data_pipeline.takes("wav", "start", "stop")
     @sb.utils.data_pipeline.provides("sig")
     def audio_pipeline(wav, start, stop):
+        """A sentence, without what the manifest cuts off."""
         return read_audio(wav, int(start), int(stop), hparams["sample_rate"])
 
     label_encoder = sb.dataio.encoder.CategoricalEncoder()
@@ -295,9 +296,11 @@ def dataio_prep(hparams, device):
     @sb.utils.data_pipeline.takes("spk_id")
     @sb.utils.data_pipeline.provides("spk_id_encoded")
     def label_pipeline(spk_id):
+        """Number of the speaker."""
         return label_encoder.encode_label(spk_id)
 
     def sentences(annotation):
+        """A manifest as a data set."""
         return sb.dataio.dataset.DynamicItemDataset.from_csv(
             csv_path=annotation,
             replacements={"data_root": hparams["data_folder"]},
@@ -306,6 +309,7 @@ def dataio_prep(hparams, device):
         )
 
     def windows(annotation):
+        """The windows of all sentences of a manifest."""
         return SentenceWindows(
             ResidentAudio.from_dataset(sentences(annotation)).to(device),
             hparams["window"],
@@ -420,6 +424,12 @@ def main():
             f"embedding_size is {hparams['embedding_size']} but the last of "
             f"fc_neurons is {size}; make them equal."
         )
+    logger.info(
+        "Network: channels %s, fully connected %s, dropout %s.",
+        hparams["cnn_channels"],
+        hparams["fc_neurons"],
+        hparams["dropout"],
+    )
     hparams.setdefault("precision", fastest_precision(device))
     datasets, label_encoder = dataio_prep(hparams, device)
 

@@ -1,0 +1,231 @@
+"""Learnable features in the place of a filterbank.
+
+The layer of M. Ravanelli and Y. Bengio, "Speaker recognition from raw waveform
+with SincNet", SLT 2018, https://arxiv.org/abs/1808.00158, brought to the frame
+rate and the scale of log filterbank energies, so that any model that takes
+these takes it too.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from amsincnet_sb.nnet.sinc import SincConv
+
+__all__ = ["SincFeatures"]
+
+
+class SincFeatures(nn.Module):
+    """Log energies in learnable frequency bands, a frame every 10 ms.
+
+    It takes the place of :class:`speechbrain.lobes.features.Fbank` in front
+    of any network: waveforms in, ``[batch, frames, channels]`` in dB out.
+    A frame is the logarithm of a band's power, averaged over a window. The
+    power is that of the filter's output and of its Hilbert transform together
+    (the squared envelope), which changes as slowly as the band is narrow:
+    that is why it can be sampled every ``stride``, where a rectified output
+    would beat with the sampling. The filters are learned, so that the module
+    must stand among ``modules`` and among the checkpointer's recoverables;
+    left out of the latter, what it learned is lost without a word.
+
+    Everything is computed in float32, also under autocast: a waveform rounded
+    to bfloat16 has noise at -50 dB, above what weak bands hold.
+
+    Arguments
+    ---------
+    out_channels : int
+        Number of filters.
+    kernel_size : int
+        Taps of a filter, odd; 251 are 16 ms at 16 kHz, and a narrow band
+        needs that long at other rates too.
+    sample_rate : int
+        In Hz.
+    stride : int
+        Samples between the filter outputs that are averaged. More is faster;
+        ``sample_rate / stride`` must stay well above the widths of the bands,
+        which start at up to 400 Hz.
+    win_length : float
+        Window of the average, in ms, rounded to whole strides.
+    hop_length : float
+        Between frames, in ms; a whole number of strides.
+    min_low_hz, min_band_hz : float
+        See :class:`amsincnet_sb.nnet.sinc.SincConv`.
+    param_change_factor : float
+        How far a step of the optimizer moves the cut-offs, relative to
+        :class:`amsincnet_sb.nnet.sinc.SincConv`, where a step of Adam with
+        lr 0.001 is about 16 Hz. Small values make them more stable.
+    requires_grad : bool
+        Whether the filters are learned at all.
+    amin : float
+        Power added before the logarithm; 1e-10 is -100 dB of full scale.
+
+    Raises
+    ------
+    ValueError
+        If the hop is not a whole number of strides, or the window is shorter
+        than the hop.
+
+    Example
+    -------
+    >>> compute_features = SincFeatures(out_channels=40)
+    >>> compute_features(torch.randn(2, 16000)).shape
+    torch.Size([2, 100, 40])
+    >>> lens = torch.tensor([1.0, 0.5])
+    >>> compute_features(torch.randn(2, 16000, 1), lens).shape
+    torch.Size([2, 100, 40])
+    """
+
+    def __init__(
+        self,
+        out_channels=80,
+        kernel_size=251,
+        sample_rate=16000,
+        stride=10,
+        win_length=25,
+        hop_length=10,
+        min_low_hz=50.0,
+        min_band_hz=50.0,
+        param_change_factor=1.0,
+        requires_grad=True,
+        amin=1e-10,
+    ):
+        super().__init__()
+        hop = hop_length * sample_rate / 1000
+        if stride < 1 or hop < stride or hop % stride:
+            raise ValueError(
+                f"SincFeatures: hop_length is {hop:g} samples, which is not a "
+                f"whole number of strides of {stride}; choose a stride that "
+                "divides it."
+            )
+        if win_length < hop_length:
+            raise ValueError(
+                f"SincFeatures: win_length is {win_length} ms but must be at "
+                f"least hop_length, {hop_length} ms."
+            )
+        self.stride = stride
+        self.hop = int(hop)
+        self.win = stride * round(win_length * sample_rate / 1000 / stride)
+        self.amin = amin
+        self.register_buffer(
+            "hilbert", _hilbert_matrix(kernel_size), persistent=False
+        )
+        self.sinc = _AnchoredSincConv(
+            param_change_factor,
+            out_channels=out_channels,
+            kernel_size=kernel_size,
+            sample_rate=sample_rate,
+            min_low_hz=min_low_hz,
+            min_band_hz=min_band_hz,
+            stride=stride,
+        )
+        for parameter in self.sinc.parameters():
+            parameter.requires_grad_(requires_grad)
+
+    def n_frames(self, time):
+        """Frames of a waveform.
+
+        Rounded, so that a relative length means as many frames as samples.
+
+        Arguments
+        ---------
+        time : int
+            Samples.
+
+        Returns
+        -------
+        int
+
+        Example
+        -------
+        >>> SincFeatures().n_frames(48000)
+        300
+        """
+        return max(1, (time + self.hop // 2) // self.hop)
+
+    def filters(self):
+        """The impulse responses, with a gain of about one in their band.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[2 * out_channels, kernel_size]``: all band-pass filters, then
+            their Hilbert transforms.
+        """
+        low, high = self.sinc.cutoffs()
+        filters = self.sinc.filters() * (2 * (high - low))[:, None]
+        return torch.cat([filters, filters @ self.hilbert])
+
+    def forward(self, wavs, lens=None):
+        """Waveforms to features.
+
+        What is behind ``lens`` is not looked at: padding of any content
+        gives the same frames as silence.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            ``[batch, time]`` or ``[batch, time, 1]``.
+        lens : torch.Tensor, optional
+            ``[batch]``, valid part of each as a fraction of ``time``.
+            Without it padding must be silence, as in SpeechBrain's batches.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[batch, frames, out_channels]``, in dB of full scale. Frame
+            ``t`` is centred ``(t + 0.5) * hop_length`` ms into the waveform.
+        """
+        with torch.autocast(wavs.device.type, enabled=False):
+            x = wavs.squeeze(-1) if wavs.dim() == 3 else wavs
+            if x.dtype in (torch.float16, torch.bfloat16):
+                x = x.float()
+            time = x.shape[1]
+            if lens is not None:
+                samples = (lens.to(x.device) * time).round()
+                at = torch.arange(time, device=x.device)
+                x = torch.where(at < samples[:, None], x, 0.0)
+            frames = self.n_frames(time)
+            taps = self.sinc.kernel_size
+            left = (self.win - self.hop) // 2 + taps // 2
+            whole = (frames - 1) * self.hop + self.win - self.stride + taps
+            x = F.pad(x.unsqueeze(1), (left, whole - left - time))
+            # Scripts may move the waveforms to a GPU and leave this module.
+            filters = self.filters().to(x).unsqueeze(1)
+            outputs = F.conv1d(x, filters, stride=self.stride).square()
+            power = outputs.unflatten(1, (2, -1)).mean(1)
+            power = F.avg_pool1d(
+                power, self.win // self.stride, self.hop // self.stride
+            )
+            return 10 * torch.log10(power + self.amin).transpose(1, 2)
+
+    def extra_repr(self):
+        """What ``print(module)`` shows."""
+        return f"win={self.win}, hop={self.hop}"
+
+
+def _hilbert_matrix(size):
+    """Hilbert transform of row vectors, ``[size, size]``."""
+    # Padding keeps what leaves the vector at one end out of the other.
+    padded = 4 * size
+    spectra = torch.fft.fft(torch.eye(size, dtype=torch.float64), padded)
+    spectra[:, padded // 2 :] = 0
+    return 2 * torch.fft.ifft(spectra)[:, :size].imag.float()
+
+
+class _AnchoredSincConv(SincConv):
+    """Cut-offs that move only a part of the way their parameters do."""
+
+    def __init__(self, factor, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+        for name, start in (("low", self.low), ("band", self.band)):
+            self.register_buffer(
+                f"{name}_start", start.detach().clone(), persistent=False
+            )
+
+    def cutoffs(self):
+        """Effective cut-offs, see SincConv."""
+        low = torch.lerp(self.low_start, self.low, self.factor)
+        band = torch.lerp(self.band_start, self.band, self.factor)
+        low = low.abs() + self.min_low_hz / self.sample_rate
+        return low, low + band.abs() + self.min_band_hz / self.sample_rate

@@ -1,0 +1,196 @@
+"""The features: frames in the right place, bands in the right unit."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from speechbrain.lobes.features import Fbank
+
+from amsincnet_sb.lobes.features import SincFeatures
+
+SMALL = {"out_channels": 6, "kernel_size": 101}
+
+
+def waves(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(*shape, generator=generator)
+
+
+def tone(hz, seconds=1.0, phase=0.3, sample_rate=16000):
+    at = torch.arange(int(seconds * sample_rate)) / sample_rate
+    return torch.sin(2 * math.pi * hz * at + phase)[None]
+
+
+@pytest.mark.parametrize("stride", [1, 4, 10, 16])
+@pytest.mark.parametrize("hz", [1000, 1600, 2000, 3333, 4000])
+def test_a_tone_has_its_power_at_any_stride(stride, hz):
+    features = SincFeatures(stride=stride)
+    y = features(tone(hz))[0, 5:-5]
+    band = int(y.mean(0).argmax())
+    low, high = features.sinc.cutoffs_hz()
+    assert low[band] < hz < high[band]
+    # A sine of height one has a power of one half; no beat with the stride.
+    assert y[:, band].mean().item() == pytest.approx(-3.01, abs=0.9)
+    assert y[:, band].std() < 0.01
+    far = (low > 2 * hz) | (high < hz / 2)
+    assert y[:, far].max() < -35
+
+
+def test_frame_by_frame():
+    features = SincFeatures(**SMALL, win_length=20).double()
+    x = waves(1, 3000).double()
+    y = features(x)[0].detach()
+    filters = features.filters().detach().numpy()
+    assert y.shape == (19, 6)
+    wave = np.concatenate([np.zeros(300), x[0].numpy(), np.zeros(600)])
+    for frame in range(19):
+        powers = np.zeros(6)
+        first = 160 * frame + 80 - 160  # half a window before its middle
+        for at in range(first, first + 320, 10):
+            heard = wave[300 + at - 50 : 300 + at + 51]
+            both = (filters @ heard) ** 2
+            powers += (both[:6] + both[6:]) / 2 / 32
+        expected = torch.tensor(10 * np.log10(powers + 1e-10))
+        torch.testing.assert_close(y[frame], expected)
+
+
+def test_the_second_half_is_the_hilbert_transform():
+    features = SincFeatures()
+    even, odd = features.filters().detach().chunk(2)
+    torch.testing.assert_close(even, even.flip(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(odd, -odd.flip(1), atol=1e-5, rtol=0)
+    # Together they answer to positive frequencies only.
+    spectrum = torch.fft.fft(torch.complex(even, odd), 2048).abs()
+    leak = spectrum[5:, 1100:2000].amax(1) / spectrum[5:].amax(1)
+    assert leak.max() < 0.02
+
+
+@pytest.mark.parametrize("time", [1, 79, 80, 160, 1600, 1679, 1680, 48000])
+def test_a_frame_every_10_ms(time):
+    features = SincFeatures(**SMALL)
+    y = features(waves(2, time))
+    frames = max(1, round(time / 160 + 1e-9))
+    assert y.shape == (2, frames, 6) and features.n_frames(time) == frames
+    assert torch.equal(features(waves(2, time).unsqueeze(-1)), y)
+    torch.testing.assert_close(features(waves(2, time), torch.ones(2)), y)
+    assert y.isfinite().all()
+
+
+def test_a_click_is_in_its_frame():
+    features = SincFeatures()
+    for frame in (0, 7, 99):
+        x = torch.zeros(1, 16000)
+        x[0, 160 * frame + 80] = 1
+        energy = features(x)[0].mean(1)
+        # 25 ms windows every 10 ms: neighbours hear it as well.
+        assert abs(int(energy.argmax()) - frame) <= 1
+        heard = (energy > -60).nonzero().flatten()
+        assert frame in heard and len(heard) <= 5
+
+
+@pytest.mark.parametrize("filler", [0.0, 1e6, float("nan")])
+def test_padding_changes_nothing(filler):
+    features = SincFeatures(**SMALL)
+    lengths = [1, 100, 1600, 1679, 1681, 4001, 8000]
+    recordings = [waves(n, seed=n) for n in lengths]
+    padded = torch.full((len(lengths), 8000), filler)
+    for row, wave in zip(padded, recordings):
+        row[: len(wave)] = wave
+    lens = torch.tensor(lengths) / 8000
+    y = features(padded, lens)
+    assert y.isfinite().all()
+    for row, wave, share in zip(y, recordings, lens):
+        alone = features(wave[None])[0]
+        # As many frames as the relative length, which the next module uses.
+        assert len(alone) == max(1, int(torch.round(share * 50)))
+        torch.testing.assert_close(row[: len(alone)], alone, atol=1e-5, rtol=0)
+    if filler == 0.0:  # the batches of SpeechBrain's scripts, without lens
+        torch.testing.assert_close(features(padded), y)
+
+
+def test_filters_learn():
+    features = SincFeatures(out_channels=20)
+    x = waves(4, 4000)
+    features(x).square().mean().backward()
+    for parameter in features.parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.any()
+    assert {n for n, _ in features.named_parameters()} == {
+        "sinc.low",
+        "sinc.band",
+    }
+    fixed = SincFeatures(out_channels=20, requires_grad=False)
+    assert not fixed(x).requires_grad
+    torch.testing.assert_close(fixed(x), features(x).detach())
+
+
+def test_silence_has_no_gradient_but_no_nan_either():
+    features = SincFeatures(**SMALL)
+    y = features(torch.zeros(2, 4000))
+    torch.testing.assert_close(y, torch.full_like(y, -100.0))
+    y.sum().backward()
+    assert all(p.grad.isfinite().all() for p in features.parameters())
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+def test_param_change_factor(factor):
+    features = SincFeatures(**SMALL, param_change_factor=factor)
+    before = [hz.clone() for hz in features.sinc.cutoffs_hz()]
+    with torch.no_grad():
+        features.sinc.low += 0.01  # 160 Hz
+    low, high = features.sinc.cutoffs_hz()
+    torch.testing.assert_close(low, before[0] + 160 * factor)
+    torch.testing.assert_close(high, before[1] + 160 * factor)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_does_not_reach_it(dtype):
+    features = SincFeatures(**SMALL)
+    x = waves(2, 4000)
+    with torch.autocast("cpu", dtype):
+        y = features(x)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, features(x))
+
+
+def test_it_hears_what_a_filterbank_hears():
+    """Same bands at the start: log energies that rise and fall together."""
+    fbank = Fbank(n_mels=80)
+    features = SincFeatures()
+    x = waves(1, 32000)
+    x *= torch.linspace(0.01, 1, 32000)  # 40 dB louder at its end
+    x[:, 1:] += 0.9 * x[:, :-1]  # and darker than white noise
+    ours, theirs = features(x)[0].detach(), fbank(x)[0]
+    both = ours[5:-5].mean(1), theirs[5:-6].mean(1)
+    assert torch.corrcoef(torch.stack(both))[0, 1] > 0.99
+    rise = ours[-60:-10].mean() - ours[10:60].mean()
+    assert rise.item() == pytest.approx(
+        (theirs[-60:-10].mean() - theirs[10:60].mean()).item(), abs=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"stride": 7}, "hop_length is 160 samples"),
+        ({"stride": 0}, "stride"),
+        ({"stride": 320}, "stride"),
+        ({"sample_rate": 44100}, "441 samples"),
+        ({"win_length": 5}, "win_length"),
+        ({"kernel_size": 100}, "odd"),
+        ({"out_channels": 1}, "at least 2"),
+    ],
+)
+def test_wrong_arguments(changes, word):
+    with pytest.raises(ValueError, match=word):
+        SincFeatures(**{**SMALL, **changes})
+
+
+@pytest.mark.parametrize(
+    "rate, stride, taps", [(8000, 10, 127), (44100, 9, 691)]
+)
+def test_other_sample_rates(rate, stride, taps):
+    features = SincFeatures(sample_rate=rate, stride=stride, kernel_size=taps)
+    y = features(tone(1000, sample_rate=rate))[0, 5:-5]
+    assert y.shape[0] == 90
+    assert y.mean(0).max().item() == pytest.approx(-3, abs=2.5)

@@ -1,0 +1,267 @@
+"""What every module must survive in other people's recipes."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+from torch.nn.parallel import DistributedDataParallel
+
+from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
+from amsincnet_sb.lobes.features import SincFeatures
+from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
+from amsincnet_sb.nnet.normalization import TimeLayerNorm
+from amsincnet_sb.nnet.sinc import SincConv
+from amsincnet_sb.nnet.warmup import MarginWarmup
+
+WINDOW = 200
+TARGETS = torch.tensor([[0], [2], [1], [0]])
+
+
+def noise(*shape, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(*shape, generator=generator)
+
+
+# How to make each, and what it is called with.
+MODULES = {
+    "SincConv": (lambda: SincConv(8, 31), lambda: [noise(4, 400)]),
+    "SincFeatures": (
+        lambda: SincFeatures(8, 101),
+        lambda: [noise(4, 1600), torch.tensor([1.0, 0.5, 0.75, 1.0])],
+    ),
+    "SincNet": (
+        lambda: SincNet(
+            window=WINDOW,
+            hop=30,
+            cnn_channels=(4, 3, 3),
+            cnn_kernel_sizes=(21, 5, 3),
+            cnn_pools=(3, 3, 2),
+            fc_neurons=(12, 12, 8),
+        ),
+        lambda: [noise(4, WINDOW)],
+    ),
+    "CosineClassifier": (
+        lambda: CosineClassifier(8, 3),
+        lambda: [noise(4, 1, 8)],
+    ),
+    "SoftmaxClassifier": (
+        lambda: SoftmaxClassifier(8, 3),
+        lambda: [noise(4, 1, 8)],
+    ),
+    "TimeLayerNorm": (
+        lambda: TimeLayerNorm((3, 20)),
+        lambda: [noise(4, 3, 20)],
+    ),
+    "AMSoftmax": (
+        lambda: AMSoftmax(0.2),
+        lambda: [noise(4, 1, 3), TARGETS, torch.ones(4)],
+    ),
+    "ReleasedAMSoftmax": (
+        lambda: ReleasedAMSoftmax(0.2),
+        lambda: [noise(4, 1, 3).log_softmax(-1), TARGETS, torch.ones(4)],
+    ),
+    "MarginWarmup": (
+        lambda: MarginWarmup(AMSoftmax(0.2), 10),
+        lambda: [noise(4, 1, 3), TARGETS, torch.ones(4)],
+    ),
+}
+LOSSES = {"AMSoftmax", "ReleasedAMSoftmax", "MarginWarmup"}
+NETWORKS = sorted(set(MODULES) - LOSSES)
+
+
+def build(name, seed=0, trained=True):
+    """A module in evaluation mode, with numbers that are not the start's."""
+    torch.manual_seed(seed)
+    module = MODULES[name][0]().eval()
+    with torch.no_grad():
+        for parameter in module.parameters() if trained else ():
+            parameter += 0.01 * torch.randn_like(parameter)
+    return module, MODULES[name][1]()
+
+
+every_module = pytest.mark.parametrize("name", sorted(MODULES))
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+@every_module
+def test_deep_copy_and_pickle(name):
+    module, inputs = build(name)
+    expected = module(*inputs)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(twin(*inputs), expected)
+        with torch.no_grad():  # nothing is shared
+            for parameter in twin.parameters():
+                parameter.zero_()
+    assert torch.equal(module(*inputs), expected)
+
+
+@every_network
+def test_state_dict_and_checkpoint(name, tmp_path):
+    module, inputs = build(name)
+    expected = module(*inputs)
+    twin, _ = build(name, seed=1)
+    assert not torch.equal(twin(*inputs), expected)
+    twin.load_state_dict(module.state_dict())
+    assert torch.equal(twin(*inputs), expected)
+
+    Checkpointer(tmp_path, {"module": module}).save_checkpoint()
+    other, _ = build(name, seed=2)
+    Checkpointer(tmp_path, {"module": other}).recover_if_possible()
+    assert torch.equal(other(*inputs), expected)
+
+
+@every_module
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(name, dtype):
+    module, inputs = build(name)
+    if inputs[0].dim() == 2 and dtype == torch.float16 and name == "SincNet":
+        module.fast = False  # the CPU's kernels have no float16
+    expected = module(*inputs)
+    with torch.autocast("cpu", dtype):
+        y = module(*inputs)
+    assert y.shape == expected.shape and y.isfinite().all()
+    error = (y.float() - expected).norm() / expected.norm()
+    assert error < 0.05
+
+
+@every_module
+def test_gradients_under_autocast(name):
+    module, inputs = build(name)
+    module.train()
+    inputs[0].requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        module(*inputs).float().square().mean().backward()
+    for tensor in [inputs[0], *module.parameters()]:
+        assert tensor.grad.isfinite().all()
+        assert tensor.grad.dtype == torch.float32
+
+
+@every_module
+def test_compile_captures_it_whole(name):
+    module, inputs = build(name)
+    if name == "SincNet":
+        module.fast = False
+    expected = module(*inputs)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    y = compiled(*inputs)
+    torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@every_network
+def test_torchscript_trace(name, tmp_path):
+    module, inputs = build(name)
+    expected = module(*inputs)
+    traced = torch.jit.trace(module, inputs)
+    torch.jit.save(traced, tmp_path / "traced.pt")
+    loaded = torch.jit.load(tmp_path / "traced.pt")
+    torch.testing.assert_close(loaded(*inputs), expected)
+    other = [-0.5 * inputs[0], *inputs[1:]]
+    torch.testing.assert_close(loaded(*other), module(*other))
+
+
+@every_network
+def test_export(name):
+    module, inputs = build(name)
+    program = torch.export.export(module, tuple(inputs)).module()
+    other = [-0.5 * inputs[0], *inputs[1:]]
+    torch.testing.assert_close(program(*other), module(*other))
+
+
+def test_features_in_onnx(tmp_path):
+    """A front-end is exported with whatever it feeds; any length."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    module, _ = build("SincFeatures")
+    x = noise(2, 4000)
+    path = str(tmp_path / "features.onnx")
+    torch.onnx.export(
+        module,
+        (x,),
+        path,
+        dynamo=True,
+        dynamic_shapes={"wavs": {0: "batch", 1: "time"}},
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path)
+    (argument,) = session.get_inputs()
+    for wavs in (x, noise(3, 5600, seed=5)):
+        (y,) = session.run(None, {argument.name: wavs.numpy()})
+        expected = module(wavs).detach()
+        torch.testing.assert_close(
+            torch.tensor(y), expected, atol=1e-3, rtol=1e-4
+        )
+
+
+@every_network
+def test_moves_between_precisions(name):
+    module, inputs = build(name)
+    expected = module(*inputs)
+    wide = copy.deepcopy(module).double()
+    y = wide(*(x.double() for x in inputs))
+    assert y.dtype == torch.float64
+    torch.testing.assert_close(y.float(), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(wide.float()(*inputs), expected)
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@every_network
+def test_ddp_finds_every_parameter_used(name, process_group):
+    """A parameter without a gradient stops DDP in its second step."""
+    module, inputs = build(name)
+    wrapped = DistributedDataParallel(copy.deepcopy(module).train())
+    module.train()
+    for _ in range(2):
+        for net in (wrapped, module):
+            net.zero_grad()
+            net(*inputs).square().mean().backward()
+    for ours, theirs in zip(module.parameters(), wrapped.parameters()):
+        torch.testing.assert_close(theirs.grad, ours.grad)
+
+
+def test_losses_have_nothing_to_wrap():
+    """SpeechBrain wraps what has parameters; a loss counts by itself."""
+    for name in LOSSES:
+        assert not list(build(name)[0].parameters())
+
+
+@pytest.mark.parametrize("name", ["SincNet", "SincFeatures"])
+def test_waveforms_in_both_layouts(name):
+    module, _ = build(name)
+    x = noise(3, 1600)
+    expected = module(x)
+    assert torch.equal(module(x.unsqueeze(-1)), expected)
+    torch.testing.assert_close(module(x, torch.ones(3)), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_network
+def test_on_a_gpu(name):
+    module, inputs = build(name)
+    expected = module(*inputs)
+    moved = copy.deepcopy(module).cuda()
+    y = moved(*(x.cuda() for x in inputs)).cpu()
+    torch.testing.assert_close(y, expected, atol=1e-2, rtol=1e-2)
+    assert torch.equal(moved.cpu()(*inputs), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_features_left_on_the_cpu_follow_the_waveforms():
+    """speaker_verification_cosine.py moves the embedding model alone."""
+    module, inputs = build("SincFeatures")
+    y = module(*(x.cuda() for x in inputs))
+    assert y.device.type == "cuda"
+    torch.testing.assert_close(y.cpu(), module(*inputs), atol=1e-2, rtol=1e-3)
