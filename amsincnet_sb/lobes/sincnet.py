@@ -6,25 +6,18 @@ margin: J. Nunes, D. Macêdo and C. Zanchettin, "Additive margin SincNet for
 speaker recognition", IJCNN 2019, https://arxiv.org/abs/1901.10826.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
 from amsincnet_sb.lobes.classifiers import init_linear_
-from amsincnet_sb.nnet import fast_cpu
+from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 from amsincnet_sb.nnet.sinc import SincConv
-from amsincnet_sb.nnet.windows import count_windows, window_samples
 
 __all__ = ["SincNet"]
 
-# What only a GPU needs takes seconds to import.
-fast_cuda = None
-if torch.cuda.is_available():
-    from amsincnet_sb.nnet import fast_cuda
 
-
-class SincNet(nn.Module):
+class SincNet(WindowedEmbedding):
     """Embedding of a waveform by a network that looks at short windows.
 
     The default arguments are the architecture released for TIMIT with
@@ -84,6 +77,7 @@ class SincNet(nn.Module):
 
     Example
     -------
+    >>> import torch
     >>> net = SincNet(fc_neurons=[64, 64, 32])
     >>> net(torch.randn(2, 3200)).shape
     torch.Size([2, 1, 32])
@@ -115,21 +109,15 @@ class SincNet(nn.Module):
                 f"be of equal length but have {len(cnn_channels)}, "
                 f"{len(cnn_kernel_sizes)} and {len(cnn_pools)} entries."
             )
-        positive = {
-            "sample_rate": [sample_rate],
-            "window": [window],
-            "hop": [hop],
-            "cnn_channels": cnn_channels,
-            "cnn_kernel_sizes": cnn_kernel_sizes,
-            "cnn_pools": cnn_pools,
-            "fc_neurons": fc_neurons,
-        }
-        for name, sizes in positive.items():
-            if not sizes or not all(type(n) is int and n > 0 for n in sizes):
-                raise ValueError(
-                    f"SincNet: {name} has {list(sizes)} where positive whole "
-                    "numbers are needed."
-                )
+        self._check_sizes(
+            sample_rate=[sample_rate],
+            window=[window],
+            hop=[hop],
+            cnn_channels=cnn_channels,
+            cnn_kernel_sizes=cnn_kernel_sizes,
+            cnn_pools=cnn_pools,
+            fc_neurons=fc_neurons,
+        )
         self.arguments = {
             "sample_rate": sample_rate,
             "window": window,
@@ -233,20 +221,6 @@ class SincNet(nn.Module):
         x = F.max_pool1d(x, self.cnn_pools[layer])
         return F.leaky_relu(self.cnn_norms[layer](x), self.negative_slope)
 
-    def _kernels(self, x):
-        """What is fastest for a tensor, or None for the plain form."""
-        if not self.fast or torch.jit.is_tracing():
-            return None
-        # torch.compile answers "exporting" to this as well.
-        exporting = torch.compiler.is_exporting()
-        if exporting and not torch.compiler.is_dynamo_compiling():
-            return None
-        if fast_cuda is not None and fast_cuda.supports(x):
-            return fast_cuda
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return fast_cpu
-        return None
-
     def embed_windows(self, windows):
         """One embedding a window.
 
@@ -271,48 +245,3 @@ class SincNet(nn.Module):
             if i < last:
                 x = self.dropout(x)
         return x
-
-    def forward(self, wavs, lens=None):
-        """Embed waveforms of any length.
-
-        Windows start every ``hop`` samples and lie wholly within the valid
-        part of a waveform; what is behind its last whole window is not
-        looked at. A waveform shorter than a window is repeated until it
-        fills one. Padding behind ``lens`` changes nothing.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            ``[batch, time]`` or ``[batch, time, 1]``.
-        lens : torch.Tensor, optional
-            ``[batch]``, valid part of each as a fraction of ``time``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[batch, 1, embedding_size]``.
-        """
-        if wavs.dim() == 3:
-            wavs = wavs.squeeze(-1)
-        batch, time = wavs.shape
-        if time == self.window and lens is None:
-            return self.embed_windows(wavs).unsqueeze(1)
-        if time < self.window and lens is None:
-            fill = torch.arange(self.window, device=wavs.device) % time
-            return self.embed_windows(wavs[:, fill]).unsqueeze(1)
-        if lens is None:
-            windows = wavs.unfold(1, self.window, self.hop)
-            x = self.embed_windows(windows.flatten(0, 1))
-            return x.unflatten(0, (batch, -1)).mean(1, keepdim=True)
-
-        samples = (lens.to(wavs.device) * time).round().long().clamp(1, time)
-        counts = count_windows(samples, self.window, self.hop)
-        owner = torch.repeat_interleave(counts)
-        first = counts.cumsum(0) - counts
-        nth = torch.arange(len(owner), device=wavs.device) - first[owner]
-        at = window_samples(nth, samples[owner], self.window, self.hop)
-        x = self.embed_windows(wavs[owner[:, None], at])
-        # A long sum of half-precision numbers would stall.
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        total = wide.new_zeros(batch, x.shape[1]).index_add(0, owner, wide)
-        return (total / counts[:, None]).to(x.dtype).unsqueeze(1)

@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 
-__all__ = ["RMSprop", "cnn", "frozen_cnn", "linear"]
+__all__ = ["RMSprop", "cnn", "conv", "frozen_cnn", "linear", "sinc_map"]
 
 # Numbers in the sinc layer's full map for one slice: 16 windows of the released
 # network. From 4 to 24 are about equally fast with 32 MB of cache; from 16 on,
@@ -102,34 +102,67 @@ def cnn(x, input_norm, filters, convs, norms, pools, eps, slope):
     >>> y.shape
     torch.Size([2, 224])
     """
+    layers = input_norm, filters, convs, norms, pools
+    return _map_of(x, layers, eps, slope, 0.0).transpose(1, 2).flatten(1)
+
+
+def sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor=0.0):
+    """The sinc layer alone: filtered, pooled, normalised, rectified.
+
+    Arguments
+    ---------
+    x, input_norm, filters, eps, slope
+        See :func:`cnn`.
+    norm : tuple of torch.Tensor
+        Gain and bias of the normalisation, each ``[channels, time]``.
+    pool : int
+        Max-pooling of the magnitudes.
+    floor : float
+        Where positive, ``log(magnitude + floor)`` is what is normalised.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[batch, time, channels]``.
+    """
+    layers = input_norm, filters, [], [norm], [pool]
+    return _map_of(x, layers, eps, slope, floor)
+
+
+def _map_of(x, layers, eps, slope, floor):
+    """What comes out of the last layer, ``[batch, time, channels]``."""
+    input_norm, filters, convs, norms, pools = layers
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     dtype = x.dtype
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
     with torch.autocast("cpu", enabled=False):
-        settings = filters.shape[1], tuple(pools), eps, slope, dtype
+        settings = filters.shape[1], tuple(pools), eps, slope, dtype, floor
         parameters = _parameters(input_norm, filters, convs, norms, pools[0])
         return _CNN.apply(settings, x, *parameters)
 
 
-def frozen_cnn(input_norm, filters, convs, norms, pools, eps, slope, dtype):
+def frozen_cnn(
+    input_norm, filters, convs, norms, pools, eps, slope, dtype, floor=0.0
+):
     """:func:`cnn` with parameters that are prepared once, for evaluation.
 
     Arguments
     ---------
-    input_norm, filters, convs, norms, pools, eps, slope
-        See :func:`cnn`.
+    input_norm, filters, convs, norms, pools, eps, slope, floor
+        See :func:`cnn` and :func:`sinc_map`.
     dtype : torch.dtype
         Of the products.
 
     Returns
     -------
     callable
-        ``[batch, time]`` to ``[batch, channels * time]``, without gradient.
-        Later changes of the parameters do not reach it.
+        ``[batch, time]`` to ``[batch, time, channels]``, without gradient:
+        the map that :func:`cnn` flattens. Later changes of the parameters do
+        not reach it.
     """
-    settings = filters.shape[1], tuple(pools), eps, slope, dtype
+    settings = filters.shape[1], tuple(pools), eps, slope, dtype, floor
     with torch.no_grad():
         parameters = _parameters(input_norm, filters, convs, norms, pools[0])
         parameters = [each.clone() for each in parameters]
@@ -363,14 +396,16 @@ class _Network:
     Arguments
     ---------
     settings : tuple
-        Taps of the sinc filters, pools, eps, slope, dtype of the products.
+        Taps of the sinc filters, pools, eps, slope, dtype of the products,
+        floor of the sinc layer's logarithm (0 for none).
     parameters : sequence of torch.Tensor
         Gain and bias of the input; even and odd filters; gain and bias of
         the first map; then weight, bias, gain and bias for each convolution.
     """
 
     def __init__(self, settings, parameters):
-        self.taps, self.pools, self.eps, self.slope, self.dtype = settings
+        self.taps, self.pools, self.eps, self.slope, *rest = settings
+        self.dtype, self.floor = rest
         self.buffers = {}
         gain, bias, even, odd, *rest = parameters
         self.filters = even.to(self.dtype), odd.to(self.dtype)
@@ -383,7 +418,7 @@ class _Network:
             self.norms.append(norm)
 
     def forward(self, x, kept=None):
-        """Windows ``[batch, time]`` to ``[batch, channels * time]``.
+        """Windows ``[batch, time]`` to ``[batch, time, channels]``.
 
         ``kept``, if a list, takes the tensors that :meth:`backward` needs.
         """
@@ -398,7 +433,7 @@ class _Network:
             if kept is not None:
                 kept += x, std, *choice
             x = self._affine(x, layer)
-        return x.transpose(1, 2).flatten(1)
+        return x
 
     def backward(self, grad, kept, totals):
         """Gradient of the windows, ``[batch, time]``.
@@ -406,18 +441,17 @@ class _Network:
         Arguments
         ---------
         grad : torch.Tensor
-            ``[batch, channels * time]``.
+            ``[batch, time, channels]``.
         kept : iterator of torch.Tensor
             What :meth:`forward` kept, in its order.
         totals : list of torch.Tensor
             Gradients of the parameters, added to in place.
         """
-        # Behind the map and its deviation: signs of two, and choices.
-        counts = [0, 2] + [1] * len(self.convs)
+        # Behind the map and its deviation: signs of two and, of a logarithm,
+        # its argument; then choices.
+        counts = [0, 2 + (self.floor > 0)] + [1] * len(self.convs)
         kept = [[next(kept) for _ in range(2 + n)] for n in counts]
         last = len(self.norms) - 1
-        _, time, channels = kept[last][0].shape
-        grad = grad.unflatten(1, (channels, time)).transpose(1, 2)
         out = self._affine(kept[last][0], last)
         for layer in range(last, -1, -1):
             normal, std, *choice = kept[layer]
@@ -473,9 +507,15 @@ class _Network:
         best, first = _maximum(even, keep)
         for sign in signs:
             sign *= first[:, :, : sign.shape[2]]
-        return best, signs
+        if not self.floor:
+            return best, signs
+        best += self.floor
+        return best.log(), [*signs, best]
 
     def _sinc_pool_backward(self, grad, x, signs, layer, totals):
+        if self.floor:
+            *signs, argument = signs
+            grad = grad / argument
         down = []
         for rows, filters, sign, total in zip(
             self._folded(x), self.filters, signs, totals
@@ -559,6 +599,30 @@ class _CNN(torch.autograd.Function):
                 for each in grad.split(ctx.size)
             ]
         return None, torch.cat(parts), *totals
+
+
+def conv(x, weight, stride=1, bias=None):
+    """A strided convolution of time-major maps, oneDNN's fastest layout.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        ``[batch, time, in]``.
+    weight : torch.Tensor
+        ``[out, in, taps]``.
+    stride : int
+        Step between output positions.
+    bias : torch.Tensor, optional
+        ``[out]``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[batch, (time - taps) // stride + 1, out]``.
+    """
+    weight = weight.unsqueeze(2)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return _map(F.conv2d(_image(x), weight, bias, stride=(1, stride)))
 
 
 def linear(x, weight, bias):

@@ -50,6 +50,52 @@ def plain(x, input_norm, filters, convs, norms, pools, eps=1e-6, slope=0.2):
     return x.flatten(1)
 
 
+def plain_sinc_map(x, input_norm, filters, norm, pool, floor):
+    """What :func:`fast_cuda.sinc_map` computes, as one would write it."""
+
+    def normalise(x, gain, bias):
+        std = (x.var(-1, keepdim=True) + 1e-20).sqrt()
+        return gain * (x - x.mean(-1, keepdim=True)) / (std + 1e-6) + bias
+
+    x = normalise(x, *input_norm)
+    x = F.conv1d(x.unsqueeze(1), filters.unsqueeze(1)).abs()
+    x = F.max_pool1d(x, pool)
+    if floor:
+        x = (x + floor).log()
+    return F.leaky_relu(normalise(x, *norm), 0.2).transpose(1, 2)
+
+
+def fast_sinc_map(x, input_norm, filters, norm, pool, floor):
+    return fast_cuda.sinc_map(x, input_norm, filters, norm, pool, floor=floor)
+
+
+def plain_conv(x, weight, stride):
+    """What :func:`fast_cuda.conv` computes."""
+    return F.conv1d(x.transpose(1, 2), weight, stride=stride).transpose(1, 2)
+
+
+# batch, time, channels in and out, taps, stride: steps that do and do not
+# divide the taps and the time, channels off and on the multiples of 16
+CONVS = [
+    (3, 50, 16, 32, 5, 3),
+    (2, 31, 5, 18, 3, 1),
+    (2, 29, 32, 16, 4, 2),
+    (1, 20, 16, 3, 2, 3),
+    (2, 12, 7, 16, 1, 1),
+]
+
+
+def conv_problem(shape, dtype=torch.float64, device="cpu"):
+    """Arguments of a conv and the list of its leaves."""
+    batch, time, c_in, c_out, taps, stride = shape
+    torch.manual_seed(0)
+    x = torch.randn(batch, time, c_in, dtype=torch.float64)
+    weight = torch.randn(c_out, c_in, taps, dtype=torch.float64)
+    weight *= (c_in * taps) ** -0.5
+    leaves = [t.to(device, dtype).requires_grad_() for t in (x, weight)]
+    return (*leaves, stride), leaves
+
+
 def problem(shape, batch, dtype=torch.float64, device="cpu"):
     """Random arguments of a cnn and the list of its leaves."""
     samples, channels, taps, pools = shape
@@ -83,10 +129,10 @@ def relative(a, b):
     return ((a.double() - b).norm() / (b.norm() + 1e-12)).item()
 
 
-def errors(function, arguments, leaves, exact, exact_leaves):
+def errors(function, arguments, leaves, exact, exact_leaves, reference=plain):
     """Relative errors of the value and of every gradient."""
     y = function(*arguments)
-    want = plain(*exact)
+    want = reference(*exact)
     weight = torch.randn(
         want.shape, dtype=torch.float64, generator=torch.manual_seed(1)
     ).to(want.device)
@@ -106,6 +152,23 @@ def interpreted():
         arguments, leaves = problem(shape, 3)
         value, grads = errors(
             fast_cuda.cnn, arguments, leaves, arguments, leaves
+        )
+        assert value < 1e-13, (shape, value)
+        assert max(grads) < 1e-13, (shape, grads)
+
+        x, norm, filters, _, norms, pools = arguments
+        for floor in (0.0, 0.01):
+            single = (x, norm, filters, norms[0], pools[0], floor)
+            some = [x, *norm, filters, *norms[0]]
+            value, grads = errors(
+                fast_sinc_map, single, some, single, some, plain_sinc_map
+            )
+            assert value < 1e-13, (shape, floor, value)
+            assert max(grads) < 1e-12, (shape, floor, grads)
+    for shape in CONVS:
+        arguments, leaves = conv_problem(shape)
+        value, grads = errors(
+            fast_cuda.conv, arguments, leaves, arguments, leaves, plain_conv
         )
         assert value < 1e-13, (shape, value)
         assert max(grads) < 1e-13, (shape, grads)
@@ -206,8 +269,11 @@ def test_aligned_linear_equals_linear(size):
 
 @on_gpu
 @pytest.mark.parametrize("shape", [DEFAULT, *FAMILY])
-def test_float32_on_gpu(shape):
-    """As exact as float32 convolutions."""
+def test_float32_on_gpu(shape, monkeypatch):
+    """As exact as float32 convolutions, where TF32 is not allowed."""
+    # SpeechBrain allows it when it is imported.
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     exact, exact_leaves = problem(shape, 4, device="cuda")
     single, leaves = problem(shape, 4, torch.float32, "cuda")
     value, grads = errors(fast_cuda.cnn, single, leaves, exact, exact_leaves)
@@ -237,6 +303,51 @@ def test_reduced_precision_on_gpu(precision, monkeypatch):
     assert 1e-5 < value < 1.5 * plain_value
     for ours, theirs in zip(grads, plain_grads):
         assert ours < 1.5 * theirs
+
+
+@on_gpu
+@pytest.mark.parametrize("shape", [(128, 983, 80, 96, 5, 3), *CONVS])
+def test_conv_on_gpu(shape, monkeypatch):
+    """Exact in float32; in bfloat16 not worse than rounding its inputs."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    exact, exact_leaves = conv_problem(shape, device="cuda")
+    single, leaves = conv_problem(shape, torch.float32, "cuda")
+    for bf16, most in ((False, 1e-5), (True, 1e-2)):
+
+        def run(*arguments, bf16=bf16):
+            with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+                return fast_cuda.conv(*arguments)
+
+        value, grads = errors(
+            run, single, leaves, exact, exact_leaves, plain_conv
+        )
+        assert max(value, *grads) < most
+
+
+@on_gpu
+@pytest.mark.parametrize("bf16", [False, True])
+def test_logarithmic_sinc_map_on_gpu(bf16, monkeypatch):
+    """Like the plain form; in bfloat16 maxima and small magnitudes move."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    pairs = []
+    for dtype in (torch.float64, torch.float32):
+        (x, norm, filters, _, norms, pools), _ = problem(
+            DEFAULT, 8, dtype, "cuda"
+        )
+        single = (x, norm, filters, norms[0], pools[0], 0.01)
+        pairs.append((single, [x, *norm, filters, *norms[0]]))
+    (exact, exact_leaves), (single, leaves) = pairs
+
+    def run(*arguments):
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+            return fast_sinc_map(*arguments)
+
+    value, grads = errors(
+        run, single, leaves, exact, exact_leaves, plain_sinc_map
+    )
+    assert value < (3e-2 if bf16 else 1e-5)
+    assert max(grads) < (0.2 if bf16 else 1e-3)
 
 
 @on_gpu

@@ -25,7 +25,7 @@ import os
 import torch
 import torch.nn.functional as F
 
-__all__ = ["cnn", "linear", "supports"]
+__all__ = ["cnn", "conv", "linear", "sinc_map", "supports"]
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -102,12 +102,44 @@ def cnn(x, input_norm, filters, convs, norms, pools, eps=1e-6, slope=0.2):
         ``[batch, channels * time]``, channel-major; of the precision computed
         in. Differentiable once with respect to every tensor given.
     """
-    dtype = x.dtype
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-    if dtype == torch.float16:
-        # Its range is too small for gradients without loss scaling.
-        dtype = torch.bfloat16
+    x = _padded_sinc_map(
+        x, input_norm, filters, norms[0], pools[0], eps, slope, 0.0
+    )
+    for conv, norm, pool in zip(convs, norms[1:], pools[1:]):
+        with torch.autocast(x.device.type, enabled=False):
+            x = _conv_layer(x, *conv, *norm, pool, eps, slope)[0]
+    channels = norms[-1][0].shape[0]
+    return x[..., :channels].transpose(1, 2).flatten(1)
+
+
+def sinc_map(
+    x, input_norm, filters, norm, pool, eps=1e-6, slope=0.2, floor=0.0
+):
+    """The sinc layer alone: filtered, pooled, normalised, rectified.
+
+    Arguments
+    ---------
+    x, input_norm, filters, eps, slope
+        See :func:`cnn`.
+    norm : tuple of torch.Tensor
+        Gain and bias of the normalisation, each ``[channels, time]``.
+    pool : int
+        Max-pooling of the magnitudes.
+    floor : float
+        Where positive, ``log(magnitude + floor)`` is what is normalised.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[batch, time, channels]``, of the precision computed in.
+        Differentiable once with respect to every tensor given.
+    """
+    x = _padded_sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor)
+    return x[..., : len(filters)]
+
+
+def _padded_sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor):
+    dtype = _product_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
@@ -115,11 +147,46 @@ def cnn(x, input_norm, filters, convs, norms, pools, eps=1e-6, slope=0.2):
         variance = centred.square().sum(-1, keepdim=True) / (x.shape[-1] - 1)
         x = centred / ((variance + _TINY).sqrt() + eps)
         x = x * input_norm[0] + input_norm[1]
-        x = _sinc_layer(x, filters, *norms[0], pools[0], eps, slope, dtype)[0]
-        for conv, norm, pool in zip(convs, norms[1:], pools[1:]):
-            x = _conv_layer(x, *conv, *norm, pool, eps, slope)[0]
-        channels = norms[-1][0].shape[0]
-        return x[..., :channels].transpose(1, 2).flatten(1)
+        return _sinc_layer(x, filters, *norm, pool, eps, slope, floor, dtype)[0]
+
+
+def _product_dtype(x):
+    """Precision of products: autocast's where that is on."""
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+    # The range of float16 is too small for gradients without loss scaling.
+    return torch.bfloat16 if dtype == torch.float16 else dtype
+
+
+def conv(x, weight, stride=1):
+    """A strided convolution of time-major maps, as implicit GEMMs.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        ``[batch, time, in]``.
+    weight : torch.Tensor
+        ``[out, in, taps]``.
+    stride : int
+        Step between output positions.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[batch, (time - taps) // stride + 1, out]``, of the precision
+        computed in. Differentiable once.
+    """
+    dtype = _product_dtype(x)
+    with torch.autocast(x.device.type, enabled=False):
+        channels, out = x.shape[2], len(weight)
+        # Rows that tensor cores can read.
+        pad_in, pad_out = -channels % 16, -out % 16
+        if pad_in:
+            x = F.pad(x, (0, pad_in))
+        if pad_in or pad_out:
+            weight = F.pad(weight, (0, 0, 0, pad_in, 0, pad_out))
+        return _conv(x.to(dtype), weight, stride)[..., :out]
 
 
 def linear(x, weight, bias):
@@ -333,7 +400,7 @@ def _sum_dtype(x):
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _norm_forward(z, affine, channels, absolute, eps, slope):
+def _norm_forward(z, affine, channels, absolute, eps, slope, floor=0.0):
     """``y``, and mean and standard deviation ``[batch, padded channels]``."""
     batch, rows, cp = z.shape
     time = affine.shape[1]
@@ -351,11 +418,13 @@ def _norm_forward(z, affine, channels, absolute, eps, slope):
         eps,
         _TINY,
         slope,
+        floor,
         T=time,
         TZ=rows,
         C=channels,
         CP=cp,
         ABS=absolute,
+        LOG=floor > 0,
         ACC=_arithmetic(z)[0],
         **tiles,
     )
@@ -363,7 +432,19 @@ def _norm_forward(z, affine, channels, absolute, eps, slope):
 
 
 def _norm_backward(
-    dy, z, code, affine, mean, std, eps, slope, pool, absolute, lead, rows
+    dy,
+    z,
+    code,
+    affine,
+    mean,
+    std,
+    eps,
+    slope,
+    pool,
+    absolute,
+    lead,
+    rows,
+    floor=0.0,
 ):
     """Gradients of the convolution's output, the gain and the shift.
 
@@ -374,7 +455,8 @@ def _norm_backward(
     time = affine.shape[1]
     acc = _arithmetic(z)[0]
     total, dot = torch.empty_like(mean), torch.empty_like(mean)
-    common = {"T": time, "TZ": stored, "CP": cp, "ABS": absolute, "ACC": acc}
+    common = {"T": time, "TZ": stored, "CP": cp, "ACC": acc}
+    common |= {"ABS": absolute, "LOG": floor > 0}
     tiles = _norm_tiles(time, 256, 8)
     _kernels().norm_sums[(batch * (cp // tiles["CB"]),)](
         dy,
@@ -387,6 +469,7 @@ def _norm_backward(
         dot,
         eps,
         slope,
+        floor,
         **tiles,
         **common,
     )
@@ -414,6 +497,7 @@ def _norm_backward(
         examples,
         eps,
         slope,
+        floor,
         TD=rows,
         LEAD=lead,
         POOL=pool,
@@ -433,6 +517,7 @@ def _sinc_layer(
     pool: int,
     eps: float,
     slope: float,
+    floor: float,
     dtype: torch.dtype,
 ) -> tuple[
     torch.Tensor,
@@ -488,12 +573,12 @@ def _sinc_layer(
         ABS=True,
     )
     affine = _affine(gain, shift, s.cp)
-    y, mean, std = _norm_forward(z, affine, channels, True, eps, slope)
+    y, mean, std = _norm_forward(z, affine, channels, True, eps, slope, floor)
     return y, z, code, mean, std, padded, matrix, affine
 
 
 @_sinc_layer.register_fake
-def _(x, filters, gain, shift, pool, eps, slope, dtype):
+def _(x, filters, gain, shift, pool, eps, slope, floor, dtype):
     batch, samples = x.shape
     channels, taps = filters.shape
     s = _SincShape(samples, channels, taps, pool)
@@ -527,6 +612,7 @@ def _sinc_layer_backward(
     pool: int,
     eps: float,
     slope: float,
+    floor: float,
     want_input: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of the signal, the filters, gain and shift."""
@@ -545,6 +631,7 @@ def _sinc_layer_backward(
         True,
         0,
         s.blocks * s.g // pool,
+        floor,
     )
     row = s.g * s.cp
     rows = d.view(batch * s.blocks, row)
@@ -601,6 +688,7 @@ def _(
     pool,
     eps,
     slope,
+    floor,
     want_input,
 ):
     return (
@@ -612,20 +700,20 @@ def _(
 
 
 def _sinc_context(ctx, inputs, output):
-    x, filters, _, _, pool, eps, slope, _ = inputs
+    x, filters, _, _, pool, eps, slope, floor, _ = inputs
     ctx.save_for_backward(*output[1:])
-    ctx.shape = (x.shape[1], *filters.shape, pool, eps, slope)
+    ctx.shape = (x.shape[1], *filters.shape, pool, eps, slope, floor)
     ctx.set_materialize_grads(False)
 
 
 def _sinc_gradient(ctx, dy, *_):
     if dy is None:
-        return (None,) * 8
+        return (None,) * 9
     want_input = ctx.needs_input_grad[0]
     dx, *grads = _sinc_layer_backward(
         dy, *ctx.saved_tensors, *ctx.shape, want_input
     )
-    return (dx if want_input else None, *grads, None, None, None, None)
+    return (dx if want_input else None, *grads, *[None] * 5)
 
 
 _sinc_layer.register_autograd(_sinc_gradient, setup_context=_sinc_context)
@@ -842,3 +930,117 @@ def _conv_gradient(ctx, dy, *_):
 
 
 _conv_layer.register_autograd(_conv_gradient, setup_context=_conv_context)
+
+
+@torch.library.custom_op("amsincnet::conv", mutates_args=())
+def _conv(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+    """``[batch, time, in]`` and ``[out, in, taps]``, all contiguous."""
+    x = x.contiguous()
+    batch, rows, cin = x.shape
+    cout, _, taps = weight.shape
+    time = (rows - taps) // stride + 1
+    y = x.new_empty(batch, time, cout)
+    _plain_gemm(
+        x,
+        weight.to(x.dtype).permute(2, 1, 0).reshape(taps * cin, cout),
+        y,
+        J=time,
+        SB=rows * cin,
+        SM=stride * cin,
+    )
+    return y
+
+
+@_conv.register_fake
+def _(x, weight, stride):
+    time = (x.shape[1] - weight.shape[2]) // stride + 1
+    return x.new_empty(x.shape[0], time, weight.shape[0])
+
+
+def _plain_gemm(a, matrix, out, **rows):
+    """Overlapping rows of ``a`` times a ``[k, n]`` matrix."""
+    size, n = matrix.shape
+    _window_gemm(
+        a,
+        matrix.contiguous(),
+        None,
+        out,
+        out,  # nothing is pooled, so no code is written
+        out.numel() // n,
+        _tiles(n, size, 1, a.element_size()),
+        SQ=0,
+        RK=size,
+        SWR=0,
+        SWK=n,
+        SWG=0,
+        SWN=1,
+        SWQ=0,
+        KK=size,
+        N=n,
+        CP=n,
+        POOL=1,
+        ABS=False,
+        **rows,
+    )
+
+
+@torch.library.custom_op("amsincnet::conv_backward", mutates_args=())
+def _conv_backward(
+    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the input and of the weight."""
+    x, dy = x.contiguous(), dy.contiguous()
+    batch, rows, cin = x.shape
+    cout, _, taps = weight.shape
+    time = dy.shape[1]
+    grad = _window_grad(
+        x,
+        dy,
+        batch * time,
+        J=time,
+        SB=rows * cin,
+        SM=stride * cin,
+        DB=time * cout,
+        DM=cout,
+        D0=0,
+        KK=taps * cin,
+        N=cout,
+    )
+    dweight = grad.view(taps, cin, cout).permute(2, 1, 0)
+    # ``stride`` positions of the input at a time: position ``r`` of block
+    # ``u`` is reached by tap ``r + stride * j`` of output ``u - j``.
+    reach = -(-taps // stride)
+    blocks = -(-rows // stride)
+    d = F.pad(dy, (0, 0, reach - 1, blocks - time))
+    matrix = F.pad(weight.to(x.dtype), (0, reach * stride - taps))
+    matrix = matrix.view(cout, cin, reach, stride).flip(2)
+    matrix = matrix.permute(2, 0, 3, 1).reshape(reach * cout, stride * cin)
+    dx = x.new_empty(batch, blocks * stride, cin)
+    _plain_gemm(
+        d,
+        matrix,
+        dx,
+        J=blocks,
+        SB=d.shape[1] * cout,
+        SM=cout,
+    )
+    return dx[:, :rows].contiguous(), dweight.contiguous()
+
+
+@_conv_backward.register_fake
+def _(dy, x, weight, stride):
+    return torch.empty_like(x, memory_format=torch.contiguous_format), (
+        torch.empty_like(weight, memory_format=torch.contiguous_format)
+    )
+
+
+def _plain_context(ctx, inputs, output):
+    x, weight, ctx.stride = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _plain_gradient(ctx, dy):
+    return *_conv_backward(dy, *ctx.saved_tensors, ctx.stride), None
+
+
+_conv.register_autograd(_plain_gradient, setup_context=_plain_context)

@@ -118,6 +118,16 @@ def _better(best, which, new, q: tl.constexpr, ABS: tl.constexpr):
 
 
 @triton.jit
+def _shown(raw, floor, ABS: tl.constexpr, LOG: tl.constexpr):
+    """What is normalised: the map, its magnitude, or the logarithm of that."""
+    if LOG:
+        return tl.log(tl.abs(raw) + floor)
+    if ABS:
+        return tl.abs(raw)
+    return raw
+
+
+@triton.jit
 def window_gemm(
     a,
     w,
@@ -352,11 +362,13 @@ def norm_forward(
     eps,
     tiny,
     slope,
+    floor,
     T: tl.constexpr,
     TZ: tl.constexpr,  # rows an example in z
     C: tl.constexpr,
     CP: tl.constexpr,
     ABS: tl.constexpr,
+    LOG: tl.constexpr,
     ACC: tl.constexpr,
     TB: tl.constexpr,
     CB: tl.constexpr,
@@ -369,18 +381,16 @@ def norm_forward(
     total = tl.zeros((TB, CB), ACC)
     for t0 in range(0, T, TB):
         at = (t0 + t)[:, None] * CP + c[None, :]
-        v = tl.load(z + at, mask=(t0 + t < T)[:, None], other=0.0).to(ACC)
-        if ABS:
-            v = tl.abs(v)
-        total += v
+        ok = (t0 + t < T)[:, None]
+        v = tl.load(z + at, mask=ok, other=0.0).to(ACC)
+        total += tl.where(ok, _shown(v, floor, ABS, LOG), 0.0)
     mean = tl.sum(total, 0) / T
     total = tl.zeros((TB, CB), ACC)
     for t0 in range(0, T, TB):
         at = (t0 + t)[:, None] * CP + c[None, :]
         ok = (t0 + t < T)[:, None]
         v = tl.load(z + at, mask=ok, other=0.0).to(ACC)
-        if ABS:
-            v = tl.abs(v)
+        v = _shown(v, floor, ABS, LOG)
         v = tl.where(ok, v - mean[None, :], 0.0)
         total += v * v
     std = tl.sqrt(tl.sum(total, 0) / (T - 1) + tiny)
@@ -390,8 +400,7 @@ def norm_forward(
         at = (t0 + t)[:, None] * CP + c[None, :]
         ok = (t0 + t < T)[:, None]
         v = tl.load(z + at, mask=ok, other=0.0).to(ACC)
-        if ABS:
-            v = tl.abs(v)
+        v = _shown(v, floor, ABS, LOG)
         v = (v - mean[None, :]) * scale[None, :]
         u = tl.load(gain + at, mask=ok, other=0.0).to(ACC) * v
         u += tl.load(shift + at, mask=ok, other=0.0).to(ACC)
@@ -414,10 +423,12 @@ def norm_sums(
     dot_out,
     eps,
     slope,
+    floor,
     T: tl.constexpr,
     TZ: tl.constexpr,
     CP: tl.constexpr,
     ABS: tl.constexpr,
+    LOG: tl.constexpr,
     ACC: tl.constexpr,
     TB: tl.constexpr,
     CB: tl.constexpr,
@@ -436,8 +447,7 @@ def norm_sums(
         at = (t0 + t)[:, None] * CP + c[None, :]
         ok = (t0 + t < T)[:, None]
         v = tl.load(z + at, mask=ok, other=0.0).to(ACC)
-        if ABS:
-            v = tl.abs(v)
+        v = _shown(v, floor, ABS, LOG)
         v = (v - mean[None, :]) * scale[None, :]
         g = tl.load(gain + at, mask=ok, other=0.0).to(ACC)
         u = g * v + tl.load(shift + at, mask=ok, other=0.0).to(ACC)
@@ -467,6 +477,7 @@ def norm_backward(
     EXAMPLES: tl.constexpr,  # examples a split
     eps,
     slope,
+    floor,
     T: tl.constexpr,
     TZ: tl.constexpr,
     TD: tl.constexpr,  # pooled rows an example in d, LEAD among them
@@ -474,6 +485,7 @@ def norm_backward(
     CP: tl.constexpr,
     POOL: tl.constexpr,
     ABS: tl.constexpr,
+    LOG: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -503,7 +515,7 @@ def norm_backward(
         total = tl.load(sum_in + e * CP + c, mask=here, other=0.0)
         dot = tl.load(dot_in + e * CP + c, mask=here, other=0.0)
         raw = tl.load(z + e * TZ * CP + at, mask=ok, other=0.0).to(ACC)
-        v = tl.abs(raw) if ABS else raw
+        v = _shown(raw, floor, ABS, LOG)
         scale = 1.0 / (std + eps)
         v = (v - mean) * scale
         u = tl.load(dy + e * T * CP + at, mask=ok, other=0.0).to(ACC)
@@ -511,6 +523,8 @@ def norm_backward(
         gain_sum += u * v
         shift_sum += u
         u = (g * u - total / T) * scale - v * dot / (std * (T - 1))
+        if LOG:
+            u = u / (tl.abs(raw) + floor)
         if ABS:
             u = tl.where(raw > 0, u, tl.where(raw < 0, -u, 0.0))
         u = tl.where(ok, u, 0.0).to(d.dtype.element_ty)

@@ -1,0 +1,81 @@
+"""Augmentation: what it does to a signal, and that it is off when it should."""
+
+import pytest
+import torch
+
+from amsincnet_sb.nnet.augment import BandMask, RandomEqualizer, RandomMixture
+
+
+@pytest.mark.parametrize(
+    "module", [RandomEqualizer(6.0), RandomMixture(1.0), BandMask(20)]
+)
+def test_evaluation_and_repetition(module):
+    x = torch.randn(4, 3200)
+    if isinstance(module, BandMask):
+        x = torch.randn(4, 30, 80)
+    assert torch.equal(module.eval()(x), x)
+    module.train()
+    torch.manual_seed(3)
+    first = module(x)
+    torch.manual_seed(3)
+    assert torch.equal(module(x), first)
+    assert not torch.equal(module(x), first)
+
+
+def test_an_equalizer_changes_the_response_and_nothing_else():
+    """Two tones of one example keep their ratio of gains over all time."""
+    torch.manual_seed(0)
+    time = torch.arange(3200) / 16000
+    tones = torch.stack([torch.sin(6.2831853 * f * time) for f in (500, 5000)])
+    equalize = RandomEqualizer(std_db=6.0)
+    torch.manual_seed(1)
+    wavs = tones.sum(0).expand(200, -1)
+    out = equalize(wavs)
+    gains = 2 * (out @ tones.t()) / 3200
+    in_db = 20 * gains.log10()
+    # the standard deviation asked for, less between the points
+    assert 3.5 < in_db.std(0)[0] < 7.0
+    rebuilt = gains @ tones
+    assert (out - rebuilt).norm() < 0.01 * out.norm()
+
+
+def test_a_mixture_keeps_the_ratio_of_powers():
+    torch.manual_seed(0)
+    wavs = torch.randn(6, 3200)
+    out = RandomMixture(1.0, 10.0, 10.0)(wavs)
+    noise = out - wavs
+    snr = 10 * (wavs.square().mean(1) / noise.square().mean(1)).log10()
+    torch.testing.assert_close(snr, torch.full((6,), 10.0))
+    cosine = torch.cosine_similarity(noise, wavs.roll(1, 0))
+    torch.testing.assert_close(cosine, torch.ones(6))
+    some = RandomMixture(0.5)(wavs.repeat(100, 1))
+    mixed = (some != wavs.repeat(100, 1)).any(1).float().mean()
+    assert 0.4 < mixed < 0.6
+    silent = RandomMixture(1.0)(torch.zeros(3, 3200))
+    assert torch.equal(silent, torch.zeros(3, 3200))
+
+
+def test_a_band_mask_silences_neighbours():
+    torch.manual_seed(0)
+    x = torch.ones(500, 3, 80)
+    masked = BandMask(20)(x) == 0
+    assert torch.equal(masked, masked[:, :1].expand(-1, 3, -1))
+    width = masked[:, 0].sum(1)
+    assert width.max() == 20 and abs(width.float().mean() - 10) < 1
+    edges = masked[:, 0].int().diff(dim=1).abs().sum(1)
+    assert edges.max() <= 2
+    assert masked.any(0).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RandomEqualizer(-1.0),
+        lambda: RandomEqualizer(points=1),
+        lambda: RandomMixture(1.5),
+        lambda: BandMask(-1),
+    ],
+)
+def test_wrong_arguments(make):
+    with pytest.raises(ValueError, match="must"):
+        make()

@@ -1,0 +1,198 @@
+"""SincTDNN: the plain form against formulas, the fast forms against it."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from amsincnet_sb.lobes.folded import FoldedTDNN, for_evaluation
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN, statistics
+
+SMALL = {
+    "window": 800,
+    "sinc_channels": 20,
+    "sinc_kernel_size": 51,
+    "tdnn_channels": [16, 24, 24],
+    "tdnn_kernel_sizes": [5, 4, 3],
+    "tdnn_strides": [3, 2, 1],
+    "fc_neurons": [12, 8],
+    "dropout": 0.0,
+}
+
+
+def make_net(dtype=torch.float64, **more):
+    """A network whose gains, biases and statistics are not the first ones."""
+    torch.manual_seed(0)
+    net = SincTDNN(**{**SMALL, **more}).to(dtype)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight += 0.1 * weight.abs().mean() * torch.randn_like(weight)
+        for norm in [*net.conv_norms, net.pool_norm, *net.fc_norms]:
+            norm.running_mean.normal_(0, 0.3)
+            norm.running_var.uniform_(0.5, 2)
+            norm.bias.normal_(0, 0.3)
+    return net
+
+
+def audio(net, batch, dtype=torch.float64):
+    torch.manual_seed(1)
+    return torch.randn(batch, net.window, dtype=dtype)
+
+
+def as_plain(net):
+    other = copy.deepcopy(net)
+    other.fast = False
+    return other
+
+
+def by_formula(net, x):
+    """Evaluation mode, one line a layer."""
+
+    def standardise(x, norm):
+        std = (x.var(-1, keepdim=True) + 1e-20).sqrt() + norm.eps
+        x = (x - x.mean(-1, keepdim=True)) / std
+        return norm.weight * x + norm.bias
+
+    def fixed(x, norm):
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        mean, var, gain, bias = (
+            t.view(shape)
+            for t in (
+                norm.running_mean,
+                norm.running_var,
+                norm.weight,
+                norm.bias,
+            )
+        )
+        return (x - mean) / (var + norm.eps).sqrt() * gain + bias
+
+    x = standardise(x, net.input_norm).unsqueeze(1)
+    x = F.conv1d(x, net.sinc.filters().unsqueeze(1)).abs()
+    x = F.max_pool1d(x, net.sinc_pool)
+    if net.log_floor:
+        x = torch.log(x + net.log_floor)
+    x = F.leaky_relu(standardise(x, net.sinc_norm), 0.2)
+    strides = net.arguments["tdnn_strides"]
+    for conv, norm, stride in zip(net.convs, net.conv_norms, strides):
+        y = F.conv1d(x, conv.weight, stride=stride)
+        y = F.leaky_relu(fixed(y, norm), 0.2)
+        if conv.weight.shape[0] == conv.weight.shape[1] and stride == 1:
+            y = y + x[..., 1:-1]
+        x = y
+    std = (x.var(-1, unbiased=False) + 1e-6).sqrt()
+    x = fixed(torch.cat([x.mean(-1), std], 1), net.pool_norm)
+    x = fixed(net.linears[0](x), net.fc_norms[0])
+    return fixed(net.linears[1](F.leaky_relu(x, 0.2)), net.fc_norms[1])
+
+
+@pytest.mark.parametrize("log_floor", [0.01, 0.0])
+def test_plain_form_is_the_formula(log_floor):
+    net = make_net(log_floor=log_floor, fast=False).eval()
+    x = audio(net, 4)
+    torch.testing.assert_close(net(x).squeeze(1), by_formula(net, x))
+
+
+@pytest.mark.parametrize("log_floor", [0.01, 0.0])
+@pytest.mark.parametrize("sinc_pool", [1, 2, 3])
+def test_fast_form_on_a_cpu(log_floor, sinc_pool):
+    """Values and all gradients in training mode, in float64."""
+    net = make_net(log_floor=log_floor, sinc_pool=sinc_pool)
+    plain = as_plain(net)
+    x, y = (audio(net, 5).requires_grad_() for _ in range(2))
+    got, want = net(x), plain(y)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    direction = torch.randn_like(want)
+    got.backward(direction)
+    want.backward(direction)
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-7, atol=1e-9)
+    for (name, a), b in zip(net.named_parameters(), plain.parameters()):
+        torch.testing.assert_close(
+            a.grad, b.grad, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: n + m
+        )
+
+
+def test_fast_form_in_bfloat16_is_as_good_as_the_plain_one():
+    net = make_net(torch.float32, fc_neurons=[64, 32]).eval()
+    x = audio(net, 32, torch.float32)
+    exact = copy.deepcopy(net).double()(x.double())
+    distance = {}
+    for name, each in (("fast", net), ("plain", as_plain(net))):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = each(x)
+        distance[name] = ((y.double() - exact).norm() / exact.norm()).item()
+    assert distance["fast"] < 0.05
+    assert distance["fast"] < 1.5 * distance["plain"]
+
+
+def test_folded_network():
+    net = make_net(torch.float32, dropout=0.5, band_mask=10).eval()
+    x = audio(net, 20, torch.float32)
+    folded = FoldedTDNN(net)
+    folded.group = 7
+    y = folded.embed_windows(x)
+    with torch.no_grad():
+        expected = as_plain(net).embed_windows(x)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(for_evaluation(net)(x).squeeze(1), y)
+    half = FoldedTDNN(net, torch.bfloat16).embed_windows(x)
+    assert half.dtype == torch.float32
+    assert (half - expected).norm() < 0.05 * expected.norm()
+    # and it stays as it was made
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.zero_()
+    torch.testing.assert_close(folded.embed_windows(x), y, rtol=0, atol=0)
+
+
+def test_padding_changes_nothing():
+    net = make_net(torch.float32).eval()
+    torch.manual_seed(2)
+    wavs = torch.randn(3, 4000)
+    lens = torch.tensor([1.0, 0.6, 0.1])
+    for i, samples in enumerate((4000, 2400, 400)):
+        alone = net(wavs[i : i + 1, :samples])
+        together = net(wavs, lens)[i : i + 1]
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert torch.equal(net(wavs[..., None], lens), net(wavs, lens))
+
+
+def test_a_window_means_the_same_wherever_the_sound_is():
+    """What is learned at one moment holds at others: statistics, no map."""
+    x = torch.randn(2, 11, 5)
+    torch.testing.assert_close(statistics(x), statistics(x.roll(3, 1)))
+
+
+def test_copies_and_arguments():
+    net = make_net(torch.float32).eval()
+    x = audio(net, 2, torch.float32)
+    other = SincTDNN(**net.arguments).eval()
+    other.load_state_dict(net.state_dict())
+    for each in (other, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(each(x), net(x))
+
+
+def test_silence_has_finite_gradients():
+    net = make_net(torch.float32)
+    x = audio(net, 4, torch.float32)
+    x[0] = 0.0
+    x.requires_grad_()
+    net(x).square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"window": 60}, "too short"),
+        ({"tdnn_strides": [1]}, "equal length"),
+        ({"sinc_pool": 0}, "sinc_pool"),
+        ({"fc_neurons": [8, 1.5]}, "fc_neurons"),
+        ({"sinc_kernel_size": 50}, "odd"),
+    ],
+)
+def test_wrong_arguments(arguments, word):
+    with pytest.raises(ValueError, match=word):
+        SincTDNN(**{**SMALL, **arguments})
