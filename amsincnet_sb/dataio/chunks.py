@@ -121,19 +121,41 @@ class RandomChunks(Dataset):
         sentence : torch.Tensor
             ``[batch_size]``.
         """
-        audio, device = self.audio, self.audio.samples.device
+        sentence, start = self._places(step)
+        wavs = self.audio.chunks(sentence, start, self.window)
+        return wavs, self.audio.labels[sentence], sentence
+
+    def describe(self, step, which):
+        """Say where examples of a step come from.
+
+        Arguments
+        ---------
+        step : int
+            As in :meth:`draw`.
+        which : torch.Tensor
+            ``[batch_size]``, bool: the examples.
+
+        Returns
+        -------
+        str
+            File and samples of the first one, and how many more there are.
+        """
+        sentence, start = (place[which] for place in self._places(step))
+        name = self.audio.names[int(sentence[0])]
+        first = int(start[0])
+        text = f"{name}, samples {first} to {first + self.window}"
+        more = len(sentence) - 1
+        return text + (f" (and {more} more of the step)" if more else "")
+
+    def _places(self, step):
+        """Sentence of each example, and the chunk's first sample in it."""
+        audio, device = self.audio, self.audio.labels.device
         mine = torch.arange(self.batch_size, device=device)
         mine = mine + self.rank * self.batch_size
         number = step * (self.batch_size * self.world_size) + mine
-
         sentence = random_integers(self.seed, SENTENCE, number, len(audio))
-        length = audio.lengths[sentence]
-        choices = (length - self.window + 1).clamp(min=1)
-        start = random_integers(self.seed, START, number, choices)
-        within = start[:, None] + torch.arange(self.window, device=device)
-        within = within % length[:, None]  # of sentences that are too short
-        wavs = audio.gather(audio.starts[sentence][:, None] + within)
-        return wavs, audio.labels[sentence], sentence
+        choices = (audio.lengths[sentence] - self.window + 1).clamp(min=1)
+        return sentence, random_integers(self.seed, START, number, choices)
 
 
 class ChunkBatch(WaveBatch):

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from tqdm import tqdm
 
+from amsincnet_sb.nnet.windows import window_samples
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["ResidentAudio"]
@@ -26,6 +27,8 @@ class ResidentAudio:
         Speaker index of each.
     ids : list of str
         Name of each.
+    names : list of str, optional
+        What messages call it, such as its file; the default is ``ids``.
 
     Attributes
     ----------
@@ -33,8 +36,8 @@ class ResidentAudio:
         ``[total]``, int16 or float32.
     starts, lengths, labels : torch.Tensor
         ``[sentences]``, int64.
-    ids : list of str
-        Names.
+    ids, names : list of str
+        As given.
 
     Raises
     ------
@@ -51,7 +54,7 @@ class ResidentAudio:
     tensor([[ 0.5000, -0.2500]])
     """
 
-    def __init__(self, waves, labels, ids):
+    def __init__(self, waves, labels, ids, names=None):
         if not waves:
             raise InputError(
                 "There is no sentence to work on: the manifest is empty."
@@ -62,6 +65,7 @@ class ResidentAudio:
         self.starts = self.lengths.cumsum(0) - self.lengths
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.ids = list(ids)
+        self.names = self.ids if names is None else list(names)
 
     @classmethod
     def from_dataset(cls, dataset, progress=True):
@@ -95,6 +99,7 @@ class ResidentAudio:
             [item["sig"] for item in items],
             [int(item["spk_id_encoded"]) for item in items],
             [item["id"] for item in items],
+            [item.get("wav", item["id"]) for item in items],
         )
 
     def __len__(self):
@@ -116,6 +121,26 @@ class ResidentAudio:
         for name in ("samples", "starts", "lengths", "labels"):
             setattr(self, name, getattr(self, name).to(device))
         return self
+
+    def chunks(self, sentence, start, window):
+        """Chunks of sentences.
+
+        Arguments
+        ---------
+        sentence : torch.Tensor
+            ``[chunks]``, int64.
+        start : torch.Tensor
+            ``[chunks]``, first sample of each in its sentence.
+        window : int
+            Samples of a chunk; a sentence that ends before is repeated.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[chunks, window]``, float32 in [-1, 1].
+        """
+        within = window_samples(start, self.lengths[sentence], window, 1)
+        return self.gather(self.starts[sentence][:, None] + within)
 
     def gather(self, index):
         """Samples at given positions.

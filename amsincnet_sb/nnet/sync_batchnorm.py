@@ -124,6 +124,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
+        """Normalise by the joint statistics."""
         wide = x.float() if x.dtype in (torch.half, torch.bfloat16) else x
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
@@ -152,6 +153,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, *_):
+        """Through the joint statistics too."""
         normal, scale, weight, total = ctx.saved_tensors
         wide = grad.to(normal.dtype)
         axes = [axis for axis in range(grad.dim()) if axis != 1]

@@ -282,11 +282,13 @@ class GradientReducer:
         self._next = 0
 
         def fill():
+            """Into the buffer."""
             for place, average in zip(self._places, self.averages):
                 place.copy_(average.reshape(-1))
             self._places[-1].copy_(~self._finite)
 
         def empty():
+            """Out of it again."""
             self._flat.div_(world_size())
             for place, average in zip(self._places, self.averages):
                 average.copy_(place.view_as(average))
@@ -361,10 +363,12 @@ class _Bucket:
         self.missing = 0
 
     def add(self, parameter):
+        """One more parameter."""
         self.parameters.append(parameter)
         self.bytes += parameter.numel() * parameter.element_size()
 
     def make_buffer(self, dtype):
+        """Room for all gradients."""
         first = self.parameters[0]
         sizes = [p.numel() for p in self.parameters]
         self.buffer = torch.zeros(
@@ -376,13 +380,16 @@ class _Bucket:
         ]
 
     def fill_gaps(self):
+        """Gradients where there are none."""
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
     def fill(self):
+        """Gradients into the buffer."""
         torch._foreach_copy_(self.places, [p.grad for p in self.parameters])
 
     def empty(self):
+        """Means out of the buffer."""
         self.buffer.div_(world_size())
         torch._foreach_copy_([p.grad for p in self.parameters], self.places)
