@@ -20,6 +20,7 @@ from amsincnet_sb.utils.distributed import (
     add_over_ranks,
     any_rank,
     common_error,
+    cut_compiled_step,
     rank,
     world_size,
 )
@@ -170,6 +171,10 @@ class RecordedBrain(sb.Brain):
 
     #: Further sums of an epoch.
     totals_names = ()
+    #: Modules of ``modules`` before which a compiled step of several processes
+    #: is cut in two: gradients of what lies behind are then sent while the
+    #: backward pass goes on before.
+    split_before = ()
     #: Steps between two readings of the device for the progress bar.
     read_interval = 50
 
@@ -316,7 +321,6 @@ class RecordedBrain(sb.Brain):
 
     def _record(self, chunks):
         def loss_of(step):
-            """What a recorded step minimises."""
             """Loss of one step, which is added to the totals."""
             batch = WaveBatch(*chunks.draw(step))
             with self.training_ctx:
@@ -326,6 +330,9 @@ class RecordedBrain(sb.Brain):
             return loss
 
         self._chunks = chunks
+        if world_size() > 1:
+            for name in self.split_before:
+                cut_compiled_step(self.modules.get_submodule(name))
         return TrainingStep(
             loss_of,
             self.optimizer,

@@ -15,6 +15,7 @@ __all__ = [
     "add_over_ranks",
     "any_rank",
     "common_error",
+    "cut_compiled_step",
     "on_main",
     "rank",
     "same_on_all_ranks",
@@ -183,6 +184,35 @@ def common_error(sentence):
     error = InputError(sentence)
     error.told_elsewhere = not if_main_process()
     return error
+
+
+def cut_compiled_step(module):
+    """Have the compiler make two backward passes of one.
+
+    Gradients leave a compiled backward pass when all of it is done. Cut
+    before a module, those behind it leave first.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Called once in the forward pass; changed in place.
+
+    Returns
+    -------
+    torch.utils.hooks.RemovableHandle
+        Its ``remove()`` undoes it.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> cut_compiled_step(layer).remove()
+    """
+    return module.register_forward_pre_hook(_do_not_compile)
+
+
+@torch.compiler.disable
+def _do_not_compile(module, inputs):
+    return None
 
 
 class GradientReducer:

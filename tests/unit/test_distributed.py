@@ -13,7 +13,7 @@ from amsincnet_sb.nnet.sync_batchnorm import (
     SynchronizedBatchNorm,
     synchronize_batchnorm,
 )
-from amsincnet_sb.utils.distributed import GradientReducer
+from amsincnet_sb.utils.distributed import GradientReducer, cut_compiled_step
 
 # Both processes do this; each saves what it got.
 JOBS = """
@@ -346,3 +346,59 @@ def test_of_one_process_nothing_is_sent():
     loss.backward()
     assert not reducer.finish()
     assert torch.equal(layer.weight.grad, torch.ones(1, 2))
+
+
+def test_gradients_leave_a_cut_backward_pass_early():
+    """Those of the linear layers before the convolutions' are computed."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
+
+    from amsincnet_sb.lobes.sincnet import SincNet
+
+    events = []
+
+    def backward(graph, example_inputs):
+        def run(*arguments):
+            events.append("backward")
+            return graph(*arguments)
+
+        return make_boxed_func(run)
+
+    backend = aot_autograd(
+        fw_compiler=lambda graph, _: make_boxed_func(graph.forward),
+        bw_compiler=backward,
+    )
+    torch.manual_seed(0)
+    net = SincNet(
+        window=800,
+        cnn_channels=[4, 4],
+        cnn_kernel_sizes=[51, 5],
+        cnn_pools=[3, 3],
+        fc_neurons=[8, 8],
+        fast=False,
+    )
+    for name, parameter in net.named_parameters():
+        parameter.register_post_accumulate_grad_hook(
+            lambda _, name=name: events.append(name.split(".")[0])
+        )
+
+    def loss_of(x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=False):
+            return net(x).square().mean()
+
+    x = torch.randn(4, 800)
+    loss_of(x).backward()
+    expected = [p.grad.clone() for p in net.parameters()]
+    for cut in (False, True):
+        if cut:
+            cut_compiled_step(net.flat_norm)
+        torch._dynamo.reset()
+        net.zero_grad()
+        loss = torch.compile(loss_of, backend=backend)(x)
+        events.clear()
+        loss.backward()
+        last = len(events) - events[::-1].index("backward")
+        assert ("linears" in events[:last]) == cut
+        assert "sinc" in events[last:]
+        for parameter, gradient in zip(net.parameters(), expected):
+            torch.testing.assert_close(parameter.grad, gradient)
