@@ -314,15 +314,25 @@ class RecordedBrain(sb.Brain):
             self.training_step = self._record(batch.chunks)
         if batch.step != self._next_step:  # the first one, or after a jump
             self.training_step.seek(batch.step)
+        if self._inputs is not None:
+            for kept, drawn in zip(self._inputs, batch.chunks.draw(batch.step)):
+                if self.device_type == "cuda":
+                    drawn = drawn.pin_memory()
+                kept.copy_(drawn, non_blocking=True)
         self.training_step()
         self._next_step = batch.step + 1
         self.optimizer_step += 1
         return None
 
     def _record(self, chunks):
+        # What is read from files comes through tensors that stay in place.
+        self._inputs = None
+        if chunks.audio.streams:
+            self._inputs = [x.to(self.device) for x in chunks.draw(0)]
+
         def loss_of(step):
             """Loss of one step, which is added to the totals."""
-            batch = WaveBatch(*chunks.draw(step))
+            batch = WaveBatch(*(self._inputs or chunks.draw(step)))
             with self.training_ctx:
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)
                 loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
@@ -424,6 +434,7 @@ class RecordedBrain(sb.Brain):
             where = "what the network makes of"
             if torch.is_tensor(outputs) and len(outputs) == len(batch):
                 bad = ~outputs.isfinite().flatten(1).all(1)
+        bad = bad.to(chunks.audio.labels.device)
         if bad.all():  # it is the network
             return None
         return f"{where} {chunks.describe(step, bad)}" if bad.any() else None

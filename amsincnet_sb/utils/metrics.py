@@ -79,6 +79,24 @@ class SentenceErrors:
         # Speaker 0, until append() says how many there are.
         self._sums = labels.new_zeros(len(labels), 1)
 
+    def to(self, device):
+        """Move to a device, in place.
+
+        Arguments
+        ---------
+        device : torch.device or str
+            Where the scores come from.
+
+        Returns
+        -------
+        SentenceErrors
+            Itself.
+        """
+        for name in ("labels", "empty_row", "rows", "wrong", "_sums"):
+            tensor = getattr(self, name)
+            setattr(self, name, None if tensor is None else tensor.to(device))
+        return self
+
     @property
     def scores(self):
         """Sums of the scores, ``[sentences, speakers]``, float32."""

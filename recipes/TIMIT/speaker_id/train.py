@@ -31,7 +31,7 @@ from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.chunks import RandomChunks
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.dataio.own_corpus import find_manifests
-from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.streaming import open_audio
 from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.utils.device import fastest_precision
@@ -177,7 +177,7 @@ class SpeakerBrain(RecordedBrain):
             windows = self.eval_sets[stage]
             self.errors = SentenceErrors(
                 windows.audio.labels, windows.empty_row
-            )
+            ).to(self.device)
             dtype = AMPConfig.from_name(self.eval_precision).dtype
             self.embed = for_evaluation(self.hparams.embedding_model, dtype)
 
@@ -278,7 +278,7 @@ def dataio_prep(hparams, device):
     hparams : dict
         The hyperparameters.
     device : str
-        Where the audio is kept.
+        Where audio in memory is kept.
 
     Returns
     -------
@@ -311,10 +311,20 @@ def dataio_prep(hparams, device):
             output_keys=["id", "wav", "sig", "spk_id_encoded"],
         )
 
+    def audio(dataset):
+        """The sentences in memory, or in their files if they are too many."""
+        return open_audio(
+            dataset,
+            label_encoder.lab2ind,
+            hparams["sample_rate"],
+            hparams["max_resident_gb"],
+            device,
+        )
+
     def windows(annotation):
         """The windows of all sentences of a manifest."""
         return SentenceWindows(
-            ResidentAudio.from_dataset(sentences(annotation)).to(device),
+            audio(sentences(annotation)),
             hparams["window"],
             hparams["hop"],
             hparams["windows_per_batch"],
@@ -338,7 +348,7 @@ def dataio_prep(hparams, device):
 
     datasets = {
         "train": RandomChunks(
-            ResidentAudio.from_dataset(train).to(device),
+            audio(train),
             hparams["window"],
             hparams["batch_size"],
             hparams["batches_per_epoch"],
@@ -402,8 +412,9 @@ def main():
             validation_sentences=options["validation_sentences"],
             skip_prep=options["skip_prep"],
         )
-    train_sentences = read_manifest(options["train_annotation"])
-    overrides["n_speakers"] = len({s.spk_id for s in train_sentences})
+    overrides["n_speakers"] = len(
+        {s.spk_id for s in read_manifest(options["train_annotation"])}
+    )
 
     with open(hparams_file, encoding="utf-8") as fin:
         with as_input_error(hparams_file):
