@@ -16,7 +16,14 @@ import torch
 
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["AudioInfo", "audio_info", "is_silent", "read_audio"]
+__all__ = [
+    "AudioInfo",
+    "audio_info",
+    "is_silent",
+    "read_audio",
+    "read_chunk",
+    "resample",
+]
 
 MAX_CHANNELS = 64
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
@@ -106,27 +113,83 @@ def read_audio(path, start=0, stop=None, sample_rate=16000):
         rate = sound.samplerate
         if stop is None:
             stop = sound.frames
-        if not 0 <= start < stop <= sound.frames:
-            raise InputError(
-                f"{path}: samples {start} to {stop} were asked for, but the "
-                f"file has {sound.frames}; correct the limits."
-            )
-        wave = _mono(path, sound, start, stop)
-    peak = max(float(wave.max()), -float(wave.min()))
-    if not isfinite(peak):
-        raise InputError(
-            f"{path}: it contains NaN or infinite samples; export it again."
-        )
-    if peak > MAX_PEAK:
-        raise InputError(
-            f"{path}: its samples reach {peak:g} where full scale is 1; "
-            "divide them by full scale and save it again."
-        )
-    wave = torch.from_numpy(wave)
+        wave, peak = _part(path, sound, start, stop)
     if rate != sample_rate:
-        wave = _resample(path, wave, rate, sample_rate)
+        wave = resample(path, wave, rate, sample_rate)
         peak = MAX_PEAK  # the low-pass filter may overshoot
     return wave.clamp_(-1.0, 1.0) if peak > 1.0 else wave
+
+
+def read_chunk(path, start, stop, sample_rate):
+    """Reads a part of a file whose rate is known.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        Any format `libsndfile` reads.
+    start, stop : int
+        First sample and the one after the last.
+    sample_rate : int
+        That the file must have, in Hz.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[T]`` float32, channels averaged, not clipped.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_audio`; and when the file has another rate.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "tone.wav"
+    >>> soundfile.write(path, [0.0, 0.25, 0.5], 8000)
+    >>> read_chunk(path, 1, 3, 8000)
+    tensor([0.2500, 0.5000])
+    """
+    with _opened(path) as sound:
+        if sound.samplerate != sample_rate:
+            raise InputError(
+                f"{path}: it has {sound.samplerate} samples per second where "
+                f"the manifest says {sample_rate}; prepare the corpus again."
+            )
+        return _part(path, sound, start, stop)[0]
+
+
+def resample(path, wave, rate, sample_rate):
+    """Changes the rate of a waveform.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        For messages.
+    wave : torch.Tensor
+        ``[T]``, float32.
+    rate, sample_rate : int
+        The present and the new one, in Hz.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[ceil(T * sample_rate / rate)]``.
+
+    Raises
+    ------
+    InputError
+        If the two have so little in common that it would take ages.
+    """
+    # Imported on demand: it takes seconds, and most corpora never need it.
+    from torchaudio.functional import resample as resampled
+
+    # torchaudio's kernel grows with both rates over their common divisor.
+    if rate * sample_rate > MAX_RESAMPLING_TAPS * gcd(rate, sample_rate) ** 2:
+        raise InputError(
+            f"{path}: {rate} samples per second cannot be resampled to "
+            f"{sample_rate} at a reasonable cost; convert it first."
+        )
+    return resampled(wave, rate, sample_rate)
 
 
 def is_silent(wave):
@@ -215,6 +278,27 @@ def _check_header(path, sound):
         raise InputError(f"{path}: it holds no samples; copy it again.")
 
 
+def _part(path, sound, start, stop):
+    """Samples start to stop as a tensor, found to be usable; their peak."""
+    if not 0 <= start < stop <= sound.frames:
+        raise InputError(
+            f"{path}: samples {start} to {stop} were asked for, but the "
+            f"file has {sound.frames}; correct the limits."
+        )
+    wave = _mono(path, sound, start, stop)
+    peak = max(float(wave.max()), -float(wave.min()))
+    if not isfinite(peak):
+        raise InputError(
+            f"{path}: it contains NaN or infinite samples; export it again."
+        )
+    if peak > MAX_PEAK:
+        raise InputError(
+            f"{path}: its samples reach {peak:g} where full scale is 1; "
+            "divide them by full scale and save it again."
+        )
+    return torch.from_numpy(wave), peak
+
+
 def _mono(path, sound, start, stop):
     """Samples start to stop as float32 ``[T]``, decoded block by block."""
     if start:
@@ -231,19 +315,6 @@ def _mono(path, sound, start, stop):
         missing -= len(block)
         blocks.append(block[:, 0] if sound.channels == 1 else block.mean(1))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-
-
-def _resample(path, wave, rate, sample_rate):
-    # Imported on demand: it takes seconds, and most corpora never need it.
-    from torchaudio.functional import resample
-
-    # torchaudio's kernel grows with both rates over their common divisor.
-    if rate * sample_rate > MAX_RESAMPLING_TAPS * gcd(rate, sample_rate) ** 2:
-        raise InputError(
-            f"{path}: {rate} samples per second cannot be resampled to "
-            f"{sample_rate} at a reasonable cost; convert it first."
-        )
-    return resample(wave, rate, sample_rate)
 
 
 def _diagnosis(path, error):

@@ -1,5 +1,7 @@
 """Training data: random chunks of resident audio."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch.utils.data import Dataset
 
@@ -10,6 +12,8 @@ from amsincnet_sb.utils.errors import InputError
 __all__ = ["ChunkBatch", "RandomChunks"]
 
 SENTENCE, START = 0, 1  # streams of random numbers
+READERS = 4  # threads that read what is not in memory
+AHEAD = 8  # batches read before they are asked for
 
 
 class RandomChunks(Dataset):
@@ -26,8 +30,10 @@ class RandomChunks(Dataset):
 
     Arguments
     ---------
-    audio : ResidentAudio
-        Where the chunks come from; they are made on its device.
+    audio : ResidentAudio or StreamingAudio
+        Where the chunks come from; they are made on its device. Of audio
+        that is not in memory the next batches of an epoch are read ahead, by
+        a few threads.
     window : int
         Samples of a chunk. A sentence shorter than that is repeated.
     batch_size : int
@@ -83,6 +89,10 @@ class RandomChunks(Dataset):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 1
+        self._pool, self._ahead = None, {}
+
+    def __getstate__(self):
+        return {**self.__dict__, "_pool": None, "_ahead": {}}
 
     def set_epoch(self, epoch):
         """Say which epoch the items belong to.
@@ -101,7 +111,19 @@ class RandomChunks(Dataset):
         if not 0 <= item < self.batches_per_epoch:
             raise IndexError(item)
         step = (self.epoch - 1) * self.batches_per_epoch + item
+        if self.audio.streams:
+            self._read_ahead(step, min(AHEAD, self.batches_per_epoch - item))
         return ChunkBatch(self, step)
+
+    def _read_ahead(self, step, count):
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(READERS, "chunks")
+        wanted = range(step, step + count)
+        for other in [s for s in self._ahead if s not in wanted]:
+            self._ahead.pop(other).cancel()
+        for other in wanted:
+            if other not in self._ahead:
+                self._ahead[other] = self._pool.submit(self._draw, other)
 
     def draw(self, step):
         """The batch of a step.
@@ -121,19 +143,46 @@ class RandomChunks(Dataset):
         sentence : torch.Tensor
             ``[batch_size]``.
         """
-        audio, device = self.audio, self.audio.samples.device
+        if self._ahead and step in self._ahead:
+            return self._ahead[step].result()
+        return self._draw(step)
+
+    def _draw(self, step):
+        sentence, start = self._places(step)
+        wavs = self.audio.chunks(sentence, start, self.window)
+        return wavs, self.audio.labels[sentence], sentence
+
+    def describe(self, step, which):
+        """Say where examples of a step come from.
+
+        Arguments
+        ---------
+        step : int
+            As in :meth:`draw`.
+        which : torch.Tensor
+            ``[batch_size]``, bool: the examples.
+
+        Returns
+        -------
+        str
+            File and samples of the first one, and how many more there are.
+        """
+        sentence, start = (place[which] for place in self._places(step))
+        name = self.audio.names[int(sentence[0])]
+        first = int(start[0])
+        text = f"{name}, samples {first} to {first + self.window}"
+        more = len(sentence) - 1
+        return text + (f" (and {more} more of the step)" if more else "")
+
+    def _places(self, step):
+        """Sentence of each example, and the chunk's first sample in it."""
+        audio, device = self.audio, self.audio.labels.device
         mine = torch.arange(self.batch_size, device=device)
         mine = mine + self.rank * self.batch_size
         number = step * (self.batch_size * self.world_size) + mine
-
         sentence = random_integers(self.seed, SENTENCE, number, len(audio))
-        length = audio.lengths[sentence]
-        choices = (length - self.window + 1).clamp(min=1)
-        start = random_integers(self.seed, START, number, choices)
-        within = start[:, None] + torch.arange(self.window, device=device)
-        within = within % length[:, None]  # of sentences that are too short
-        wavs = audio.gather(audio.starts[sentence][:, None] + within)
-        return wavs, audio.labels[sentence], sentence
+        choices = (audio.lengths[sentence] - self.window + 1).clamp(min=1)
+        return sentence, random_integers(self.seed, START, number, choices)
 
 
 class ChunkBatch(WaveBatch):

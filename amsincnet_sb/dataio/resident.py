@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from tqdm import tqdm
 
+from amsincnet_sb.nnet.windows import window_samples
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["ResidentAudio"]
@@ -21,11 +22,13 @@ class ResidentAudio:
     Arguments
     ---------
     waves : list of torch.Tensor
-        Sentences, float32 in [-1, 1], each ``[time]``, none empty.
+        Sentences, float32 in [-1, 1] or 16-bit, each ``[time]``, none empty.
     labels : list of int
         Speaker index of each.
     ids : list of str
         Name of each.
+    names : list of str, optional
+        What messages call it, such as its file; the default is ``ids``.
 
     Attributes
     ----------
@@ -33,8 +36,8 @@ class ResidentAudio:
         ``[total]``, int16 or float32.
     starts, lengths, labels : torch.Tensor
         ``[sentences]``, int64.
-    ids : list of str
-        Names.
+    ids, names : list of str
+        As given.
 
     Raises
     ------
@@ -51,17 +54,23 @@ class ResidentAudio:
     tensor([[ 0.5000, -0.2500]])
     """
 
-    def __init__(self, waves, labels, ids):
+    #: Chunks are drawn where the samples are, in a recorded step too.
+    streams = False
+
+    def __init__(self, waves, labels, ids, names=None):
         if not waves:
             raise InputError(
                 "There is no sentence to work on: the manifest is empty."
             )
-        short = [_lossless_int16(wave) for wave in waves]
-        self.samples = torch.cat(waves if None in short else short)
+        waves = [_smallest(wave) for wave in waves]
+        if any(wave.dtype != torch.int16 for wave in waves):
+            waves = [_float(wave) for wave in waves]
+        self.samples = torch.cat(waves)
         self.lengths = torch.tensor([len(wave) for wave in waves])
         self.starts = self.lengths.cumsum(0) - self.lengths
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.ids = list(ids)
+        self.names = self.ids if names is None else list(names)
 
     @classmethod
     def from_dataset(cls, dataset, progress=True):
@@ -79,11 +88,17 @@ class ResidentAudio:
         -------
         ResidentAudio
         """
+
+        def load(index):
+            """One sentence, as small as it can be kept."""
+            item = dataset[index]
+            return {**item, "sig": _smallest(item["sig"])}
+
         # Decoding happens outside the interpreter lock.
         with ThreadPoolExecutor(max_workers=4) as pool:
             items = list(
                 tqdm(
-                    pool.map(dataset.__getitem__, range(len(dataset))),
+                    pool.map(load, range(len(dataset))),
                     total=len(dataset),
                     desc="Loading audio",
                     unit="file",
@@ -92,9 +107,10 @@ class ResidentAudio:
                 )
             )
         return cls(
-            [item["sig"] for item in items],
+            [item.pop("sig") for item in items],
             [int(item["spk_id_encoded"]) for item in items],
             [item["id"] for item in items],
+            [item.get("wav", item["id"]) for item in items],
         )
 
     def __len__(self):
@@ -117,6 +133,26 @@ class ResidentAudio:
             setattr(self, name, getattr(self, name).to(device))
         return self
 
+    def chunks(self, sentence, start, window):
+        """Chunks of sentences.
+
+        Arguments
+        ---------
+        sentence : torch.Tensor
+            ``[chunks]``, int64.
+        start : torch.Tensor
+            ``[chunks]``, first sample of each in its sentence.
+        window : int
+            Samples of a chunk; a sentence that ends before is repeated.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[chunks, window]``, float32 in [-1, 1].
+        """
+        within = window_samples(start, self.lengths[sentence], window, 1)
+        return self.gather(self.starts[sentence][:, None] + within)
+
     def gather(self, index):
         """Samples at given positions.
 
@@ -130,14 +166,19 @@ class ResidentAudio:
         torch.Tensor
             float32 in [-1, 1], of that shape.
         """
-        samples = self.samples[index]
-        if samples.dtype == torch.int16:
-            return samples.float() / 32768.0
-        return samples
+        return _float(self.samples[index])
 
 
-def _lossless_int16(wave):
-    """The wave as int16, or None if that would lose anything."""
+def _smallest(wave):
+    """The wave as int16 if that loses nothing."""
+    if wave.dtype == torch.int16:
+        return wave
     scaled = wave * 32768.0
     short = scaled.round().clamp(-32768, 32767).short()
-    return short if torch.equal(short.float(), scaled) else None
+    return short if torch.equal(short.float(), scaled) else wave
+
+
+def _float(samples):
+    if samples.dtype == torch.int16:
+        return samples.float() / 32768.0
+    return samples

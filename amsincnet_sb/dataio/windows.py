@@ -4,7 +4,7 @@ import torch
 from torch.utils.data import Dataset
 
 from amsincnet_sb.dataio.batch import WaveBatch
-from amsincnet_sb.nnet.windows import count_windows, window_samples
+from amsincnet_sb.nnet.windows import count_windows
 
 __all__ = ["SentenceWindows"]
 
@@ -28,6 +28,9 @@ class SentenceWindows(Dataset):
     released : bool
         Score the rows that the released code scores; see
         :func:`amsincnet_sb.nnet.windows.count_windows` and ``empty_row``.
+    rank, world_size : int
+        Of this process and of all, which share the batches: together they
+        have those of one process, each exactly once.
 
     Attributes
     ----------
@@ -47,11 +50,22 @@ class SentenceWindows(Dataset):
     [[0, 0, 0, 1], [1]]
     """
 
-    def __init__(self, audio, window, hop, batch_size, released=False):
+    def __init__(
+        self,
+        audio,
+        window,
+        hop,
+        batch_size,
+        released=False,
+        rank=0,
+        world_size=1,
+    ):
         self.audio = audio
         self.window = window
         self.hop = hop
         self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
         self.counts = count_windows(audio.lengths, window, hop, released)
         self.empty_row = None
         if released:
@@ -61,19 +75,17 @@ class SentenceWindows(Dataset):
         self._total = int(self.counts.sum())
 
     def __len__(self):
-        return -(-self._total // self.batch_size)
+        batches = -(-self._total // self.batch_size)
+        return len(range(self.rank, batches, self.world_size))
 
     def __getitem__(self, item):
         if not 0 <= item < len(self):
             raise IndexError(item)
-        audio, device = self.audio, self.audio.samples.device
-        begin = item * self.batch_size
+        audio, device = self.audio, self.audio.labels.device
+        begin = (item * self.world_size + self.rank) * self.batch_size
         end = min(begin + self.batch_size, self._total)
         number = torch.arange(begin, end, device=device)
         sentence = torch.searchsorted(self._ends, number, right=True)
         nth = number - (self._ends - self.counts)[sentence]
-        within = window_samples(
-            nth, audio.lengths[sentence], self.window, self.hop
-        )
-        wavs = audio.gather(audio.starts[sentence][:, None] + within)
+        wavs = audio.chunks(sentence, nth * self.hop, self.window)
         return WaveBatch(wavs, audio.labels[sentence], sentence)

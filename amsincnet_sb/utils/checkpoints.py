@@ -10,8 +10,9 @@ from contextlib import contextmanager
 import speechbrain as sb
 import yaml
 from speechbrain.utils.checkpoints import METAFNAME, Checkpoint, Checkpointer
-from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.distributed import ddp_prevent_block, if_main_process
 
+from amsincnet_sb.utils.distributed import on_main, same_on_all_ranks
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["AtomicCheckpointer"]
@@ -30,6 +31,9 @@ class AtomicCheckpointer(Checkpointer):
     one (cut short, garbled, with a file missing) is reported, left alone,
     and passed over for the next. Stock SpeechBrain reads these checkpoints,
     and its own, which have no checksums, are read here.
+
+    Of several processes the main one writes. A recoverable that differs
+    between them may have a method ``gather``, called on all of them before.
 
     Arguments
     ---------
@@ -76,22 +80,29 @@ class AtomicCheckpointer(Checkpointer):
             If it cannot be written; older checkpoints are as they were.
         """
         meta = {key: _plain(value) for key, value in (meta or {}).items()}
+        if not ddp_prevent_block():
+            for recoverable in self.recoverables.values():
+                if hasattr(recoverable, "gather"):
+                    recoverable.gather()
+        saved = on_main(self._save, meta, end_of_epoch, name)
+        if not if_main_process():
+            return None
+        logger.log(verbosity, f"Saved a checkpoint: {saved.path}")
+        return saved
+
+    def _save(self, meta, end_of_epoch, name):
         with self._aside():
             try:
                 saved = super().save_checkpoint(
                     meta, end_of_epoch, name, logging.DEBUG
                 )
-                if saved is not None:
-                    saved = self._finish(saved)
-                    logger.log(verbosity, f"Saved a checkpoint: {saved.path}")
+                return self._finish(saved)
             except (OSError, RuntimeError) as error:
                 reason = str(error).split("\n")[0]
                 raise InputError(
                     f"{self.checkpoints_dir}: a checkpoint cannot be written "
                     f"({reason}); those before it are intact."
                 ) from error
-        ddp_barrier()
-        return saved
 
     @contextmanager
     def _aside(self):
@@ -105,9 +116,8 @@ class AtomicCheckpointer(Checkpointer):
             """Where a folder is written before it counts."""
             return path.with_name(UNFINISHED + path.name)
 
-        if if_main_process():
-            for rest in self.checkpoints_dir.glob(UNFINISHED + "*"):
-                shutil.rmtree(rest, ignore_errors=True)
+        for rest in self.checkpoints_dir.glob(UNFINISHED + "*"):
+            shutil.rmtree(rest, ignore_errors=True)
         self._new_checkpoint_dirpath = lambda: aside(made[0](self))
         self._custom_checkpoint_dirpath = lambda n: aside(made[1](self, n))
         try:
@@ -156,7 +166,8 @@ class AtomicCheckpointer(Checkpointer):
         Raises
         ------
         InputError
-            If it is of a model with other shapes.
+            If it is of a model with other shapes, or if processes on several
+            machines see different ones.
         """
         damaged = set()
 
@@ -169,9 +180,13 @@ class AtomicCheckpointer(Checkpointer):
             found = self.find_checkpoint(
                 importance_key, max_key, min_key, whole
             )
+            reason = None if found is None else _damage(found.path)
+            if reason is None and not ddp_prevent_block():
+                name = "missing" if found is None else found.path.name
+                what = f"The checkpoint to go on from in {self.checkpoints_dir}"
+                same_on_all_ranks(name, what)
             if found is None:
                 return None
-            reason = _damage(found.path)
             if reason is None:
                 try:
                     self.load_checkpoint(found)

@@ -20,6 +20,9 @@ class InputError(ValueError):
     amsincnet_sb.utils.errors.InputError: margin is 1.5 but must lie ...
     """
 
+    #: True in a process whose neighbour says the same.
+    told_elsewhere = False
+
 
 @contextlib.contextmanager
 def exit_on_input_error():
@@ -40,7 +43,8 @@ def exit_on_input_error():
         yield
     except InputError as error:
         sys.stdout.flush()
-        print(f"Error: {error}", file=sys.stderr)
+        if not error.told_elsewhere:
+            print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

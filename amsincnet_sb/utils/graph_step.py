@@ -5,12 +5,16 @@ graph recorded once holds all of it (drawing the examples, forward, loss,
 backward, clipping, optimizer), so that the host only says "again".
 """
 
+import contextlib
+import inspect
 import logging
 import math
 
 import torch
 
-__all__ = ["TrainingStep", "unrecord_optimizer"]
+from amsincnet_sb.utils.distributed import GradientReducer
+
+__all__ = ["TrainingStep", "unrecord_optimizer", "without_effect"]
 
 logger = logging.getLogger(__name__)
 
@@ -18,13 +22,16 @@ logger = logging.getLogger(__name__)
 class TrainingStep:
     """Draw, forward, backward and update, as fast as the device allows.
 
-    On CUDA the loss is compiled, the first steps run one kernel at a time,
-    and then the step is recorded as a CUDA graph; from there on a call is one
-    replay and waits for nothing. All calls are real steps, and the step
-    number is a tensor on the device, so that a step is the same function of
-    the state and of its number in either form. Where compiling or recording
-    is not possible, and on a CPU, every step runs one kernel at a time; a
-    line in the log says why.
+    On CUDA the first call compiles the loss and the update, tries them a few
+    times, records them as a CUDA graph and puts everything back as it was;
+    from there on a call, the first one too, is one replay and waits for
+    nothing. A step is thus the same function of the state and of its number,
+    a tensor on the device, whether a run starts or goes on with it. Where
+    compiling or recording is not possible, and on a CPU, every step runs one
+    kernel at a time; a line in the log says why.
+
+    A step whose loss or gradient is not finite changes nothing but the step
+    number; see :meth:`read_skipped`.
 
     Parameters, buffers and the optimizer's state stay ordinary tensors:
     saving needs only a synchronization (``state_dict().cpu()`` is one).
@@ -53,6 +60,10 @@ class TrainingStep:
         Record a CUDA graph (CUDA).
     step : int
         Number of the first step.
+    state : sequence of torch.Tensor
+        What ``loss_fn`` changes in place: buffers of modules, sums.
+    reducer : GradientReducer, optional
+        Averages the gradients of several processes.
 
     Attributes
     ----------
@@ -80,6 +91,8 @@ class TrainingStep:
 
     # One for the compilers and one in which everything has its final form.
     warmup = 3
+    # Skipped steps whose numbers are kept until they are read.
+    remembered = 64
 
     def __init__(
         self,
@@ -90,6 +103,8 @@ class TrainingStep:
         compile=True,
         graph=True,
         step=0,
+        state=(),
+        reducer=None,
     ):
         self.optimizer = optimizer
         self.names = tuple(names)
@@ -100,17 +115,23 @@ class TrainingStep:
         self.device = self.parameters[0].device
         self.step = torch.tensor(step, device=self.device)
         self.recorded = False
-        # Sums of what loss_fn gives, then of losses that are not finite.
+        # Sums of what loss_fn gives.
         self._totals = torch.zeros(
-            len(self.names) + 1, dtype=torch.float64, device=self.device
+            len(self.names), dtype=torch.float64, device=self.device
         )
         self._steps_read = step
+        # How many steps were skipped so far, and the numbers of the latest.
+        self._skipped = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._skipped_steps = self._skipped.new_zeros(self.remembered)
+        self._skipped_read = self._skipped_counted = 0
+        self._state = _Snapshot([*state, self._totals])
+        self.reducer = reducer or GradientReducer(self.parameters)
         self._loss_fn = loss_fn
         self._forward = self._plain_forward
-        self._update = self.optimizer.step
+        self._update = self._guarded_update
         self._graph = None
         self._rates = [None] * len(optimizer.param_groups)
-        self._want_graph = graph and self._can_record()
+        self._want_graph = graph and self.device.type == "cuda"
         self._left = self.warmup
         self._compile = compile and self.device.type == "cuda"
         if self.device.type != "cuda":
@@ -118,29 +139,52 @@ class TrainingStep:
         else:
             self._prepare_optimizer()
             optimizer.register_load_state_dict_post_hook(self._stale)
+        # Without the decorators, which break what the compiler sees in two.
+        self._optimizer_step = torch.no_grad()(
+            inspect.unwrap(type(optimizer).step)
+        )
         if self._compile:
             self._forward = torch.compile(self._forward, dynamic=False)
             self._update = torch.compile(self._update, dynamic=False)
 
     def __call__(self):
         """Do one step. On CUDA the work may be still going on at return."""
-        if self._graph is not None:
-            self._refresh_rates()
-            self._graph.replay()
-            return
         if self.device.type != "cuda":
             self._eager()
             return
-        # Recording needs everything allocated on a stream of its own.
         self._refresh_rates()
+        if self._left:
+            self._try_out()
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        with self._aside():
+            self._eager()
+
+    def _try_out(self):
+        """Compile and record, without an effect on anything."""
+        changing = [
+            *self._state.tensors,
+            self.step,
+            self._skipped,
+            self._skipped_steps,
+        ]
+        with without_effect(self.optimizer, changing):
+            for _ in range(self._left):
+                with self._aside():
+                    self._try_eager()
+            if self._want_graph:
+                self._record()
+        self._left = 0
+
+    @contextlib.contextmanager
+    def _aside(self):
+        """Recording needs everything allocated on a stream of its own."""
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
-            self._try_eager()
+            yield
         torch.cuda.current_stream(self.device).wait_stream(stream)
-        self._left -= 1
-        if self._want_graph and self._left <= 0:
-            self._record()
 
     def read(self):
         """Means since the last call; waits for the device.
@@ -148,17 +192,34 @@ class TrainingStep:
         Returns
         -------
         dict
-            A mean for each of ``names``, ``steps``, the number of steps it
-            is over, and ``nonfinite``, the number of those whose loss was
-            not a finite number.
+            A mean for each of ``names`` and ``steps``, the number of steps
+            it is over; ``nonfinite``, the number of steps that were skipped.
         """
         step = int(self.step)
-        count = step - self._steps_read
-        *sums, nonfinite = self._totals.tolist()
+        sums = self._totals.tolist()
+        skipped = int(self._skipped)
+        nonfinite = skipped - self._skipped_counted
+        count = step - self._steps_read - nonfinite
         self._totals.zero_()
-        self._steps_read = step
+        self._steps_read, self._skipped_counted = step, skipped
         means = {n: s / max(count, 1) for n, s in zip(self.names, sums)}
-        return {**means, "steps": count, "nonfinite": int(nonfinite)}
+        return {**means, "steps": count, "nonfinite": nonfinite}
+
+    def read_skipped(self):
+        """Numbers of the steps skipped since the last call; waits.
+
+        Returns
+        -------
+        list of int
+            The latest ones, if there are more than ``remembered``.
+        """
+        total = int(self._skipped)
+        new = min(total - self._skipped_read, self.remembered)
+        if not new:
+            return []
+        self._skipped_read = total
+        steps = self._skipped_steps.tolist()
+        return [steps[i % self.remembered] for i in range(total - new, total)]
 
     def seek(self, step):
         """Go on with another step number, as after loading a checkpoint.
@@ -177,38 +238,76 @@ class TrainingStep:
         out = self._loss_fn(self.step)
         out = out if isinstance(out, tuple) else (out,)
         values = [value.detach().double() for value in out]
-        values.append((~torch.isfinite(values[0])).double())
         return out[0], torch.stack(values)
 
     def _eager(self):
         self.optimizer.zero_grad(set_to_none=True)
+        self._state.take()
         loss, values = self._forward()
+        self.reducer.forwarded(loss)
         loss.backward()
         # Not within the forward pass: a compiled backward pass may compute
         # again what depends on the step's number.
         self._totals.add_(values)
-        self.step.add_(1)
+        finite = self.reducer.finish()
         if self.max_grad_norm != math.inf:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        self._update()
+            norm = torch.nn.utils.clip_grad_norm_(
+                self.parameters, self.max_grad_norm
+            )
+        else:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            norm = torch.stack(torch._foreach_norm(gradients, math.inf)).max()
+        finite = finite & torch.isfinite(norm)
+        if self.device.type == "cpu":
+            if finite:
+                self._optimizer_step(self.optimizer)
+        else:
+            self._update(finite, self._updated())
+        self._state.restore_unless(finite)
+        with torch.no_grad():
+            at = self._skipped % self.remembered
+            place = self._skipped_steps[at[None]]
+            self._skipped_steps[at[None]] = torch.where(
+                finite, place, self.step
+            )
+            self._skipped.add_(~finite)
+        self.step.add_(1)
+
+    def _updated(self):
+        """What the optimizer changes."""
+        states = self.optimizer.state.values()
+        return self.parameters + [
+            value
+            for state in states
+            for value in state.values()
+            if torch.is_tensor(value)
+        ]
+
+    @torch.no_grad()
+    def _guarded_update(self, finite, tensors):
+        """The optimizer's step, or none, without asking the device.
+
+        The compiler makes of it the kernels of the step alone.
+        """
+        before = [tensor.clone() for tensor in tensors]
+        self._optimizer_step(self.optimizer)
+        for tensor, old in zip(tensors, before):
+            tensor.copy_(torch.where(finite, tensor, old))
 
     def _try_eager(self):
         """One step; where the compiler fails, without it from now on."""
         if not self._compile:
             self._eager()
             return
-        before = self.step.clone(), self._totals.clone()
         try:
             self._eager()
         except (RuntimeError, ImportError) as error:
             logger.warning(
                 "The training step runs uncompiled: %s.", _first_line(error)
             )
-            self.step.copy_(before[0])
-            self._totals.copy_(before[1])
             self._compile = False
             self._forward = self._plain_forward
-            self._update = self.optimizer.step
+            self._update = self._guarded_update
             self._prepare_optimizer()
             self._eager()
 
@@ -217,7 +316,8 @@ class TrainingStep:
         torch.cuda.synchronize(self.device)
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            with torch.cuda.graph(graph):
+            # NCCL has a thread of its own that asks the device.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._eager()
         except RuntimeError as error:
             logger.warning(
@@ -229,23 +329,6 @@ class TrainingStep:
             return
         self._graph = graph
         self.recorded = True
-
-    def _can_record(self):
-        """Whether a graph is possible; says why not."""
-        if self.device.type != "cuda":
-            return False
-        distributed = torch.distributed
-        if (
-            distributed.is_available()
-            and distributed.is_initialized()
-            and distributed.get_world_size() > 1
-        ):
-            logger.warning(
-                "The training step runs without a CUDA graph: there are "
-                "several processes."
-            )
-            return False
-        return True
 
     def _prepare_optimizer(self):
         """Switch to forms that can be recorded and are fast.
@@ -284,6 +367,128 @@ class TrainingStep:
         self.recorded = False
         self._left = 1
         self._prepare_optimizer()
+
+
+class _Snapshot:
+    """Values of some tensors, and the way back to them.
+
+    Tensors of a type travel together: a few small kernels, however many
+    tensors there are.
+    """
+
+    def __init__(self, tensors):
+        self.tensors = list(tensors)
+        kinds = {}
+        for tensor in self.tensors:
+            kinds.setdefault(tensor.dtype, []).append(tensor)
+        self._kinds = []
+        for same in kinds.values():
+            flats = [torch.cat([t.flatten() for t in same]) for _ in range(2)]
+            views = [
+                [
+                    part.view_as(tensor)
+                    for part, tensor in zip(
+                        flat.split([t.numel() for t in same]), same
+                    )
+                ]
+                for flat in flats
+            ]
+            self._kinds.append((same, flats, views))
+
+    @torch.no_grad()
+    def take(self):
+        """Remember the present values."""
+        for tensors, _, (old, _) in self._kinds:
+            torch._foreach_copy_(old, tensors)
+
+    @torch.no_grad()
+    def restore_unless(self, finite):
+        """Go back to them where a scalar tensor is False."""
+        for tensors, (old, now), (_, views) in self._kinds:
+            torch._foreach_copy_(views, tensors)
+            now.copy_(torch.where(finite, now, old))
+            torch._foreach_copy_(tensors, views)
+
+
+@contextlib.contextmanager
+def without_effect(optimizer, tensors=()):
+    """Leave parameters, optimizer state and tensors as they are found.
+
+    What happens inside may change them in place; afterwards they are the
+    same objects with the same values, and so is the device's generator of
+    random numbers. Optimizer state that did not exist before is there
+    afterwards, as it is before an optimizer's first step, so that a graph
+    recorded inside knows it already.
+
+    Arguments
+    ---------
+    optimizer : torch.optim.Optimizer
+        Its parameters, too, are put back.
+    tensors : sequence of torch.Tensor
+        Others that change.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> before = layer.weight.detach().clone()
+    >>> optimizer = torch.optim.Adam(layer.parameters())
+    >>> with without_effect(optimizer):
+    ...     layer(torch.ones(1, 2)).sum().backward()
+    ...     optimizer.step()
+    >>> torch.equal(layer.weight, before)
+    True
+    >>> float(optimizer.state[layer.weight]["step"])
+    0.0
+    """
+    parameters = [
+        p for group in optimizer.param_groups for p in group["params"]
+    ]
+    device = parameters[0].device
+    _make_state(optimizer, parameters)
+    kept = [(t, t.detach().clone()) for t in [*parameters, *tensors]]
+    states = {
+        parameter: {
+            name: value.clone() if torch.is_tensor(value) else value
+            for name, value in optimizer.state[parameter].items()
+        }
+        for parameter in parameters
+        if parameter in optimizer.state
+    }
+    cuda = device.type == "cuda"
+    numbers = torch.cuda if cuda else torch.random
+    arguments = [device] if cuda else []
+    generator = numbers.get_rng_state(*arguments)
+    yield
+    numbers.set_rng_state(generator, *arguments)
+    with torch.no_grad():
+        for tensor, value in kept:
+            tensor.copy_(value)
+        for parameter in parameters:
+            before = states.get(parameter, {})
+            state = optimizer.state.get(parameter, {})
+            for name, value in list(state.items()):
+                if not torch.is_tensor(value):
+                    state[name] = before.get(name)
+                elif torch.is_tensor(before.get(name)):
+                    value.copy_(before[name])
+                else:  # momentum, which starts from zero
+                    value.zero_()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _make_state(optimizer, parameters):
+    """Let an optimizer make the state that it has before its first step."""
+    make = getattr(optimizer, "_init_group", None)
+    if make is None or optimizer.state:
+        return
+    for parameter in parameters:
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    lists = len(inspect.signature(make).parameters) - 1
+    with contextlib.suppress(TypeError), torch.no_grad():
+        for group in optimizer.param_groups:
+            make(group, *([] for _ in range(lists)))
+    optimizer.zero_grad(set_to_none=True)
 
 
 def unrecord_optimizer(optimizer):

@@ -3,10 +3,17 @@
 import csv
 
 import torch
+import torch.distributed as dist
 
+from amsincnet_sb.utils.distributed import add_over_ranks, world_size
 from amsincnet_sb.utils.files import atomic_write
 
 __all__ = ["SentenceErrors", "error_summary"]
+
+# Scores are added up as whole multiples of this. Such sums are the same in
+# whatever order, and thus on a GPU and on several processes too.
+RESOLUTION = 2.0**-32
+LIMIT = 1e5  # of a score; a sentence may have 20 000 windows
 
 
 def error_summary(frame_errors, scores, labels):
@@ -70,7 +77,30 @@ class SentenceErrors:
         self.rows = torch.zeros_like(labels)
         self.wrong = torch.zeros_like(labels)
         # Speaker 0, until append() says how many there are.
-        self.scores = labels.new_zeros(len(labels), 1, dtype=torch.float32)
+        self._sums = labels.new_zeros(len(labels), 1)
+
+    def to(self, device):
+        """Move to a device, in place.
+
+        Arguments
+        ---------
+        device : torch.device or str
+            Where the scores come from.
+
+        Returns
+        -------
+        SentenceErrors
+            Itself.
+        """
+        for name in ("labels", "empty_row", "rows", "wrong", "_sums"):
+            tensor = getattr(self, name)
+            setattr(self, name, None if tensor is None else tensor.to(device))
+        return self
+
+    @property
+    def scores(self):
+        """Sums of the scores, ``[sentences, speakers]``, float32."""
+        return (self._sums.double() * RESOLUTION).float()
 
     def append(self, sentence, scores):
         """Add the scores of windows.
@@ -84,12 +114,38 @@ class SentenceErrors:
             they may be added over windows (log-posteriors).
         """
         scores = scores.flatten(0, -2)
-        if self.scores.shape[-1] != scores.shape[-1]:
-            self.scores = scores.new_zeros(len(self.labels), scores.shape[-1])
+        self._widen(scores.shape[-1])
         wrong = scores.argmax(-1) != self.labels[sentence]
-        self.scores.index_add_(0, sentence, scores)
+        exact = scores.double().nan_to_num(nan=-LIMIT).clamp(-LIMIT, LIMIT)
+        exact = (exact / RESOLUTION).round().long()
+        self._sums.index_add_(0, sentence, exact)
         self.rows.index_add_(0, sentence, torch.ones_like(sentence))
         self.wrong.index_add_(0, sentence, wrong.long())
+
+    def reduce(self):
+        """Put together what several processes have scored.
+
+        Each calls it once, when it is done with its windows; afterwards each
+        has the result of all of them.
+
+        Returns
+        -------
+        SentenceErrors
+            Itself.
+        """
+        if world_size() > 1:
+            speakers = torch.tensor(
+                self._sums.shape[-1], device=self._sums.device
+            )
+            dist.all_reduce(speakers, op=dist.ReduceOp.MAX)
+            self._widen(int(speakers))
+            for tensor in (self.rows, self.wrong, self._sums):
+                add_over_ranks(tensor)
+        return self
+
+    def _widen(self, speakers):
+        if self._sums.shape[-1] < speakers:
+            self._sums = self.labels.new_zeros(len(self.labels), speakers)
 
     def _frame_errors(self):
         """Fraction of wrong rows ``[sentences]``, and which have any."""
@@ -114,7 +170,7 @@ class SentenceErrors:
         """
         frame_errors, scored = self._frame_errors()
         summary = error_summary(
-            frame_errors[scored], self.scores[scored], self.labels[scored]
+            frame_errors[scored], self._sums[scored], self.labels[scored]
         )
         return summary if field is None else summary[field]
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
+from amsincnet_sb.utils.signals import STOPPED
 
 HPARAMS = "am_sincnet_m005.yaml"
 EVERY_STEP = {"ckpt_interval_steps": 1, "batches_per_epoch": 4}
@@ -120,6 +121,75 @@ def test_after_the_record_and_before_the_checkpoint(
 def test_a_finished_run_stays_as_it_is(recipe, finished, tmp_path):
     output = recipe(HPARAMS, tmp_path / "results")
     recipe(HPARAMS, output)
+    assert_same(recipe, output, finished)
+
+
+@pytest.mark.parametrize(
+    "name, method, step",
+    [
+        ("SIGTERM", "on_fit_batch_start", 6),
+        ("SIGINT", "on_fit_batch_start", 1),
+        ("SIGTERM", "evaluate_batch", 4),  # within a validation
+        ("SIGTERM", "report", 4),  # between its end and the checkpoint
+        ("SIGINT", "report", 8),  # after the last step
+    ],
+)
+def test_signal(
+    recipe, uninterrupted, tmp_path, monkeypatch, name, method, step
+):
+    """Saves at once, without any other checkpoints, and says so."""
+    output = tmp_path / "results"
+    brain = recipe.module.SpeakerBrain
+    original = getattr(brain, method)
+    sent = []
+
+    def signalled(self, *arguments, **keywords):
+        if self.optimizer_step == step and not sent:
+            sent.append(name)
+            os.kill(os.getpid(), signal.Signals[name])
+        return original(self, *arguments, **keywords)
+
+    options = {"batches_per_epoch": 4}
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        patch.setattr(brain, method, signalled)
+        with pytest.raises(SystemExit) as stopped:
+            recipe(HPARAMS, output, **options)
+    assert stopped.value.code == STOPPED == 75
+    assert f"by {name}; started again, it goes on" in (
+        output / "log.txt"
+    ).read_text(encoding="utf-8")
+    assert handlers == [
+        signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)
+    ]
+    recipe(HPARAMS, output, **options)
+    assert_same(recipe, output, uninterrupted)
+
+
+def test_signal_during_the_last_evaluation(
+    recipe, finished, tmp_path, monkeypatch
+):
+    output = tmp_path / "results"
+    brain = recipe.module.SpeakerBrain
+    evaluate = brain.evaluate_batch
+
+    def signalled(self, batch, stage):
+        if "TEST" in str(stage):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, batch, stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(brain, "evaluate_batch", signalled)
+        with pytest.raises(SystemExit) as stopped:
+            recipe(HPARAMS, output)
+    assert stopped.value.code == STOPPED
+    assert not (output / "sentences.csv").exists()
+    recipe(HPARAMS, output)
+    assert_same(recipe, output, finished)
+
+
+def test_audio_in_its_files_changes_nothing(recipe, finished, tmp_path):
+    output = recipe(HPARAMS, tmp_path / "results", max_resident_gb=0)
     assert_same(recipe, output, finished)
 
 

@@ -1,5 +1,7 @@
 """The Brain that may record its step: bookkeeping that needs no GPU."""
 
+import re
+
 import pytest
 import speechbrain as sb
 import torch
@@ -8,6 +10,7 @@ from amsincnet_sb.core import RecordedBrain, Totals
 from amsincnet_sb.dataio.chunks import RandomChunks
 from amsincnet_sb.dataio.resident import ResidentAudio
 from amsincnet_sb.utils.checkpoints import AtomicCheckpointer
+from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.graph_step import TrainingStep
 
 
@@ -114,16 +117,169 @@ def test_recorded_loop_equals_the_ordinary_one(tmp_path, chunks, monkeypatch):
         assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_loss_that_is_no_number_stops_the_recorded_loop(
+FORMS = pytest.mark.parametrize("recorded", [False, True])
+
+
+def state(brain):
+    """Everything that a step changes."""
+    tensors = [*brain.modules.state_dict().values(), brain.totals.values]
+    for values in brain.optimizer.state.values():
+        tensors += [values[name] for name in sorted(values)]
+    return [tensor.clone() for tensor in tensors]
+
+
+class Normalized(Toy):
+    """With BatchNorm, and something wrong in some steps."""
+
+    wrong = {}
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Cross-entropy, spoilt."""
+        loss = super().compute_objectives(predictions, batch, stage)
+        # A recorded step counts itself; both are the same here.
+        what = self.wrong.get(self.optimizer_step)
+        if what == "loss":
+            loss = loss / 0
+        if what == "gradient":
+            self.modules["model"][0].weight.register_hook(
+                lambda grad: grad * torch.tensor(float("nan"))
+            )
+            loss = loss + 0.0
+        return loss
+
+
+def normalized(folder, monkeypatch, recorded, wrong, **options):
+    monkeypatch.setattr(Toy, "_may_record", lambda self: recorded)
+    monkeypatch.setattr(Toy, "read_interval", 1)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)
+    )
+    brain = Normalized(
+        modules={"model": model},
+        opt_class=lambda p: torch.optim.AdamW(p, lr=0.01),
+        run_opts={"device": "cpu", "noprogressbar": True, **options},
+        checkpointer=AtomicCheckpointer(folder, {"model": model}),
+    )
+    brain.wrong = wrong
+    brain.states = []
+    fit_batch = brain.fit_batch
+
+    def watched(batch):
+        loss = fit_batch(batch)
+        for parameter in model.parameters():
+            parameter._backward_hooks = None
+        brain.states.append(state(brain))
+        return loss
+
+    brain.fit_batch = watched
+    return brain
+
+
+@FORMS
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing(
+    tmp_path, chunks, monkeypatch, caplog, recorded, what
+):
+    brain = normalized(tmp_path, monkeypatch, recorded, {3: what})
+    brain.fit(range(1, 2), loader(chunks))
+    before, after, later = brain.states[2:5]
+    skipped = list(brain.totals.sums).index("skipped")
+    for a, b in zip(before, after):
+        if len(a.shape) == 1 and len(a) == len(brain.totals.sums):
+            a, b = (torch.cat([x[:skipped], x[skipped + 1 :]]) for x in (a, b))
+        assert torch.equal(a, b)
+    assert not torch.equal(after[0], later[0])
+    assert all(x.isfinite().all() for x in later)
+    totals = brain.totals.read()
+    assert (totals["steps"], totals["skipped"]) == (4, 1)
+    assert brain.optimizer_step == 5
+    assert "Step 3 was skipped: its loss or a gradient" in caplog.text
+
+
+@FORMS
+def test_the_file_and_the_chunk_are_named(
+    tmp_path, monkeypatch, caplog, recorded
+):
+    bad = torch.rand(50)
+    bad[20] = float("inf")
+    audio = ResidentAudio(
+        [torch.rand(60), bad], [0, 1], "ab", ["good.wav", "bad.wav"]
+    )
+    chunks = RandomChunks(audio, 8, 4, batches_per_epoch=20, seed=3)
+    hit = [
+        step for step in range(20) if not chunks.draw(step)[0].isfinite().all()
+    ]
+    assert 0 < len(hit) < 20
+    brain = normalized(
+        tmp_path, monkeypatch, recorded, {}, nonfinite_patience=20
+    )
+    brain.fit(range(1, 2), loader(chunks))
+    named = [
+        (record.args[0], record.args[1])
+        for record in caplog.records
+        if "was skipped" in record.msg
+    ]
+    assert [step for step, _ in named] == hit
+    for step, origin in named:
+        file, first, last = re.fullmatch(
+            r"the audio of (\S+), samples (\d+) to (\d+)( \(and .*\))?", origin
+        ).groups()[:3]
+        assert file == "bad.wav" and int(first) <= 20 < int(last)
+    assert brain.totals.read()["skipped"] == len(hit)
+    assert all(p.isfinite().all() for p in brain.modules.parameters())
+
+
+@FORMS
+def test_too_many_end_the_run(tmp_path, chunks, monkeypatch, recorded):
+    wrong = dict.fromkeys([0, 2, 3], "loss")
+    brain = normalized(
+        tmp_path,
+        monkeypatch,
+        recorded,
+        wrong,
+        nonfinite_patience=2,
+        ckpt_interval_steps=1,
+    )
+    with pytest.raises(InputError, match=r"3 steps .* skipped .* checkpoint"):
+        brain.fit(range(1, 3), loader(chunks))
+    assert brain.optimizer_step == 4
+    (checkpoint,) = brain.checkpointer.list_checkpoints()
+    brain.modules["model"].load_state_dict(
+        torch.load(checkpoint.paramfiles["model"], weights_only=True)
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(state(brain)[:9], brain.states[1])
+    )
+
+
+@FORMS
+def test_an_epoch_without_a_single_good_step(
+    tmp_path, chunks, monkeypatch, recorded
+):
+    brain = normalized(
+        tmp_path,
+        monkeypatch,
+        recorded,
+        dict.fromkeys(range(5), "loss"),
+        nonfinite_patience=9,
+    )
+    brain.fit(range(1, 2), loader(chunks))
+    with pytest.raises(InputError, match="No step of the epoch"):
+        brain.epoch_totals()
+
+
+def test_accumulated_gradients_are_skipped_together(
     tmp_path, chunks, monkeypatch
 ):
-    monkeypatch.setattr(Toy, "_may_record", lambda self: True)
-    monkeypatch.setattr(Toy, "read_interval", 2)
-    brain = toy(tmp_path)
-    with torch.no_grad():
-        brain.modules["model"].weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match="not finite by step 2"):
-        brain.fit(range(1, 2), loader(chunks))
+    brain = normalized(
+        tmp_path, monkeypatch, False, {1: "loss"}, grad_accumulation_factor=2
+    )
+    brain.fit(range(1, 3), loader(chunks))
+    # Updates at steps 2 and 4 of an epoch of five.
+    assert brain.totals.read()["skipped"] == 0
+    for parameter in brain.modules.parameters():
+        assert parameter.isfinite().all()
 
 
 def test_batches_are_drawn_when_looked_at(chunks, monkeypatch):

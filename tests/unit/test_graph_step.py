@@ -9,7 +9,11 @@ import torch
 from torch import nn
 
 from amsincnet_sb.nnet.losses import AMSoftmax
-from amsincnet_sb.utils.graph_step import TrainingStep, unrecord_optimizer
+from amsincnet_sb.utils.graph_step import (
+    TrainingStep,
+    unrecord_optimizer,
+    without_effect,
+)
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 on_gpu = pytest.mark.skipif(
@@ -210,3 +214,139 @@ def test_says_why_it_does_not_record(caplog):
     assert not train.recorded
     assert train.read()["steps"] == 6
     assert sum("without a CUDA graph" in m for m in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("made", [False, True])
+def test_a_trial_has_no_effect(device, name, made):
+    """Whether the optimizer has a state already or not."""
+    tasks = Task(device), Task(device)
+    optimizers = [OPTIMIZERS[name](t.net.parameters()) for t in tasks]
+    if made:
+        for task, optimizer in zip(tasks, optimizers):
+            by_hand(task, optimizer, range(2))
+    state = tasks[0].net.state_dict()
+    before = copy.deepcopy(state)
+    torch.manual_seed(5)
+    with without_effect(optimizers[0], tasks[0].net.buffers()):
+        places = [p.data_ptr() for p in tasks[0].net.parameters()]
+        by_hand(tasks[0], optimizers[0], range(7, 10))
+        torch.rand(3)
+        changed = copy.deepcopy(state)
+    assert torch.rand(1) == torch.rand(1, generator=torch.manual_seed(5))
+    assert not torch.equal(changed["0.weight"], before["0.weight"])
+    for key, value in before.items():
+        assert torch.equal(state[key], value)
+    assert places == [p.data_ptr() for p in tasks[0].net.parameters()]
+    # From there on as if it had not been.
+    for task, optimizer in zip(tasks, optimizers):
+        by_hand(task, optimizer, range(3, 6))
+    for a, b in zip(*(t.net.state_dict().values() for t in tasks)):
+        assert torch.equal(a, b)
+    for a, b in zip(*(o.state.values() for o in optimizers)):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert torch.equal(a[key], b[key])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_update_on_a_condition(device, name):
+    """That needs no answer from the device."""
+    tasks = Task(device), Task(device)
+    optimizers = [OPTIMIZERS[name](t.net.parameters()) for t in tasks]
+    for task, optimizer in zip(tasks, optimizers):
+        by_hand(task, optimizer, range(2))
+    train = TrainingStep(lambda step: tasks[0](step)[0], optimizers[0])
+    no, yes = (torch.tensor(x, device=device) for x in (False, True))
+    for step in range(2, 5):
+        for task, optimizer in zip(tasks, optimizers):
+            optimizer.zero_grad()
+            number = torch.tensor(step, device=device)
+            task(number)[0].backward()
+        before = [t.clone() for t in train._updated()]
+        gradients = [p.grad.clone() for p in tasks[0].net.parameters()]
+        for parameter in tasks[0].net.parameters():
+            parameter.grad.fill_(float("nan"))
+        train._guarded_update(no, train._updated())
+        for a, b in zip(before, train._updated(), strict=True):
+            assert torch.equal(a, b)
+        for parameter, gradient in zip(tasks[0].net.parameters(), gradients):
+            parameter.grad.copy_(gradient)
+        train._guarded_update(yes, train._updated())
+        optimizers[1].step()
+    for a, b in zip(*(t.net.state_dict().values() for t in tasks)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("limit", [math.inf, 0.1])
+def test_a_skipped_step_changes_nothing(device, limit):
+    """Neither weights, nor statistics, nor sums; its number is kept."""
+    tasks = Task(device), Task(device)
+    optimizers = [OPTIMIZERS["adamw"](t.net.parameters()) for t in tasks]
+
+    def loss(step):
+        wrong = (step == 4) | (step == 6)
+        return tasks[0](step)[0] * torch.where(wrong, float("inf"), 1.0)
+
+    train = TrainingStep(
+        loss,
+        optimizers[0],
+        max_grad_norm=limit,
+        state=list(tasks[0].net.buffers()),
+    )
+    for _ in range(8):
+        train()
+    mean = by_hand(tasks[1], optimizers[1], [0, 1, 2, 3, 5, 7], limit)
+    read = train.read()
+    assert read["loss"] == pytest.approx(mean, rel=1e-4)
+    assert (read["steps"], read["nonfinite"]) == (6, 2)
+    assert train.read_skipped() == [4, 6] and train.read_skipped() == []
+    for a, b in zip(*(t.net.state_dict().values() for t in tasks)):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_the_latest_skipped_steps_are_remembered():
+    layer = nn.Linear(2, 1)
+    train = TrainingStep(
+        lambda step: layer(torch.ones(2)).sum() / 0 * step,
+        torch.optim.SGD(layer.parameters(), lr=0.1),
+    )
+    for _ in range(70):
+        train()
+    assert train.read_skipped() == list(range(6, 70))
+    train()
+    assert train.read_skipped() == [70]
+
+
+@on_gpu
+def test_a_run_that_goes_on_equals_one_that_starts():
+    """The first step is a replay in both."""
+    task = Task("cuda")
+    optimizer = OPTIMIZERS["adamw"](task.net.parameters())
+    train = TrainingStep(
+        lambda step: task(step)[0], optimizer, state=list(task.net.buffers())
+    )
+    states = []
+    for _ in range(4):
+        train()
+        states.append(
+            copy.deepcopy((task.net.state_dict(), optimizer.state_dict()))
+        )
+    for done in range(1, 4):
+        other = Task("cuda")
+        optimizer = OPTIMIZERS["adamw"](other.net.parameters())
+        other.net.load_state_dict(states[done - 1][0])
+        optimizer.load_state_dict(copy.deepcopy(states[done - 1][1]))
+        train = TrainingStep(
+            lambda step: other(step)[0],
+            optimizer,
+            step=done,
+            state=list(other.net.buffers()),
+        )
+        for _ in range(done, 4):
+            train()
+        for key, value in states[-1][0].items():
+            assert torch.equal(other.net.state_dict()[key], value)

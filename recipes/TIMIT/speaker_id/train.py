@@ -24,7 +24,6 @@ import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.autocast import AMPConfig
-from speechbrain.utils.distributed import run_on_main
 from timit_prepare import prepare_timit
 
 from amsincnet_sb.core import RecordedBrain
@@ -32,10 +31,11 @@ from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.chunks import RandomChunks
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.dataio.own_corpus import find_manifests
-from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.streaming import open_audio
 from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.utils.device import fastest_precision
+from amsincnet_sb.utils.distributed import on_main, rank, world_size
 from amsincnet_sb.utils.errors import (
     InputError,
     as_input_error,
@@ -71,6 +71,8 @@ class SpeakerBrain(RecordedBrain):
     """
 
     totals_names = ("wrong", "windows")
+    # Nearly all parameters lie behind it, nearly all time is spent before.
+    split_before = ("embedding_model.flat_norm",)
 
     def __init__(self, datasets, label_encoder, **kwargs):
         super().__init__(**kwargs)
@@ -175,7 +177,7 @@ class SpeakerBrain(RecordedBrain):
             windows = self.eval_sets[stage]
             self.errors = SentenceErrors(
                 windows.audio.labels, windows.empty_row
-            )
+            ).to(self.device)
             dtype = AMPConfig.from_name(self.eval_precision).dtype
             self.embed = for_evaluation(self.hparams.embedding_model, dtype)
 
@@ -192,7 +194,7 @@ class SpeakerBrain(RecordedBrain):
             The epoch that ends, None during the test stage.
         """
         if stage == sb.Stage.TRAIN:
-            totals = self.totals.read()
+            totals = self.epoch_totals()
             self.train_stats = {
                 "loss": totals["loss"] / totals["steps"],
                 "frame_error": 100 * totals["wrong"] / totals["windows"],
@@ -203,7 +205,8 @@ class SpeakerBrain(RecordedBrain):
         # Without a validation set the test set is watched during training.
         held_out = self.hparams.validation_sentences > 0
         split = "valid" if stage == sb.Stage.VALID and held_out else "test"
-        stats = {"loss": float(stage_loss), **self.errors.summarize()}
+        loss = self.mean_over_ranks(stage_loss, len(self.eval_sets[stage]))
+        stats = {"loss": loss, **self.errors.reduce().summarize()}
         self.report(epoch, split, stats)
         if stage == sb.Stage.VALID:
             self.checkpointer.save_and_keep_only(
@@ -275,7 +278,7 @@ def dataio_prep(hparams, device):
     hparams : dict
         The hyperparameters.
     device : str
-        Where the audio is kept.
+        Where audio in memory is kept.
 
     Returns
     -------
@@ -305,17 +308,29 @@ def dataio_prep(hparams, device):
             csv_path=annotation,
             replacements={"data_root": hparams["data_folder"]},
             dynamic_items=[audio_pipeline, label_pipeline],
-            output_keys=["id", "sig", "spk_id_encoded"],
+            output_keys=["id", "wav", "sig", "spk_id_encoded"],
+        )
+
+    def audio(dataset):
+        """The sentences in memory, or in their files if they are too many."""
+        return open_audio(
+            dataset,
+            label_encoder.lab2ind,
+            hparams["sample_rate"],
+            hparams["max_resident_gb"],
+            device,
         )
 
     def windows(annotation):
         """The windows of all sentences of a manifest."""
         return SentenceWindows(
-            ResidentAudio.from_dataset(sentences(annotation)).to(device),
+            audio(sentences(annotation)),
             hparams["window"],
             hparams["hop"],
             hparams["windows_per_batch"],
             hparams["released_evaluation"],
+            rank(),
+            world_size(),
         )
 
     train = sentences(hparams["train_annotation"])
@@ -329,17 +344,17 @@ def dataio_prep(hparams, device):
                 f"{hparams['output_folder']} holds a run on other speakers "
                 f"({path}); give another --output_folder."
             )
-    run_on_main(label_encoder.save, args=[path])
+    on_main(label_encoder.save, path)
 
     datasets = {
         "train": RandomChunks(
-            ResidentAudio.from_dataset(train).to(device),
+            audio(train),
             hparams["window"],
             hparams["batch_size"],
             hparams["batches_per_epoch"],
             hparams["seed"],
-            rank=int(os.environ.get("RANK", 0)),
-            world_size=int(os.environ.get("WORLD_SIZE", 1)),
+            rank(),
+            world_size(),
         ),
         "test": windows(hparams["test_annotation"]),
     }
@@ -387,20 +402,19 @@ def main():
         options.update(prepared)
         overrides.update(prepared)
     else:
-        corpus = run_on_main(
+        corpus = on_main(
             prepare_timit,
-            kwargs={
-                "data_folder": options["data_folder"],
-                "train_annotation": options["train_annotation"],
-                "valid_annotation": options["valid_annotation"],
-                "test_annotation": options["test_annotation"],
-                "all_speakers": options["all_speakers"],
-                "validation_sentences": options["validation_sentences"],
-                "skip_prep": options["skip_prep"],
-            },
+            data_folder=options["data_folder"],
+            train_annotation=options["train_annotation"],
+            valid_annotation=options["valid_annotation"],
+            test_annotation=options["test_annotation"],
+            all_speakers=options["all_speakers"],
+            validation_sentences=options["validation_sentences"],
+            skip_prep=options["skip_prep"],
         )
-    train_sentences = read_manifest(options["train_annotation"])
-    overrides["n_speakers"] = len({s.spk_id for s in train_sentences})
+    overrides["n_speakers"] = len(
+        {s.spk_id for s in read_manifest(options["train_annotation"])}
+    )
 
     with open(hparams_file, encoding="utf-8") as fin:
         with as_input_error(hparams_file):
@@ -411,7 +425,7 @@ def main():
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    run_on_main(keep_folder_reference, args=[hparams["output_folder"]])
+    on_main(keep_folder_reference, hparams["output_folder"])
     for line in corpus.report() if corpus else []:
         logger.info(line)
 
@@ -438,6 +452,7 @@ def main():
             datasets,
             label_encoder,
             record_step=hparams["record_step"],
+            sync_batchnorm=hparams["sync_batchnorm"],
             modules=hparams["modules"],
             opt_class=hparams["opt_class"],
             hparams=hparams,
@@ -477,6 +492,8 @@ def main():
         )
         plot_curves(hparams["metrics_file"], hparams["curves_file"])
         logger.info("Trained model: %s", hparams["pretrained_folder"])
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,188 @@
+"""Audio in its files: the samples that resident audio has."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from torch.utils.data import DataLoader
+
+from amsincnet_sb.dataio.audio import read_audio
+from amsincnet_sb.dataio.chunks import RandomChunks
+from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.streaming import (
+    StreamingAudio,
+    open_audio,
+    resident_gigabytes,
+)
+from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.utils.errors import InputError
+
+WINDOW = 320
+RATE = 16000
+
+
+def dataset(folder, files):
+    """A data set as the recipe makes it, of files that are written here."""
+    random = np.random.default_rng(0)
+    rows = {}
+    for number, (rate, frames, channels, options) in enumerate(files):
+        suffix = options.get("format", "WAV").lower()
+        path = folder / f"{number}.{suffix}"
+        wave = random.uniform(-0.9, 0.9, (frames, channels))
+        soundfile.write(path, wave, rate, **options)
+        start, stop = number, frames - 2 * number
+        rows[f"s{number}"] = {
+            "wav": str(path),
+            "start": str(start),
+            "stop": str(stop),
+            "duration": repr((stop - start) / rate),
+            "spk_id": "ab"[number % 2],
+        }
+    indices = {"a": 0, "b": 1}
+
+    def audio(wav, start, stop):
+        return read_audio(wav, int(start), int(stop), RATE)
+
+    items = DynamicItemDataset(
+        rows,
+        [
+            {
+                "func": audio,
+                "takes": ["wav", "start", "stop"],
+                "provides": "sig",
+            },
+            {
+                "func": indices.get,
+                "takes": ["spk_id"],
+                "provides": "spk_id_encoded",
+            },
+        ],
+        ["id", "wav", "sig", "spk_id_encoded"],
+    )
+    return items, indices
+
+
+PLAIN = [(RATE, 3000, 1, {}), (RATE, 700, 1, {}), (RATE, 200, 1, {})] * 2
+MIXED = [
+    (RATE, 3000, 1, {}),
+    (8000, 1500, 1, {}),
+    (44100, 9000, 2, {"subtype": "FLOAT"}),
+    (RATE, 2000, 2, {"format": "FLAC", "subtype": "PCM_24"}),
+    (22050, 300, 1, {}),
+    (48000, 5001, 1, {"format": "FLAC"}),
+    (RATE, 4000, 1, {"format": "NIST"}),
+    (RATE, 150, 1, {}),
+    (11025, 8000, 1, {"format": "OGG", "subtype": "VORBIS"}),
+]
+
+
+@pytest.fixture(params=[PLAIN, MIXED], ids=["plain", "mixed"])
+def both(request, tmp_path):
+    items, indices = dataset(tmp_path, request.param)
+    exact = request.param is PLAIN
+    tolerance = {"rtol": 0, "atol": 0 if exact else 2e-6}
+    streaming = StreamingAudio(
+        items.data.values(), items.data_ids, indices, RATE
+    )
+    return (
+        ResidentAudio.from_dataset(items, progress=False),
+        streaming,
+        tolerance,
+    )
+
+
+def test_sentences_are_the_same(both):
+    resident, streaming, _ = both
+    assert torch.equal(resident.lengths, streaming.lengths)
+    assert torch.equal(resident.labels, streaming.labels)
+    assert resident.ids == streaming.ids and resident.names == streaming.names
+    assert len(resident) == len(streaming)
+
+
+def test_chunks_are_the_same(both):
+    """Those of a resident run, with reading ahead and without."""
+    resident, streaming, tolerance = both
+    chunks = [
+        RandomChunks(audio, WINDOW, 16, batches_per_epoch=20, seed=1)
+        for audio in (resident, streaming)
+    ]
+    assert chunks[1].describe(3, torch.ones(16, dtype=torch.bool)) == chunks[
+        0
+    ].describe(3, torch.ones(16, dtype=torch.bool))
+    for epoch in (1, 3):
+        for one in chunks:
+            one.set_epoch(epoch)
+        loaders = [DataLoader(one, batch_size=None) for one in chunks]
+        batches = 0
+        for ours, theirs in zip(*loaders, strict=True):
+            assert torch.equal(ours.sentence, theirs.sentence)
+            assert torch.equal(
+                ours.spk_id_encoded.data, theirs.spk_id_encoded.data
+            )
+            torch.testing.assert_close(
+                ours.sig.data, theirs.sig.data, **tolerance
+            )
+            batches += 1
+        assert batches == 20
+    for ours, theirs in zip(*(one.draw(77) for one in chunks)):
+        torch.testing.assert_close(ours, theirs, **tolerance)
+
+
+def test_windows_are_the_same(both):
+    resident, streaming, tolerance = both
+    ours, theirs = (
+        SentenceWindows(audio, WINDOW, 50, 37)
+        for audio in (resident, streaming)
+    )
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs):
+        assert torch.equal(a.sentence, b.sentence)
+        torch.testing.assert_close(a.sig.data, b.sig.data, **tolerance)
+
+
+def test_no_more_is_read_ahead_than_the_epoch_has(tmp_path, monkeypatch):
+    items, indices = dataset(tmp_path, PLAIN)
+    audio = open_audio(items, indices, RATE, 0)
+    chunks = RandomChunks(audio, WINDOW, 4, batches_per_epoch=12, seed=1)
+    read, draw = [], chunks._draw
+    monkeypatch.setattr(
+        chunks, "_draw", lambda step: read.append(step) or draw(step)
+    )
+    for batch in DataLoader(chunks, batch_size=None):
+        assert len(chunks._ahead) <= 8
+        assert batch.sig.data.shape == (4, WINDOW)
+    assert sorted(read) == list(range(12))
+
+
+def test_the_limit_decides(tmp_path):
+    items, indices = dataset(tmp_path, PLAIN)
+    samples = sum(
+        int(row["stop"]) - int(row["start"]) for row in items.data.values()
+    )
+    size = 2 * samples / 1e9
+    assert resident_gigabytes(items, RATE) == pytest.approx(size)
+    assert resident_gigabytes(items, 8000) == pytest.approx(size)
+    resident = open_audio(items, indices, RATE, size * 1.01)
+    streaming = open_audio(items, indices, RATE, size * 0.99)
+    assert not resident.streams and streaming.streams
+    assert resident.samples.numel() * 2 / 1e9 == pytest.approx(size)
+
+
+def test_a_file_that_changed(tmp_path):
+    items, indices = dataset(tmp_path, PLAIN)
+    audio = open_audio(items, indices, RATE, 0)
+    chunks = RandomChunks(audio, WINDOW, 4, batches_per_epoch=2, seed=1)
+    for name in audio.names:
+        soundfile.write(name, np.zeros(5000), 8000)
+    with pytest.raises(InputError, match="8000 samples per second where"):
+        list(chunks[0].sig)
+    for name in audio.names:
+        soundfile.write(name, np.zeros(3), RATE)
+    with pytest.raises(InputError, match="asked for, but the file has 3"):
+        chunks.draw(5)
+
+
+def test_nothing_to_work_on():
+    with pytest.raises(InputError, match="no sentence"):
+        StreamingAudio([], [], {}, RATE)
