@@ -10,6 +10,8 @@ version = re.search(
     r'__version__ = "(.+)"', (here / "amsincnet_sb/__init__.py").read_text()
 ).group(1)
 
+EXPORT = ["onnx", "onnxruntime", "onnxscript", "safetensors"]
+
 setup(
     name="amsincnet_sb",
     version=version,
@@ -32,7 +34,8 @@ setup(
     ],
     extras_require={
         "plots": ["matplotlib"],
-        "test": ["pytest", "hypothesis", "matplotlib"],
+        "export": EXPORT,
+        "test": ["pytest", "hypothesis", "matplotlib", *EXPORT],
         "lint": ["ruff==0.12.4", "yamllint==1.35.1"],
     },
     entry_points={"console_scripts": ["amsincnet = amsincnet_sb.cli:main"]},

@@ -164,6 +164,21 @@ def _parser():
     add.set_defaults(run=_plot)
 
     add = commands.add_parser(
+        "export",
+        help="write a model for other programs: ONNX, or safetensors",
+        description="Write a model for other programs. A name ending in "
+        ".onnx makes an ONNX file (waveform of any length to scores and "
+        "d-vector), compared with the model in onnxruntime and timed; another "
+        "name makes a folder with model.safetensors and config.json, which "
+        "all commands read as well. Enrolled speakers are part of either.",
+        epilog="example: amsincnet export results/demo/1234 model.onnx",
+    )
+    add.add_argument("model", help=MODEL)
+    add.add_argument("output", help="*.onnx, or a new folder")
+    _shared(add)
+    add.set_defaults(run=_export)
+
+    add = commands.add_parser(
         "report",
         help="one HTML page about a results folder",
         description="One HTML page about a results folder: errors, learning "
@@ -544,6 +559,26 @@ def _plot_margins(options, picture):
         made_by = "amsincnet sweep writes it"
         table = _result_file(options, "margins.csv", made_by)
     return plot_margins(table, picture, options.published)
+
+
+def _export(options):
+    as_json, output = _as_json(options), Path(options.output)
+    if output.suffix != ".onnx":
+        _load(options).save(output, safetensors=True)
+        print(json.dumps({"output": options.output}) if as_json else output)
+        return
+    from amsincnet_sb.inference.export import export_onnx
+
+    found = export_onnx(_load(options), output)
+    if as_json:
+        print(json.dumps({"output": options.output, **found._asdict()}))
+        return
+    print(output)
+    print(
+        f"  differs by at most {found.difference:.1e} of the largest value; "
+        f"3 s of audio take {found.onnx_seconds:.3f} s in onnxruntime, "
+        f"{found.torch_seconds:.3f} s in torch"
+    )
 
 
 def _report(options):

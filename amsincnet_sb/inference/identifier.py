@@ -466,19 +466,26 @@ class SpeakerIdentifier:
             {k: v for k, v in self._enrolled.items() if k != name}
         )
 
-    def save(self, folder=None):
+    def save(self, folder=None, safetensors=False):
         """Keep the enrolled speakers and the calibration.
+
+        Where several processes enrol speakers in one folder, each adds its
+        own to what is there.
 
         Arguments
         ---------
         folder : str or Path, optional
             A new folder, for a copy of the whole model. If not given, they
             are kept beside the model that was loaded.
+        safetensors : bool
+            Of the copy: see :func:`amsincnet_sb.utils.pretrained
+            .write_pretrained`.
 
         Raises
         ------
         InputError
-            If the folder exists, or cannot be written.
+            If the folder exists, or cannot be written, or another process
+            has enrolled or removed the same speaker in the meantime.
         """
         if folder is None:
             folder = self.folder
@@ -496,6 +503,7 @@ class SpeakerIdentifier:
                 self.classifier,
                 self._trained,
                 self.scale,
+                safetensors,
             )
             self._write_calibration(folder)
             self._write_enrolled(folder, self._enrolled)
@@ -731,15 +739,29 @@ class SpeakerIdentifier:
         if enrolled:
             self._vectors = torch.stack(list(enrolled.values())).to(self.device)
 
+    def enrolled_weight(self):
+        """What the enrolled speakers add to the classifier.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[enrolled, embedding_size]``: vectors whose products with an
+            embedding of length one are their outputs, beside the
+            classifier's.
+        """
+        if not self._enrolled:
+            return torch.zeros(0, self.embedding_model.embedding_size)
+        found = self.calibration.get("identification", {})
+        own_cosine = found.get("own_cosine", DEFAULT_OWN_COSINE)
+        return own_cosine * self._vectors
+
     def _classify(self, embeddings):
         """Outputs for trained and enrolled speakers, on one scale."""
         outputs = self.classifier(embeddings)
         if not self._enrolled:
             return outputs
-        found = self.calibration.get("identification", {})
-        own_cosine = found.get("own_cosine", DEFAULT_OWN_COSINE)
-        scores = F.normalize(embeddings, dim=-1) @ self._vectors.T
-        return torch.cat([outputs, own_cosine * scores], dim=-1)
+        scores = F.normalize(embeddings, dim=-1) @ self.enrolled_weight().T
+        return torch.cat([outputs, scores], dim=-1)
 
 
 def _is_several(audio):

@@ -17,6 +17,8 @@ CLASSIFIERS = {
     kind.__name__: kind for kind in (CosineClassifier, SoftmaxClassifier)
 }
 
+SAFETENSORS = "model.safetensors"
+
 HYPERPARAMS = """\
 # Written by amsincnet_sb. Loads with SpeechBrain alone:
 #   EncoderClassifier.from_hparams(source="this folder")
@@ -54,7 +56,14 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 """
 
 
-def write_pretrained(folder, embedding_model, classifier, speakers, scale=1.0):
+def write_pretrained(
+    folder,
+    embedding_model,
+    classifier,
+    speakers,
+    scale=1.0,
+    safetensors=False,
+):
     """Write a model as SpeechBrain and this package load it.
 
     The folder holds the weights (``embedding_model.ckpt``,
@@ -76,11 +85,16 @@ def write_pretrained(folder, embedding_model, classifier, speakers, scale=1.0):
     scale : float
         What its outputs are multiplied by before a softmax: the loss's scale
         for cosines.
+    safetensors : bool
+        Write ``config.json`` and ``model.safetensors`` alone: nothing that
+        anybody could execute, for this package and other programs, but not
+        for SpeechBrain.
 
     Raises
     ------
     InputError
-        If the folder cannot be written.
+        If the folder cannot be written, or the package safetensors is
+        missing.
 
     Example
     -------
@@ -93,6 +107,8 @@ def write_pretrained(folder, embedding_model, classifier, speakers, scale=1.0):
     ['classifier.ckpt', 'config.json']
     """
     folder = os.path.abspath(folder)
+    if safetensors:
+        to_bytes = _safetensors().save
     size = embedding_model.embedding_size
     kind = type(classifier).__name__
     config = {
@@ -112,14 +128,28 @@ def write_pretrained(folder, embedding_model, classifier, speakers, scale=1.0):
         f"    {key}: {json.dumps(value)}"
         for key, value in embedding_model.arguments.items()
     )
-    with replaced_folder(folder) as temporary:
+    states = {
+        name: {k: v.cpu() for k, v in module.state_dict().items()}
         for name, module in (
             ("embedding_model", embedding_model),
             ("classifier", classifier),
-        ):
-            weights = {k: v.cpu() for k, v in module.state_dict().items()}
+        )
+    }
+    with replaced_folder(folder) as temporary:
+        with atomic_write(temporary / "config.json") as file:
+            json.dump(config, file, indent=1)
+        if safetensors:
+            tensors = {
+                f"{name}.{key}": tensor.contiguous()
+                for name, state in states.items()
+                for key, tensor in state.items()
+            }
+            with atomic_write(temporary / SAFETENSORS, "wb") as file:
+                file.write(to_bytes(tensors, {"format": "pt"}))
+            return
+        for name, state in states.items():
             with atomic_write(temporary / f"{name}.ckpt", "wb") as file:
-                torch.save(weights, file)
+                torch.save(state, file)
         with atomic_write(temporary / "hyperparams.yaml") as file:
             file.write(
                 HYPERPARAMS.format(
@@ -129,14 +159,41 @@ def write_pretrained(folder, embedding_model, classifier, speakers, scale=1.0):
                     out_neurons=len(speakers),
                 )
             )
-        with atomic_write(temporary / "config.json") as file:
-            json.dump(config, file, indent=1)
         with atomic_write(temporary / "label_encoder.ckpt") as file:
             # The format of SpeechBrain's CategoricalEncoder.
             for index, name in enumerate(speakers):
                 literal = repr(name).replace(" => ", " \\x3d> ")
                 file.write(f"{literal} => {index}\n")
             file.write("================\n'starting_index' => 0\n")
+
+
+def _safetensors():
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise InputError(
+            "The package safetensors is needed; install it with pip install "
+            "'amsincnet_sb[export]'."
+        ) from error
+    return safetensors.torch
+
+
+def _weights_file(folder, name):
+    """Where the weights of a module are."""
+    path = folder / SAFETENSORS
+    return path if path.is_file() else folder / f"{name}.ckpt"
+
+
+def _read_state(path, name):
+    """The weights of a module, by key."""
+    if path.name != SAFETENSORS:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    prefix = f"{name}."
+    return {
+        key.removeprefix(prefix): tensor
+        for key, tensor in _safetensors().load_file(path).items()
+        if key.startswith(prefix)
+    }
 
 
 def find_pretrained(folder):
@@ -167,7 +224,8 @@ def read_pretrained(folder):
     """Load a model written by :func:`write_pretrained`.
 
     Nothing in the folder is executed: the weights are read as tensors and
-    nothing else, the rest is JSON.
+    nothing else, from ``model.safetensors`` where there is one; the rest is
+    JSON.
 
     Arguments
     ---------
@@ -226,10 +284,11 @@ def read_pretrained(folder):
         ("embedding_model", embedding_model),
         ("classifier", classifier),
     ):
-        weights = folder / f"{name}.ckpt"
+        weights = _weights_file(folder, name)
         try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-            module.load_state_dict(state)
+            module.load_state_dict(_read_state(weights, name))
+        except InputError:
+            raise
         except Exception as error:
             # Whatever a damaged or hostile file makes torch raise.
             reason = str(error).strip().split("\n")[0][:200]

@@ -210,6 +210,30 @@ def test_saved_and_loaded(saved, tmp_path):
     assert SpeakerIdentifier.from_results(folder).speakers == SPEAKERS
 
 
+def test_several_enrol_at_once(saved, tmp_path):
+    first, second, third = (
+        SpeakerIdentifier.from_results(tmp_path) for _ in range(3)
+    )
+    first.enroll("dog", [voice(700)])
+    first.calibration = {"verification": {"threshold": 0.5}}
+    second.enroll("eel", [voice(4000)])
+    second.remove("çat")
+    third.enroll("dog", [voice(300)])
+    first.save()
+    second.save()
+    assert second.speakers == ["ann", "bob", "dog", "eel"]
+    again = SpeakerIdentifier.from_results(tmp_path)
+    assert again.speakers == second.speakers
+    assert again.threshold("verification") == 0.5  # second had the old one
+    assert again.identify(voice(700)) == second.identify(voice(700))
+    with pytest.raises(InputError, match="'dog' has been changed by another"):
+        third.save()
+    assert SpeakerIdentifier.from_results(tmp_path).speakers == again.speakers
+    # Saved twice, the second time with nothing new.
+    first.save()
+    assert first.speakers == ["ann", "bob", "dog", "eel"]
+
+
 def pickled(path):
     np.savez(path, speakers=np.array(["x"], object), vectors=np.zeros((1, 16)))
 

@@ -3,12 +3,14 @@
 import errno
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write, replaced_folder
+from amsincnet_sb.utils.files import atomic_write, exclusive, replaced_folder
 
 
 class Interrupted(BaseException):
@@ -206,3 +208,37 @@ def test_no_folder_below_a_file(tmp_path):
         with replaced_folder(tmp_path / "file" / "model"):
             pass
     assert tree(tmp_path) == {"file": "x"}
+
+
+# Locks -----------------------------------------------------------------------
+
+
+def test_one_at_a_time(tmp_path):
+    lock, counter = tmp_path / "lock", tmp_path / "counter"
+    lock.write_text("as it was")
+    counter.write_text("0")
+
+    def count(_):
+        with exclusive(lock):
+            number = int(counter.read_text())
+            time.sleep(0.002)  # long enough for others to come between
+            counter.write_text(str(number + 1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count, range(40)))
+    assert counter.read_text() == "40"
+    assert lock.read_text() == "as it was"
+
+
+def test_a_lock_is_given_back_after_an_error(tmp_path):
+    (tmp_path / "lock").touch()
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "lock"):
+            raise ZeroDivisionError
+
+
+def test_nothing_to_lock(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        with exclusive(tmp_path / "none"):
+            pass
+    assert not list(tmp_path.iterdir())
