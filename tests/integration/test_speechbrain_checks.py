@@ -1,0 +1,151 @@
+"""SpeechBrain's own checks, unmodified, on this repository.
+
+They need a SpeechBrain checkout and some minutes:
+
+> SPEECHBRAIN_CHECKOUT=/path/to/speechbrain make speechbrain-checks
+
+Rows in tests/recipes are about recipes of ours. Those in
+tests/recipes_of_speechbrain are about our hyperparameter files for
+SpeechBrain's scripts: the same checks run on them in a tree where
+SpeechBrain's scripts are.
+"""
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from speechbrain_checkout import (  # noqa: E402
+    CHECKOUT,
+    HOSTS,
+    ROOT,
+    copy_of_repository,
+    needs_checkout,
+    run,
+    shell,
+)
+
+OURS = ("TIMIT",)
+
+
+@pytest.fixture(scope="module", params=["ours", "of_speechbrain"])
+def tree(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checks")
+    copy = copy_of_repository(
+        folder / "repository", request.param == "of_speechbrain"
+    )
+    return copy, shell(folder / "bin")
+
+
+def asked(tree, question):
+    """What a line of Python with SpeechBrain's test tools answers."""
+    code = (
+        f"from tests.utils import {question.split('.')[0]}; print({question})"
+    )
+    said = run(["python", "-c", code], *tree)
+    return said.strip().split("\n")[-1] == "True", said
+
+
+@needs_checkout
+def test_consistency(tree):
+    checks = Path(CHECKOUT, "tests", "consistency")
+    said = run(
+        [
+            *("python", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("-c", f"{CHECKOUT}/pytest.ini", f"--rootdir={CHECKOUT}"),
+            *(checks / f"test_{it}.py" for it in ("recipe", "yaml")),
+        ],
+        *tree,
+    )
+    assert "5 passed" in said, said
+
+
+@needs_checkout
+def test_yaml_files_load(tree):
+    passed, said = asked(tree, "recipe_tests.load_yaml_test()")
+    assert passed, said
+
+
+@needs_checkout
+def test_docstrings(tmp_path):
+    folders = ["/amsincnet_sb/", "/recipes/"]
+    passed, said = asked(
+        (ROOT, shell(tmp_path / "bin")),
+        f"check_docstrings.check_docstrings({str(ROOT)!r}, {folders})",
+    )
+    assert passed, said
+
+
+@needs_checkout
+def test_recipes_run(tree):
+    passed, said = asked(tree, "recipe_tests.run_recipe_tests()")
+    said += "".join(
+        file.read_text()[-2000:]
+        for file in tree[0].glob("tests/tmp/*/stderr.txt")
+        if not (file.parent / ".passed").exists()
+    )
+    assert passed, said
+
+
+# Without a checkout -----------------------------------------------------------
+
+
+def rows(folder):
+    for file in sorted((ROOT / "tests" / folder).glob("*.csv")):
+        with open(file, newline="") as lines:
+            for row in csv.DictReader(lines, skipinitialspace=True):
+                assert None not in row and None not in row.values(), row
+                yield file.stem, row
+
+
+@pytest.mark.parametrize(
+    "folder, corpora",
+    [("recipes", OURS), ("recipes_of_speechbrain", tuple(HOSTS))],
+)
+def test_every_hyperparameter_file_has_a_row(folder, corpora):
+    listed = {}
+    for corpus, row in rows(folder):
+        listed.setdefault(corpus, []).append(row["Hparam_file"])
+    assert set(listed) == set(corpora)
+    for corpus, files in listed.items():
+        there = (ROOT / "recipes" / corpus).glob("*/hparams/*.yaml")
+        assert sorted(files) == sorted(
+            str(file.relative_to(ROOT)) for file in there
+        )
+
+
+def test_rows_name_files_flags_and_checks():
+    for folder in ("recipes", "recipes_of_speechbrain"):
+        for _, row in rows(folder):
+            wanted = ["Hparam_file", "Readme_file"]
+            if folder == "recipes":
+                wanted += ["Script_file", "Data_prep_file"]
+            for key in wanted:
+                assert (ROOT / row[key]).is_file(), row[key]
+            assert "--data_folder=tests/samples" in row["test_debug_flags"]
+            assert "file_exists=[" in row["test_debug_checks"]
+            name = Path(row["Hparam_file"]).name
+            if folder == "recipes_of_speechbrain":
+                readme = (ROOT / row["Readme_file"]).read_text()
+                assert name in readme, f"no line about {name}"
+
+
+def test_keys_of_our_files_are_in_our_script():
+    """What SpeechBrain's consistency check asks, for who has no checkout."""
+    for _, row in rows("recipes"):
+        text = (ROOT / row["Hparam_file"]).read_text()
+        script = (ROOT / row["Script_file"]).read_text()
+        for key in re.findall(r"^(\w+):(?! !apply)", text, re.MULTILINE):
+            if f"<{key}>" in text or key in ("max_grad_norm", "precision"):
+                continue  # used in the file, or an option of every Brain
+            used = rf'\["{key}"\]|hparams\.{key}\b|modules\.{key}\b'
+            used += rf'|attr\(self\.hparams, "{key}"'
+            assert re.search(used, script), f"{row['Hparam_file']}: {key}"
+
+
+def test_no_tests_package():
+    """SpeechBrain's `tests` would not be found beside one."""
+    assert not (ROOT / "tests" / "__init__.py").exists()
