@@ -171,9 +171,9 @@ class RecordedBrain(sb.Brain):
 
     #: Further sums of an epoch.
     totals_names = ()
-    #: Modules of ``modules`` before which a compiled step of several processes
-    #: is cut in two: gradients of what lies behind are then sent while the
-    #: backward pass goes on before.
+    #: Modules of ``modules``, where there are such, before which a compiled
+    #: step of several processes is cut in two: gradients of what lies behind
+    #: are then sent while the backward pass goes on before.
     split_before = ()
     #: Steps between two readings of the device for the progress bar.
     read_interval = 50
@@ -341,8 +341,9 @@ class RecordedBrain(sb.Brain):
 
         self._chunks = chunks
         if world_size() > 1:
-            for name in self.split_before:
-                cut_compiled_step(self.modules.get_submodule(name))
+            for name, module in self.modules.named_modules():
+                if name in self.split_before:
+                    cut_compiled_step(module)
         return TrainingStep(
             loss_of,
             self.optimizer,

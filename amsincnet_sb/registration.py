@@ -10,6 +10,7 @@ __all__ = ["register"]
 REGISTERED = {
     "speechbrain.lobes.models.AMSincNet": {
         "SincNet": "amsincnet_sb.lobes.sincnet",
+        "SincTDNN": "amsincnet_sb.lobes.sinc_tdnn",
         "CosineClassifier": "amsincnet_sb.lobes.classifiers",
         "SoftmaxClassifier": "amsincnet_sb.lobes.classifiers",
     },

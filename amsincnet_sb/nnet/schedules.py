@@ -1,12 +1,14 @@
-"""Values that change over training, as functions of the step alone.
+"""What parameters get: values over training, and groups of an optimizer.
 
-They hold no state, so there is nothing to save: a run that goes on from step
+Schedules are functions of the step alone. They hold no state, so there is nothing to save: a run that goes on from step
 ``n`` gets the value of step ``n``.
 """
 
 import math
 
-__all__ = ["CosineSchedule", "LinearRamp"]
+from amsincnet_sb.nnet.sinc import SincConv
+
+__all__ = ["CosineSchedule", "LinearRamp", "parameter_groups"]
 
 
 class CosineSchedule:
@@ -102,3 +104,48 @@ class LinearRamp:
             return self.final
         ramped = max(0, step - self.start_step)
         return self.final * ramped / max(1, self.ramp_steps)
+
+
+def parameter_groups(module, cutoffs):
+    """Groups for an optimizer: matrices, what decays not, cut-offs.
+
+    Weight decay pulls to zero, which means nothing for a gain, a bias or a
+    frequency; and the cut-offs of sinc filters, in units of the sample rate,
+    are small numbers that want a rate of their own.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Whose parameters.
+    cutoffs : dict
+        Further options of the cut-offs' group.
+
+    Returns
+    -------
+    list of dict
+        Three groups, for every torch optimizer that knows ``weight_decay``.
+
+    Example
+    -------
+    >>> import torch
+    >>> net = torch.nn.Sequential(SincConv(4, 5), torch.nn.Linear(3, 2))
+    >>> groups = parameter_groups(net, {"lr": 0.1})
+    >>> [len(group["params"]) for group in groups], groups[2]["lr"]
+    ([1, 1, 2], 0.1)
+    """
+    frequencies = {
+        id(parameter)
+        for part in module.modules()
+        if isinstance(part, SincConv)
+        for parameter in part.parameters()
+    }
+    rest = [p for p in module.parameters() if id(p) not in frequencies]
+    return [
+        {"params": [p for p in rest if p.dim() > 1]},
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
+        {
+            "params": [p for p in module.parameters() if id(p) in frequencies],
+            "weight_decay": 0.0,
+            **cutoffs,
+        },
+    ]

@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, replaced_folder
 
 __all__ = ["find_pretrained", "read_pretrained", "write_pretrained"]
 
+NETWORKS = {kind.__name__: kind for kind in (SincNet, SincTDNN)}
 CLASSIFIERS = {
     kind.__name__: kind for kind in (CosineClassifier, SoftmaxClassifier)
 }
@@ -33,7 +35,7 @@ mean_var_norm_emb: !new:speechbrain.processing.features.InputNormalization
     norm_type: sentence
     std_norm: False
 
-embedding_model: !new:amsincnet_sb.lobes.sincnet.SincNet
+embedding_model: !new:{network}
 {embedding_model}
 classifier: !new:amsincnet_sb.lobes.classifiers.{classifier}
     input_size: {input_size}
@@ -76,8 +78,8 @@ def write_pretrained(
     ---------
     folder : str or Path
         Where to.
-    embedding_model : amsincnet_sb.lobes.sincnet.SincNet
-        The trained network.
+    embedding_model : torch.nn.Module
+        The trained network, a SincNet or a SincTDNN.
     classifier : torch.nn.Module
         A classifier of :mod:`amsincnet_sb.lobes.classifiers`.
     speakers : list of str
@@ -110,9 +112,10 @@ def write_pretrained(
     if safetensors:
         to_bytes = _safetensors().save
     size = embedding_model.embedding_size
-    kind = type(classifier).__name__
+    network, kind = type(embedding_model), type(classifier).__name__
     config = {
         "format": 1,
+        "network": network.__name__,
         "embedding_model": embedding_model.arguments,
         "classifier": {
             "name": kind,
@@ -153,6 +156,7 @@ def write_pretrained(
         with atomic_write(temporary / "hyperparams.yaml") as file:
             file.write(
                 HYPERPARAMS.format(
+                    network=f"{network.__module__}.{network.__qualname__}",
                     embedding_model=arguments,
                     classifier=kind,
                     input_size=size,
@@ -234,7 +238,7 @@ def read_pretrained(folder):
 
     Returns
     -------
-    embedding_model : amsincnet_sb.lobes.sincnet.SincNet
+    embedding_model : torch.nn.Module
         In evaluation mode, on the CPU.
     classifier : torch.nn.Module
         Likewise.
@@ -263,7 +267,9 @@ def read_pretrained(folder):
         classifier = config["classifier"]
         kind = CLASSIFIERS[classifier["name"]]
         speakers = [str(name) for name in config["speakers"]]
-        embedding_model = SincNet(**config["embedding_model"])
+        # Models written before there was another network do not say it.
+        network = NETWORKS[config.get("network", "SincNet")]
+        embedding_model = network(**config["embedding_model"])
         classifier = kind(classifier["input_size"], len(speakers))
         config["scale"] = float(config["scale"])
         config["speakers"] = speakers

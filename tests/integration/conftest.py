@@ -21,9 +21,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "TIMIT" / "speaker_id"
 SMALL = {
     "window": 1600,
     "hop": 800,
-    "cnn_channels": "[4,4,4]",
-    "cnn_kernel_sizes": "[51,5,5]",
-    "fc_neurons": "[8,8,8]",
+    "fc_neurons": "[8,8]",
     "embedding_size": 8,
     "batch_size": 8,
     "batches_per_epoch": 3,
@@ -31,6 +29,15 @@ SMALL = {
     "valid_interval": 1,
     "windows_per_batch": 256,
 }
+# Of either network.
+TDNN = {
+    "sinc_channels": 4,
+    "sinc_kernel_size": 51,
+    "tdnn_channels": "[4,4]",
+    "tdnn_kernel_sizes": "[5,3]",
+    "tdnn_strides": "[3,1]",
+}
+SINCNET = {"cnn_channels": "[4,4,4]", "cnn_kernel_sizes": "[51,5,5]"}
 
 
 class Recipe:
@@ -60,6 +67,11 @@ class Recipe:
             "data_folder": self.corpus,
             "output_folder": output,
             **SMALL,
+            **(
+                SINCNET
+                if hparams in ("released.yaml", "sincnet.yaml")
+                else TDNN
+            ),
             **options,
         }
         return [str(RECIPE / "hparams" / hparams)] + [

@@ -27,9 +27,18 @@ def snippets(corpus, tmp_path_factory):
     "name", ["am_sincnet_m020.yaml", "released.yaml", "sincnet.yaml"]
 )
 def test_it_learns_twenty_windows_by_heart(recipe, snippets, tmp_path, name):
+    plain = {}
+    if name.startswith("am_sincnet"):  # without what is there to hinder it
+        plain = {
+            "equalizer_std_db": 0,
+            "band_mask": 0,
+            "sinc_channels": 16,
+            "tdnn_channels": "[16,16]",
+        }
     output = recipe(
         name,
         tmp_path / "results",
+        **plain,
         data_folder=snippets,
         window=3200,
         hop=3200,

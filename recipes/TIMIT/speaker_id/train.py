@@ -34,6 +34,7 @@ from amsincnet_sb.dataio.own_corpus import find_manifests
 from amsincnet_sb.dataio.streaming import open_audio
 from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.lobes.folded import for_evaluation
+from amsincnet_sb.nnet.schedules import parameter_groups
 from amsincnet_sb.utils.device import fastest_precision
 from amsincnet_sb.utils.distributed import on_main, rank, world_size
 from amsincnet_sb.utils.errors import (
@@ -72,7 +73,7 @@ class SpeakerBrain(RecordedBrain):
 
     totals_names = ("wrong", "windows")
     # Nearly all parameters lie behind it, nearly all time is spent before.
-    split_before = ("embedding_model.flat_norm",)
+    split_before = ("embedding_model.flat_norm", "embedding_model.pool_norm")
 
     def __init__(self, datasets, label_encoder, **kwargs):
         super().__init__(**kwargs)
@@ -107,9 +108,11 @@ class SpeakerBrain(RecordedBrain):
             ``[windows, 1, speakers]``.
         """
         wavs, _ = batch.to(self.device).sig
-        training = stage == sb.Stage.TRAIN
-        embed = self.modules["embedding_model"] if training else self.embed
-        embeddings = embed(wavs)
+        if stage != sb.Stage.TRAIN:
+            return self.modules["classifier"](self.embed(wavs))
+        if hasattr(self.hparams, "augment"):
+            wavs = self.hparams.augment(wavs)
+        embeddings = self.modules["embedding_model"](wavs)
         return self.modules["classifier"](embeddings)
 
     def compute_objectives(self, predictions, batch, stage):
@@ -138,6 +141,14 @@ class SpeakerBrain(RecordedBrain):
             self.errors.append(batch.sentence, scores)
         return self.hparams.compute_cost(predictions, labels, lens)
 
+    def init_optimizers(self):
+        """Gets called by on_fit_start: the cut-offs have their own rate."""
+        if hasattr(self.hparams, "cutoff_lr_factor"):
+            factor = {"lr_factor": self.hparams.cutoff_lr_factor}
+            groups = parameter_groups(self.modules, factor)
+            self.opt_class = lambda parameters: self.hparams.opt_class(groups)
+        super().init_optimizers()
+
     def on_fit_start(self):
         """Gets called once before training, recovers a checkpoint."""
         super().on_fit_start()
@@ -156,8 +167,9 @@ class SpeakerBrain(RecordedBrain):
         """
         self.seed_step(self.hparams.seed)
         step = self.optimizer_step
+        lr = self.hparams.lr_schedule(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.hparams.lr_schedule(step)
+            group["lr"] = lr * group.get("lr_factor", 1.0)
         if hasattr(self.hparams, "margin_schedule"):
             margin = self.hparams.margin_schedule(step)
             self.hparams.compute_cost.set_margin(margin)
@@ -438,11 +450,12 @@ def main():
             f"embedding_size is {hparams['embedding_size']} but the last of "
             f"fc_neurons is {size}; make them equal."
         )
+    tdnn = "tdnn_channels" in hparams
     logger.info(
-        "Network: channels %s, fully connected %s, dropout %s.",
-        hparams["cnn_channels"],
+        "Network: %s filters, channels %s, fully connected %s.",
+        hparams["sinc_channels"] if tdnn else hparams["cnn_channels"][0],
+        hparams["tdnn_channels"] if tdnn else hparams["cnn_channels"][1:],
         hparams["fc_neurons"],
-        hparams["dropout"],
     )
     hparams.setdefault("precision", fastest_precision(device))
     datasets, label_encoder = dataio_prep(hparams, device)
