@@ -185,7 +185,7 @@ class FoldedTDNN(Folded):
         self.dtype = dtype
         self.slope = net.negative_slope
         self.cnn = fast_cpu.frozen_cnn(
-            (net.input_norm.weight, net.input_norm.bias),
+            None,
             net.sinc.filters(),
             [],
             [(net.sinc_norm.weight, net.sinc_norm.bias)],

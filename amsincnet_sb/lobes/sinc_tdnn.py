@@ -176,7 +176,7 @@ class SincTDNN(WindowedEmbedding):
                 f"kernels {[sinc_kernel_size, *tdnn_kernel_sizes]} and steps "
                 f"{[sinc_pool, *tdnn_strides]}."
             )
-        self.input_norm = TimeLayerNorm(window)
+        self.input_norm = TimeLayerNorm(window, affine=False)
         self.sinc = SincConv(
             sinc_channels,
             sinc_kernel_size,
@@ -226,7 +226,7 @@ class SincTDNN(WindowedEmbedding):
         if kernels is not None:
             return kernels.sinc_map(
                 windows,
-                (self.input_norm.weight, self.input_norm.bias),
+                None,
                 self.sinc.filters(),
                 (self.sinc_norm.weight, self.sinc_norm.bias),
                 self.sinc_pool,

@@ -111,8 +111,10 @@ def sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor=0.0):
 
     Arguments
     ---------
-    x, input_norm, filters, eps, slope
+    x, filters, eps, slope
         See :func:`cnn`.
+    input_norm : tuple of torch.Tensor, optional
+        Likewise; without it the input is normalised and no more.
     norm : tuple of torch.Tensor
         Gain and bias of the normalisation, each ``[channels, time]``.
     pool : int
@@ -132,6 +134,10 @@ def sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor=0.0):
 def _map_of(x, layers, eps, slope, floor):
     """What comes out of the last layer, ``[batch, time, channels]``."""
     input_norm, filters, convs, norms, pools = layers
+    if input_norm is None:
+        fixed = filters.new_ones(2, x.shape[1])
+        fixed[1] = 0
+        input_norm = fixed.unbind()
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     dtype = x.dtype
@@ -180,6 +186,8 @@ def frozen_cnn(
 
 def _parameters(input_norm, filters, convs, norms, pool):
     """In the order and the layout that :class:`_Network` works with."""
+    if input_norm is None:  # one for all samples
+        input_norm = filters.new_ones(1), filters.new_zeros(1)
     parameters = [each.unsqueeze(1) for each in input_norm]
     layers = _fold_filters(filters, pool), *convs
     for layer, norm in zip(layers, norms):
@@ -435,7 +443,7 @@ class _Network:
             x = self._affine(x, layer)
         return x
 
-    def backward(self, grad, kept, totals):
+    def backward(self, grad, kept, totals, whole):
         """Gradient of the windows, ``[batch, time]``.
 
         Arguments
@@ -446,6 +454,9 @@ class _Network:
             What :meth:`forward` kept, in its order.
         totals : list of torch.Tensor
             Gradients of the parameters, added to in place.
+        whole : bool
+            False leaves out what lies before the filters; the gradient is
+            None then.
         """
         # Behind the map and its deviation: signs of two and, of a logarithm,
         # its argument; then choices.
@@ -455,6 +466,8 @@ class _Network:
         out = self._affine(kept[last][0], last)
         for layer in range(last, -1, -1):
             normal, std, *choice = kept[layer]
+            if not layer and not whole:
+                return None
             if layer:
                 grad = torch.ops.aten.leaky_relu_backward(
                     grad.contiguous(), out, self.slope, True
@@ -470,7 +483,9 @@ class _Network:
                     if layer > 1
                     else self._sinc_pool_backward
                 )
-                grad = below(grad, out, choice, layer, totals[at - 2 : at])
+                grad = below(
+                    grad, out, choice, layer, totals[at - 2 : at], whole
+                )
         return grad.squeeze(2)
 
     def _affine(self, normal, layer):
@@ -512,7 +527,7 @@ class _Network:
         best += self.floor
         return best.log(), [*signs, best]
 
-    def _sinc_pool_backward(self, grad, x, signs, layer, totals):
+    def _sinc_pool_backward(self, grad, x, signs, layer, totals, whole):
         if self.floor:
             *signs, argument = signs
             grad = grad / argument
@@ -523,8 +538,12 @@ class _Network:
             each = sign.to(grad.dtype).mul_(grad.unsqueeze(2))
             each = each.flatten(2).to(self.dtype)
             total += self._filters_gradient(each, rows, filters)
+            if not whole:
+                continue
             back = _product(filters.t(), each.flatten(0, 1))
             down.append(back.unflatten(1, each.shape[:2]))
+        if not whole:
+            return None
         x_grad = _unfold_gradient(
             *down, x.shape[1], self.taps, self.pools[0], self.buffers
         )
@@ -555,7 +574,7 @@ class _Network:
         best, first = _maximum(y, keep)
         return best, (first,)
 
-    def _conv_pool_backward(self, grad, x, choice, layer, totals):
+    def _conv_pool_backward(self, grad, x, choice, layer, totals, whole):
         (first,) = choice
         weight, bias = self.convs[layer - 2]
         batch, time, channels = x.shape
@@ -594,10 +613,13 @@ class _CNN(torch.autograd.Function):
         totals = [torch.zeros_like(each) for each in parameters]
         with torch.autocast("cpu", enabled=False):
             network = _Network(ctx.settings, parameters)
+            whole = any(ctx.needs_input_grad[1:4])
             parts = [
-                network.backward(each, kept, totals)
+                network.backward(each, kept, totals, whole)
                 for each in grad.split(ctx.size)
             ]
+        if not whole:
+            return None, None, None, None, *totals[2:]
         return None, torch.cat(parts), *totals
 
 

@@ -22,6 +22,8 @@ class TimeLayerNorm(nn.Module):
         Shape of one example; the last number is the axis normalised.
     eps : float
         Added to the standard deviation.
+    affine : bool
+        Whether there are a gain and a bias.
 
     Example
     -------
@@ -34,12 +36,15 @@ class TimeLayerNorm(nn.Module):
     # the square root differentiable at zero without moving any other value.
     tiny = 1e-20
 
-    def __init__(self, shape, eps=1e-6):
+    def __init__(self, shape, eps=1e-6, affine=True):
         super().__init__()
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape = shape
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(shape))
-        self.bias = nn.Parameter(torch.zeros(shape))
+        self.weight = self.bias = None
+        if affine:
+            self.weight = nn.Parameter(torch.ones(shape))
+            self.bias = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x):
         """Normalise.
@@ -59,8 +64,10 @@ class TimeLayerNorm(nn.Module):
         centred = x - x.mean(-1, keepdim=True)
         variance = centred.square().sum(-1, keepdim=True) / (x.shape[-1] - 1)
         std = (variance + self.tiny).sqrt()
-        return self.weight * (centred / (std + self.eps)) + self.bias
+        x = centred / (std + self.eps)
+        return x if self.weight is None else self.weight * x + self.bias
 
     def extra_repr(self):
         """What ``print(module)`` shows."""
-        return f"{tuple(self.weight.shape)}, eps={self.eps}"
+        affine = "" if self.weight is not None else ", affine=False"
+        return f"{self.shape}, eps={self.eps}{affine}"

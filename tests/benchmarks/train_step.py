@@ -27,7 +27,6 @@ from amsincnet_sb.lobes.sincnet import SincNet  # noqa: E402
 from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
 from amsincnet_sb.utils.graph_step import TrainingStep  # noqa: E402
 
-
 NETWORKS = {"sincnet": SincNet, "sinc_tdnn": SincTDNN}
 
 

@@ -57,7 +57,8 @@ def plain_sinc_map(x, input_norm, filters, norm, pool, floor):
         std = (x.var(-1, keepdim=True) + 1e-20).sqrt()
         return gain * (x - x.mean(-1, keepdim=True)) / (std + 1e-6) + bias
 
-    x = normalise(x, *input_norm)
+    gain, bias = input_norm or (1.0, 0.0)
+    x = normalise(x, gain, bias)
     x = F.conv1d(x.unsqueeze(1), filters.unsqueeze(1)).abs()
     x = F.max_pool1d(x, pool)
     if floor:
@@ -157,9 +158,9 @@ def interpreted():
         assert max(grads) < 1e-13, (shape, grads)
 
         x, norm, filters, _, norms, pools = arguments
-        for floor in (0.0, 0.01):
+        for norm, floor in ((norm, 0.0), (norm, 0.01), (None, 0.01)):
             single = (x, norm, filters, norms[0], pools[0], floor)
-            some = [x, *norm, filters, *norms[0]]
+            some = [*([x, *norm] if norm else []), filters, *norms[0]]
             value, grads = errors(
                 fast_sinc_map, single, some, single, some, plain_sinc_map
             )

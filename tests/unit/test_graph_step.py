@@ -71,7 +71,12 @@ def test_equals_a_loop_by_hand(device, name, limit):
     tasks = Task(device), Task(device)
     optimizers = [OPTIMIZERS[name](t.net.parameters()) for t in tasks]
     train = TrainingStep(
-        tasks[0], optimizers[0], ("loss", "error"), limit, step=5
+        tasks[0],
+        optimizers[0],
+        ("loss", "error"),
+        limit,
+        step=5,
+        state=list(tasks[0].net.buffers()),
     )
     for _ in range(8):
         train()
@@ -143,7 +148,9 @@ def test_resumes_bit_for_bit(device):
     """State saved between steps and loaded into a new step."""
     task = Task(device)
     optimizer = OPTIMIZERS["adamw"](task.net.parameters())
-    train = TrainingStep(lambda step: task(step)[0], optimizer)
+    train = TrainingStep(
+        lambda step: task(step)[0], optimizer, state=list(task.net.buffers())
+    )
     for _ in range(6):
         train()
     saved = copy.deepcopy((task.net.state_dict(), optimizer.state_dict()))
@@ -166,7 +173,12 @@ def test_resumes_bit_for_bit(device):
     optimizer = OPTIMIZERS["adamw"](other.net.parameters())
     other.net.load_state_dict(saved[0])
     optimizer.load_state_dict(copy.deepcopy(saved[1]))
-    train = TrainingStep(lambda step: other(step)[0], optimizer, step=6)
+    train = TrainingStep(
+        lambda step: other(step)[0],
+        optimizer,
+        step=6,
+        state=list(other.net.buffers()),
+    )
     for _ in range(4):
         train()
     for a, b in zip(other.net.state_dict().values(), want.values()):
@@ -232,9 +244,11 @@ def test_a_trial_has_no_effect(device, name, made):
     with without_effect(optimizers[0], tasks[0].net.buffers()):
         places = [p.data_ptr() for p in tasks[0].net.parameters()]
         by_hand(tasks[0], optimizers[0], range(7, 10))
-        torch.rand(3)
+        torch.rand(3, device=device)
         changed = copy.deepcopy(state)
-    assert torch.rand(1) == torch.rand(1, generator=torch.manual_seed(5))
+    drawn = torch.rand(1, device=device)
+    torch.manual_seed(5)
+    assert drawn == torch.rand(1, device=device)
     assert not torch.equal(changed["0.weight"], before["0.weight"])
     for key, value in before.items():
         assert torch.equal(state[key], value)

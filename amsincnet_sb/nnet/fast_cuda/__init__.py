@@ -119,8 +119,10 @@ def sinc_map(
 
     Arguments
     ---------
-    x, input_norm, filters, eps, slope
+    x, filters, eps, slope
         See :func:`cnn`.
+    input_norm : tuple of torch.Tensor, optional
+        Likewise; without it the input is normalised and no more.
     norm : tuple of torch.Tensor
         Gain and bias of the normalisation, each ``[channels, time]``.
     pool : int
@@ -146,7 +148,8 @@ def _padded_sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor):
         centred = x - x.mean(-1, keepdim=True)
         variance = centred.square().sum(-1, keepdim=True) / (x.shape[-1] - 1)
         x = centred / ((variance + _TINY).sqrt() + eps)
-        x = x * input_norm[0] + input_norm[1]
+        if input_norm is not None:
+            x = x * input_norm[0] + input_norm[1]
         return _sinc_layer(x, filters, *norm, pool, eps, slope, floor, dtype)[0]
 
 
