@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -173,9 +174,11 @@ def _smallest(wave):
     """The wave as int16 if that loses nothing."""
     if wave.dtype == torch.int16:
         return wave
-    scaled = wave * 32768.0
-    short = scaled.round().clamp(-32768, 32767).short()
-    return short if torch.equal(short.float(), scaled) else wave
+    # In numpy: an operation of torch would wake a team of threads, for each
+    # of thousands of sentences, which takes minutes where there are many cores.
+    scaled = wave.numpy() * np.float32(32768)
+    short = np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)
+    return torch.from_numpy(short) if (short == scaled).all() else wave
 
 
 def _float(samples):

@@ -157,8 +157,8 @@ def interpreted():
         assert value < 1e-13, (shape, value)
         assert max(grads) < 1e-13, (shape, grads)
 
-        x, norm, filters, _, norms, pools = arguments
-        for norm, floor in ((norm, 0.0), (norm, 0.01), (None, 0.01)):
+        x, first, filters, _, norms, pools = arguments
+        for norm, floor in ((first, 0.0), (first, 0.01), (None, 0.01)):
             single = (x, norm, filters, norms[0], pools[0], floor)
             some = [*([x, *norm] if norm else []), filters, *norms[0]]
             value, grads = errors(
