@@ -20,17 +20,20 @@ from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "TIMIT" / "speaker_id"
 KILLS = 60
-LONGEST = 4.0  # seconds from the fork to the kill
+LONGEST = 3.0  # seconds from the fork to the kill
 OPTIONS = {
     "window": 1600,
     "hop": 800,
-    "cnn_channels": "[4,4,4]",
-    "cnn_kernel_sizes": "[51,5,5]",
-    "fc_neurons": "[8,8,8]",
+    "sinc_channels": 4,
+    "sinc_kernel_size": 51,
+    "tdnn_channels": "[4,4]",
+    "tdnn_kernel_sizes": "[5,3]",
+    "tdnn_strides": "[3,1]",
+    "fc_neurons": "[8,8]",
     "embedding_size": 8,
     "batch_size": 8,
     "batches_per_epoch": 25,
-    "number_of_epochs": 12,
+    "number_of_epochs": 6,
     "valid_interval": 1,
     "windows_per_batch": 256,
     "ckpt_interval_steps": 1,
@@ -85,12 +88,15 @@ def forked(train, corpus, output, seconds=None):
             os._exit(status)
     if seconds is not None:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if os.waitpid(child, os.WNOHANG) != (0, 0):
-                return True
+        found, status = 0, 0
+        while not found and time.monotonic() < deadline:
             time.sleep(0.001)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+            found, status = os.waitpid(child, os.WNOHANG)
+        if not found:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+    else:
+        _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
         return False
