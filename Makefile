@@ -6,7 +6,7 @@ DEMO ?= demo
 RECIPE := recipes/TIMIT/speaker_id
 bin := $(abspath $(VENV))/bin
 
-.PHONY: install demo test bench lint clean
+.PHONY: install demo test test-slow bench lint clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -33,6 +33,10 @@ demo: install
 
 test: install
 	$(bin)/python -m pytest -q
+
+# Minutes: kill loops, many fuzz cases, a corpus of VoxCeleb's size.
+test-slow: install
+	$(bin)/python -m pytest -q -s -m slow tests
 
 # On a CPU; tests/benchmarks/train_step.py --device cuda is the GPU's.
 bench: install

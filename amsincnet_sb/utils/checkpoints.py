@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import shutil
 import zlib
 from contextlib import contextmanager
@@ -19,6 +20,17 @@ __all__ = ["AtomicCheckpointer"]
 
 logger = sb.utils.logger.get_logger(__name__)
 
+# What a file that holds something else raises; the savers' own are harmless.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    yaml.YAMLError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    EOFError,
+    OSError,
+)
 CHECKSUMS = "CHECKSUMS.json"
 UNFINISHED = ".saving-"
 
@@ -166,8 +178,8 @@ class AtomicCheckpointer(Checkpointer):
         Raises
         ------
         InputError
-            If it is of a model with other shapes, or if processes on several
-            machines see different ones.
+            If it is of a model with other shapes or holds something else, or
+            if processes on several machines see different ones.
         """
         damaged = set()
 
@@ -196,6 +208,13 @@ class AtomicCheckpointer(Checkpointer):
                         f"{found.path} is of a run with other sizes or "
                         f"another number of speakers ({reason}); give a new "
                         "--output_folder."
+                    ) from error
+                except _UNREADABLE as error:
+                    reason = str(error).strip().split("\n")[0].strip(" \t.")
+                    raise InputError(
+                        f"{found.path} is whole but not what was saved here "
+                        f"({reason}); move it away, and the one before it is "
+                        "used."
                     ) from error
                 return found
             damaged.add(found.path)

@@ -69,6 +69,8 @@ def as_input_error(where):
         yield
     except InputError:
         raise
+    except (SyntaxError, UnicodeError) as error:
+        raise InputError(f"{where}: it is not what it should be.") from error
     except (ValueError, TypeError, ImportError) as error:
         reason = ": ".join(str(arg).strip() for arg in error.args)
         raise InputError(f"{where}: {reason}") from error

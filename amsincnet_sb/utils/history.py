@@ -45,13 +45,13 @@ class History:
         """
         if not os.path.exists(self.path):
             return []
-        with open(self.path, encoding="utf-8") as file:
-            lines = file.read().split("\n")
+        with open(self.path, "rb") as file:
+            lines = file.read().split(b"\n")
         records = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 record = None
             if not isinstance(record, dict):
                 raise InputError(

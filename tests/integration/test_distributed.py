@@ -15,6 +15,8 @@ from amsincnet_sb.utils.signals import STOPPED
 HPARAMS = "am_sincnet_m005.yaml"
 COMMON = {
     "dropout": 0,
+    "equalizer_std_db": 0,
+    "band_mask": 0,
     "batches_per_epoch": 4,
     "ckpt_interval_steps": 1,
     "distributed_backend": "gloo",

@@ -350,7 +350,8 @@ def dataio_prep(hparams, device):
     label_encoder.expect_len(hparams["n_speakers"])
     path = hparams["label_encoder_file"]
     if hparams["checkpointer"].list_checkpoints() and os.path.exists(path):
-        known = sb.dataio.encoder.CategoricalEncoder.from_saved(path)
+        with as_input_error(path):
+            known = sb.dataio.encoder.CategoricalEncoder.from_saved(path)
         if known.lab2ind != label_encoder.lab2ind:
             raise InputError(
                 f"{hparams['output_folder']} holds a run on other speakers "

@@ -1,0 +1,220 @@
+"""Examples a second of the recipe on one GPU and on several, and its resume.
+
+Example: ``python tests/benchmarks/several_gpus.py --gpus 1 2``. The recipe
+itself trains on generated speech; a first stretch of steps, which compiles
+and records, is left out. The time between two evaluations is that of the
+steps and of one evaluation of a few sentences.
+
+With ``--resume`` each number of GPUs trains twice for a while, the second
+time stopped by SIGTERM in the middle of an epoch and started again; every
+tensor of the last checkpoints must then be the same, bit for bit.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus  # noqa: E402
+from amsincnet_sb.utils.signals import STOPPED  # noqa: E402
+
+MORE = {}  # options of the recipe
+RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
+
+
+def start(gpus, corpus, output, hparams, **options):
+    """The recipe as a process, or as several under torchrun."""
+    command = [sys.executable]
+    if gpus > 1:
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc_per_node={gpus}"]
+    command += ["train.py", f"hparams/{hparams}"]
+    options = {"data_folder": corpus, "output_folder": output, **options}
+    options.update(MORE)
+    command += [f"--{key}={value}" for key, value in options.items()]
+    return subprocess.Popen(
+        command,
+        cwd=RECIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, statuses=(0,)):
+    """Wait; print what went wrong."""
+    text, _ = process.communicate()
+    if process.returncode not in statuses:
+        print(text[-6000:])
+        raise SystemExit(f"status {process.returncode}")
+    for line in text.splitlines():
+        if "is not recorded" in line or "runs un" in line or "without" in line:
+            print("   ", line.strip())
+    return text
+
+
+def records(output):
+    """The evaluations of a run."""
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def speed(args, corpus, folder):
+    """The table."""
+    print("| GPUs | sync_batchnorm | ms a step | examples/s | ratio |")
+    print("|---|---|---|---|---|", flush=True)
+    base = None
+    rows = [(gpus, False) for gpus in args.gpus]
+    rows += [(args.gpus[-1], True)] * (args.sync and args.gpus[-1] > 1)
+    for gpus, synchronized in rows:
+        output = folder / f"speed-{gpus}-{synchronized}"
+        finish(
+            start(
+                gpus,
+                corpus,
+                output,
+                args.hparams,
+                number_of_epochs=4,
+                batches_per_epoch=args.steps // 2,
+                valid_interval=2,
+                batch_size=args.batch,
+                sync_batchnorm=synchronized,
+            )
+        )
+        first, last = records(output)[:2]
+        seconds = last["seconds"] - first["seconds"]
+        milliseconds = 1e3 * seconds / (last["step"] - first["step"])
+        rate = gpus * args.batch / milliseconds * 1e3
+        base = base or rate
+        print(
+            f"| {gpus} | {synchronized} | {milliseconds:.3f} | {rate:.0f} "
+            f"| {rate / base:.2f} | train loss {last['train_loss']:.4f}",
+            flush=True,
+        )
+
+
+def last_checkpoint(output):
+    """Its tensors, number by number."""
+    folder = max((output / "save").glob("CKPT*"), key=os.path.getmtime)
+
+    def flat(tree, prefix=""):
+        """Nested containers as one mapping."""
+        if isinstance(tree, (list, tuple)):
+            tree = dict(enumerate(tree))
+        if isinstance(tree, dict):
+            items = {}
+            for key, value in tree.items():
+                items.update(flat(value, f"{prefix}/{key}"))
+            return items
+        return {prefix: tree}
+
+    tensors = {}
+    for name in ("embedding_model", "classifier", "optimizer"):
+        saved = torch.load(
+            folder / f"{name}.ckpt", map_location="cpu", weights_only=True
+        )
+        tensors.update(flat(saved, name))
+    return tensors
+
+
+def resume(args, corpus, folder):
+    """Stopped and started again, with the same bits."""
+    for gpus in args.gpus:
+        outputs = [folder / f"{kind}-{gpus}" for kind in ("whole", "stopped")]
+        options = {
+            "number_of_epochs": 3,
+            "batches_per_epoch": args.steps,
+            "valid_interval": 1,
+            "batch_size": args.batch,
+        }
+        finish(start(gpus, corpus, outputs[0], args.hparams, **options))
+        process = start(gpus, corpus, outputs[1], args.hparams, **options)
+        # The first evaluation says that it is training.
+        while process.poll() is None:
+            if (outputs[1] / "metrics.jsonl").exists():
+                break
+            time.sleep(0.01)
+        time.sleep(args.steps * 0.4e-3)
+        process.send_signal(signal.SIGTERM)
+        # torchrun has a status of its own.
+        text = finish(process, statuses=(STOPPED, 1, -signal.SIGTERM))
+        stops = [line for line in text.splitlines() if "Stopped " in line]
+        print(f"{gpus} GPUs:", *stops[:1])
+        finish(start(gpus, corpus, outputs[1], args.hparams, **options))
+        one, other = map(last_checkpoint, outputs)
+        same = one.keys() == other.keys() and all(
+            torch.equal(value, other[key])
+            if torch.is_tensor(value)
+            else value == other[key]
+            for key, value in one.items()
+        )
+        metrics = [
+            [
+                {k: v for k, v in record.items() if k != "seconds"}
+                for record in records(output)
+            ]
+            for output in outputs
+        ]
+        print(
+            f"{gpus} GPUs: {len(one)} tensors and numbers "
+            f"{'are the same, bit for bit' if same else 'DIFFER'}; metrics "
+            f"{'the same' if metrics[0] == metrics[1] else 'DIFFER'}",
+            flush=True,
+        )
+        if not (same and stops):
+            worst = max(
+                (
+                    (value.double() - other[key].double()).abs().max().item()
+                    for key, value in one.items()
+                    if torch.is_tensor(value) and key in other
+                ),
+                default=0,
+            )
+            raise SystemExit(f"not the same: largest difference {worst:g}")
+
+
+def main():
+    """Print what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--hparams", default="am_sincnet_m005.yaml")
+    parser.add_argument("--sync", action="store_true")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        help="of the recipe, such as --option=precision=fp32",
+    )
+    parser.add_argument("--resume", action="store_true")
+    args = parser.parse_args()
+    device = "no GPU"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    MORE.update(option.split("=", 1) for option in args.option)
+    print(
+        f"{device}, torch {torch.__version__}, batch "
+        f"{args.batch} a GPU, {args.hparams}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        corpus = generate_demo_corpus(
+            folder / "TIMIT", speakers=8, progress=False
+        )
+        (resume if args.resume else speed)(args, corpus, folder)
+
+
+if __name__ == "__main__":
+    main()

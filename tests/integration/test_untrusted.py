@@ -1,0 +1,146 @@
+"""Files of a results folder from strangers: nothing in them is run."""
+
+import json
+import os
+import pickle
+import shutil
+import zlib
+
+import pytest
+import torch
+
+from amsincnet_sb.inference.identifier import SpeakerIdentifier
+from amsincnet_sb.utils.checkpoints import CHECKSUMS
+from amsincnet_sb.utils.errors import InputError
+
+HPARAMS = "am_sincnet_m005.yaml"
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.canary),)
+
+
+def bombs(canary):
+    """Contents, by how they would go off."""
+    yield (
+        "pickle",
+        lambda path: path.write_bytes(
+            pickle.dumps({"weight": Bomb(canary)}, protocol=2)
+        ),
+    )
+    yield "torch", lambda path: torch.save({"weight": Bomb(canary)}, path)
+    text = f'!!python/object/apply:os.mkdir ["{canary}"]\n'
+    yield "yaml", lambda path: path.write_text(text)
+    code = f"__import__('os').mkdir({str(canary)!r})\n"
+    yield "python", lambda path: path.write_text(code)
+
+
+def seal(folder):
+    """Checksums as if the files had always been so."""
+    sums = {
+        path.name: [path.stat().st_size, zlib.crc32(path.read_bytes())]
+        for path in sorted(folder.iterdir())
+        if path.name != CHECKSUMS
+    }
+    (folder / CHECKSUMS).write_text(json.dumps(sums))
+
+
+@pytest.fixture(scope="module")
+def files(finished):
+    """What a finished run has left, but for the yaml."""
+    names = [
+        str(path.relative_to(finished))
+        for path in finished.rglob("*")
+        if path.is_file()
+        and path.suffix not in (".yaml", ".py", ".log", ".png")
+        and path.name not in ("env.log", "log.txt", "train_log.txt")
+    ]
+    (checkpoint,) = (finished / "save").glob("CKPT*")
+    names.append(f"save/{checkpoint.name}/CKPT.yaml")
+    return sorted(names)
+
+
+def test_the_bombs_would_go_off(tmp_path):
+    for how, put in bombs(tmp_path / "canary"):
+        put(tmp_path / "bomb")
+        if how in ("pickle", "torch"):
+            if how == "torch":
+                torch.load(tmp_path / "bomb", weights_only=False)
+            else:
+                pickle.loads((tmp_path / "bomb").read_bytes())
+            (tmp_path / "canary").rmdir()
+    exec((tmp_path / "bomb").read_text())
+    assert (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("how", [how for how, _ in bombs("")])
+def test_a_results_folder_full_of_bombs(
+    recipe, finished, files, tmp_path, monkeypatch, capsys, how
+):
+    """Each in its turn: training goes on, or stops with one sentence."""
+    canary = tmp_path / "canary"
+    put = dict(bombs(canary))[how]
+    assert any("optimizer" in name for name in files)
+    assert any("label_encoder" in name for name in files)
+    # What is of interest comes before the first step.
+    monkeypatch.setattr(
+        recipe.module.SpeakerBrain, "evaluate", lambda *_, **__: None
+    )
+    for name in files:
+        if name.startswith("pretrained"):
+            continue
+        output = tmp_path / "results"
+        shutil.copytree(finished, output)
+        put(output / name)
+        folder = (output / name).parent
+        if (folder / CHECKSUMS).exists() and not name.endswith(CHECKSUMS):
+            seal(folder)
+        capsys.readouterr()
+        try:
+            recipe(HPARAMS, output)
+        except SystemExit as stopped:
+            assert stopped.code == 2, name
+            assert capsys.readouterr().err.count("Error: ") == 1
+        assert not canary.exists(), name
+        shutil.rmtree(output)
+
+
+@pytest.mark.parametrize("how", [how for how, _ in bombs("")])
+def test_a_model_full_of_bombs(finished, files, tmp_path, how):
+    canary = tmp_path / "canary"
+    put = dict(bombs(canary))[how]
+    for name in files:
+        if not name.startswith("pretrained"):
+            continue
+        output = tmp_path / "results"
+        shutil.copytree(finished, output)
+        put(output / name)
+        try:
+            SpeakerIdentifier.from_results(output)
+        except InputError as error:
+            assert "\n" not in str(error)
+        assert not canary.exists(), name
+        shutil.rmtree(output)
+
+
+def test_a_manifest_that_points_outside(recipe, finished, tmp_path, capsys):
+    output = tmp_path / "results"
+    for wav in ("$data_root/../../secret.wav", "/etc/passwd", "secret.wav"):
+        shutil.copytree(finished, output)
+        for name in ("train", "test"):
+            path = output / "manifests" / f"{name}.csv"
+            lines = path.read_text().splitlines()
+            cells = lines[1].split(",")
+            cells[2] = wav
+            path.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]))
+        with pytest.raises(SystemExit) as stopped:
+            recipe(HPARAMS, output, skip_prep="True")
+        assert stopped.value.code == 2
+        assert "wav is" in capsys.readouterr().err
+        shutil.rmtree(output)

@@ -1,0 +1,294 @@
+"""Readers of files from strangers: whatever they hold, one sentence at most.
+
+Each starts from a file that is right and breaks it, or from noise. FUZZ_CASES
+sets the number of cases of each; ``make test-slow`` takes ten thousand.
+"""
+
+import io
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import (
+    HealthCheck,
+    example,
+    given,
+    settings,
+    strategies as st,
+)
+from timit_prepare import parse_wrd
+
+from amsincnet_sb.dataio.audio import audio_info, read_audio
+from amsincnet_sb.dataio.labels import read_labels
+from amsincnet_sb.dataio.manifest import (
+    Provenance,
+    Utterance,
+    read_manifest,
+    write_manifest,
+)
+from amsincnet_sb.dataio.own_corpus import list_corpus
+from amsincnet_sb.inference.evaluation import read_trials
+from amsincnet_sb.released import load_released, read_scp
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.history import History
+from amsincnet_sb.utils.overlays import plain_options, resolve_overlay
+
+CASES = int(os.environ.get("FUZZ_CASES", 50))
+
+fuzz = settings(
+    max_examples=CASES,
+    deadline=None,
+    derandomize=CASES < 1000,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@st.composite
+def broken(draw, *valid, words=()):
+    """Bytes that were right before somebody touched them."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=300))
+    data = bytearray(draw(st.sampled_from(valid)))
+    pieces = st.one_of(
+        st.binary(max_size=8),
+        st.sampled_from(
+            [b"-1", b"0", b"1e999", b"nan", b"\x00", b"\n", b'"', b"\xff\xfe"]
+            + [b"99999999999999999999", b"../../etc/passwd", b"\xe2\x80\xa8"]
+            + [b"A" * 5000, *words]
+        ),
+    )
+    for _ in range(draw(st.integers(0, 6))):
+        at = draw(st.integers(0, len(data)))
+        size = draw(st.sampled_from([0, 0, 1, 2, 4, 16, len(data)]))
+        data[at : at + size] = draw(pieces)
+    if draw(st.integers(0, 7)) == 0:
+        del data[draw(st.integers(0, len(data))) :]
+    return bytes(data)
+
+
+def only_input_errors(read, *arguments):
+    """What it answers, or None for a refusal in one sentence."""
+    try:
+        return read(*arguments)
+    except InputError as error:
+        assert str(error).strip() and "Traceback" not in str(error)
+        return None
+
+
+def audio_file(**options):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, (400, 2))
+    file = io.BytesIO()
+    soundfile.write(file, wave, 16000, **options)
+    return file.getvalue()
+
+
+SPHERE = audio_file(format="NIST", subtype="PCM_16")
+RIFF = audio_file(format="WAV", subtype="PCM_16")
+FLAC = audio_file(format="FLAC")
+FLOAT = audio_file(format="WAV", subtype="FLOAT")
+SPHERE_WORDS = [
+    b"sample_count -i 99999999999",
+    b"sample_rate -i 0",
+    b"channel_count -i 1000",
+    b"sample_n_bytes -i 0",
+    b"sample_coding -s26 pcm,embedded-shorten-v2.00",
+    b"end_head",
+]
+
+
+@fuzz
+@given(data=broken(SPHERE, RIFF, FLAC, FLOAT, words=SPHERE_WORDS))
+def test_audio(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "fuzz.wav"
+    path.write_bytes(data)
+    info = only_input_errors(audio_info, path)
+    wave = only_input_errors(read_audio, path)
+    if wave is not None:
+        assert info is not None and len(wave) > 0
+        assert wave.dtype == torch.float32 and wave.abs().max() <= 1
+
+
+@fuzz
+@given(
+    text=st.one_of(
+        st.text(),
+        broken(b"0 2680 h#\n2680 7320 a\n").map(
+            lambda data: data.decode("latin-1")
+        ),
+    )
+)
+@example(text="0 1 a\n" + "9" * 5000 + " " + "9" * 5001 + " b\n")
+def test_wrd(text):
+    span = parse_wrd(text)
+    assert span is None or 0 <= span[0] < span[1]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    path = tmp_path_factory.mktemp("manifest") / "train.csv"
+    write_manifest(
+        path,
+        [
+            Utterance(f"a-{i}", 1.0, f"a/{i}.wav", i, 16000 + i, "ab"[i % 2])
+            for i in range(4)
+        ],
+    )
+    return path.read_bytes()
+
+
+@fuzz
+@given(data=st.data())
+def test_manifest(tmp_path_factory, manifest, data):
+    path = tmp_path_factory.getbasetemp() / "fuzz.csv"
+    words = [b"$data_root/", b"$data_root/../x.wav", b"/etc/passwd", b"C:\\x"]
+    path.write_bytes(data.draw(broken(manifest, words=words)))
+    for utterance in only_input_errors(read_manifest, path) or []:
+        assert not os.path.isabs(utterance.wav)
+        assert ".." not in utterance.wav.replace("\\", "/").split("/")
+        assert utterance.start < utterance.stop
+
+
+@fuzz
+@given(
+    data=broken(
+        b"base: base.yaml\nmargin: 0.05\nlayers: [1, 2]\n",
+        b"base: base.yaml\nopt: !new:torch.optim.SGD\n    lr: 1\n",
+        words=[b"!!python/object/apply:os.getcwd []", b"&a [*a]", b"{", b": "]
+        + [b"!include:base.yaml", b"base: overlay.yaml", b"? [a]", b"<<: *x"],
+    )
+)
+def test_overlay(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "base.yaml").write_text(
+        "margin: 0.1\nlayers: [1]\nopt: !new:torch.optim.Adam\n    lr: 2\n"
+    )
+    (folder / "overlay.yaml").write_bytes(data)
+    found = only_input_errors(resolve_overlay, str(folder / "overlay.yaml"))
+    if found is not None:
+        only_input_errors(plain_options, *found)
+
+
+def saved_labels(protocol):
+    labels = np.array({"train/a.wav": 0, "train/b.wav": np.int64(1)}, object)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, np.lib.format.header_data_from_array_1_0(labels)
+    )
+    return header.getvalue() + pickle.dumps(labels, protocol=protocol)
+
+
+@fuzz
+@given(
+    data=broken(*(saved_labels(p) for p in range(5)), words=[b"cos\nsystem\n"])
+)
+def test_labels(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "fuzz.npy"
+    path.write_bytes(data)
+    for wav, index in (only_input_errors(read_labels, path) or {}).items():
+        assert type(wav) is str and type(index) is int
+
+
+@fuzz
+@given(data=broken(b"1 a b\n0 a c\n0 b c\n", words=[b"1 a a", b" ", b"2 a b"]))
+def test_trials(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "trials.txt"
+    path.write_bytes(data)
+    only_input_errors(read_trials, path, ["a", "b", "c"])
+
+
+@fuzz
+@given(data=broken(b"train/dr1/a/x.wav\n# no\n\ntrain/dr1/b/y.wav\n"))
+def test_scp(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "fuzz.scp"
+    path.write_bytes(data)
+    only_input_errors(read_scp, path)
+
+
+@fuzz
+@given(
+    data=broken(
+        b"path,speaker,split\na.wav,a,train\nb.wav,b,test\n",
+        b'{"x": {"wav": "a.wav", "spk_id": "a", "start": 0, "stop": 5}}',
+        b'[{"path": "b.wav", "speaker": 7}]',
+        words=[b"{}", b"null", b"[" * 3000, b"a.wav", b"b.wav", b"b\\"],
+    ),
+    suffix=st.sampled_from([".csv", ".tsv", ".json"]),
+)
+def test_own_corpus(tmp_path_factory, data, suffix):
+    folder = tmp_path_factory.getbasetemp() / "own"
+    folder.mkdir(exist_ok=True)
+    for name in "ab":
+        if not (folder / f"{name}.wav").exists():
+            (folder / f"{name}.wav").write_bytes(RIFF)
+    (folder / f"corpus{suffix}").write_bytes(data)
+    listing = only_input_errors(list_corpus, folder / f"corpus{suffix}")
+    for listed in listing.sentences if listing is not None else []:
+        assert ".." not in listed.wav.split("/")
+
+
+@fuzz
+@given(
+    wav=broken(b"a-1 a.wav\nb-1 b.wav\n", words=[b"cat a.wav |"]),
+    speakers=broken(b"a-1 a\nb-1 b\n"),
+)
+def test_kaldi(tmp_path_factory, wav, speakers):
+    folder = tmp_path_factory.getbasetemp() / "kaldi"
+    folder.mkdir(exist_ok=True)
+    for name in "ab":
+        if not (folder / f"{name}.wav").exists():
+            (folder / f"{name}.wav").write_bytes(RIFF)
+    (folder / "wav.scp").write_bytes(wav)
+    (folder / "utt2spk").write_bytes(speakers)
+    only_input_errors(list_corpus, folder)
+
+
+@fuzz
+@given(data=broken(b'{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n'))
+def test_history(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "fuzz.jsonl"
+    path.write_bytes(data)
+    only_input_errors(History(path).records)
+
+
+@fuzz
+@given(
+    data=broken(
+        json.dumps(
+            {"format": 1, "options": {}, "fingerprint": "", "counts": {}}
+            | {
+                "left_out": [["a", "b"]],
+                "notes": [],
+                "manifests": {"train": ""},
+            }
+        ).encode(),
+        words=[b"[" * 3000, b"null", b"{}", b"1"],
+    )
+)
+def test_provenance(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "provenance"
+    folder.mkdir(exist_ok=True)
+    (folder / Provenance.FILE).write_bytes(data)
+    only_input_errors(Provenance.read, folder)
+
+
+def saved_weights(protocol):
+    file = io.BytesIO()
+    torch.save(
+        {"a": torch.ones(2)}, file, _use_new_zipfile_serialization=protocol > 2
+    )
+    return file.getvalue()
+
+
+@fuzz
+@given(
+    data=broken(saved_weights(2), saved_weights(3), words=[b"cos\nsystem\n"])
+)
+def test_released_model(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "model_raw.pkl"
+    path.write_bytes(data)
+    only_input_errors(load_released, path)
