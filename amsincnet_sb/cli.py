@@ -64,7 +64,8 @@ def _parser():
     add.add_argument(
         "--threshold",
         type=float,
-        help="least cosine with a speaker (default: the calibrated one)",
+        help="least score of a speaker, below 0; implies --unknown (default: "
+        "the calibrated one)",
     )
     _shared(add)
     add.set_defaults(run=_identify)

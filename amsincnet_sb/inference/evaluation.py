@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.inference.identifier import Analysis
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.metrics import error_summary
 from amsincnet_sb.utils.verification import det_points, eer, min_dcf
@@ -48,7 +49,7 @@ def evaluate_model(model, manifest, data_folder, trials=None):
         ``threshold``, the numbers of trials; verification has ``min_dcf``
         and the points of the ``det`` curve too).
 
-        Open-set trials compare the output for the best speaker with the
+        Open-set trials compare the best speaker's mean log-posterior with the
         threshold. Sentences of unknown speakers are to be rejected; if there
         are none, those of known ones are, against the other speakers.
         ``own_cosine`` is the mean output of trained speakers for themselves.
@@ -80,9 +81,7 @@ def evaluate_model(model, manifest, data_folder, trials=None):
         disable=None,
     )
     found = [_usable(one, s) for one, s in zip(found, sentences)]
-    outputs = torch.stack([one.outputs for one in found]).cpu()
-    votes = torch.stack([one.votes for one in found]).cpu()
-    embeddings = torch.stack([one.embedding for one in found]).cpu()
+    found = Analysis(*(torch.stack(each).cpu() for each in zip(*found)))
     index = {name: i for i, name in enumerate(model.speakers)}
     labels = torch.tensor([index.get(s.spk_id, -1) for s in sentences])
     names = [s.spk_id for s in sentences]
@@ -91,11 +90,9 @@ def evaluate_model(model, manifest, data_folder, trials=None):
     return {
         "sentences": len(sentences),
         "speakers": len(set(names)),
-        "closed_set": _closed_set(
-            torch.stack([one.scores for one in found]).cpu(), votes, labels
-        ),
-        "open_set": _open_set(outputs, labels, model.trained_speakers),
-        "verification": _verification(embeddings, *pairs),
+        "closed_set": _closed_set(found, labels),
+        "open_set": _open_set(found, labels, model.trained_speakers),
+        "verification": _verification(found.embedding, *pairs),
     }
 
 
@@ -279,27 +276,34 @@ def all_pairs(names):
     return first, second, speaker[first] == speaker[second]
 
 
-def _closed_set(scores, votes, labels):
+def _closed_set(found, labels):
     known = labels >= 0
     if not known.any():
         return None
-    scores, votes, labels = scores[known], votes[known], labels[known]
+    scores, votes, labels = (
+        found.scores[known],
+        found.votes[known],
+        labels[known],
+    )
     right = votes.gather(1, labels[:, None]).squeeze(1)
     errors = error_summary(1 - right, scores, labels)
     return {**errors, "sentences": len(labels)}
 
 
-def _open_set(outputs, labels, trained):
-    known = labels >= 0
-    if not known.any() or outputs.shape[1] < 2:
+def _open_set(found, labels, trained):
+    known, scores = labels >= 0, found.scores
+    if not known.any() or scores.shape[1] < 2:
         return None
-    accept = outputs[known].max(-1).values
+    accept = scores[known].max(-1).values
     if known.all():
         how = "known speakers, their own class left out"
-        others = outputs.scatter(1, labels[:, None], -torch.inf)
+        # Exactly what the scores were if the model did not have it.
+        own = labels[:, None]
+        others = scores.scatter(1, own, -torch.inf)
+        others = others - found.others.gather(1, own)
     else:
         how = "speakers the model does not know"
-        others = outputs[~known]
+        others = scores[~known]
     reject = others.max(-1).values
     rate, threshold = eer(
         torch.cat([accept, reject]),
@@ -314,7 +318,7 @@ def _open_set(outputs, labels, trained):
     }
     learned = known & (labels < trained)
     if learned.any():
-        own = outputs[learned].gather(1, labels[learned][:, None])
+        own = found.outputs[learned].gather(1, labels[learned][:, None])
         errors["own_cosine"] = own.mean().item()
     return errors
 

@@ -32,9 +32,10 @@ logger = logging.getLogger(__name__)
 UNKNOWN = "unknown"
 CALIBRATION, ENROLLED = "calibration.json", "enrolled.npz"
 
-# Cosines, for a model that has not been calibrated. Where the errors of one
-# kind equal those of the other differs from model to model.
-DEFAULT_THRESHOLDS = {"verification": 0.8, "identification": 0.2}
+# A cosine and a mean log-posterior, for a model that has not been calibrated.
+# Where the errors of one kind equal those of the other differs from model to
+# model.
+DEFAULT_THRESHOLDS = {"verification": 0.8, "identification": -2.5}
 # Mean cosine of a speaker's windows with that speaker's class vector.
 DEFAULT_OWN_COSINE = 0.3
 
@@ -84,6 +85,9 @@ class Analysis(NamedTuple):
         ``[speakers]``, log-posteriors.
     votes : torch.Tensor
         ``[speakers]``, shares of the windows decided for each.
+    others : torch.Tensor
+        ``[speakers]``, logarithms of one minus the posterior: of being
+        anybody else.
     outputs : torch.Tensor
         ``[speakers]``, the classifier's outputs: cosines, or log-posteriors.
     embedding : torch.Tensor
@@ -94,6 +98,7 @@ class Analysis(NamedTuple):
 
     scores: torch.Tensor
     votes: torch.Tensor
+    others: torch.Tensor
     outputs: torch.Tensor
     embedding: torch.Tensor
     direction: torch.Tensor
@@ -221,10 +226,10 @@ class SpeakerIdentifier:
     def identify(self, audio, top_k=3, threshold=None):
         """Name the speaker of a recording.
 
-        With a threshold, ``"unknown"`` is one more candidate, whose cosine
-        with every window is the threshold: it comes first where no speaker's
-        mean cosine exceeds it. (Of a model with a softmax classifier,
-        thresholds are log-posteriors.)
+        With a threshold, ``"unknown"`` is one more candidate, with the
+        threshold for its score: it comes first where no speaker scores more.
+        The score is a log-posterior, so what counts is how far a speaker is
+        ahead of the others, not how similar; see docs/after_training.md.
 
         Arguments
         ---------
@@ -233,7 +238,7 @@ class SpeakerIdentifier:
         top_k : int
             How many candidates.
         threshold : float or "calibrated", optional
-            Below it a speaker is ``"unknown"``; :meth:`threshold` for
+            Least score, below 0; :meth:`threshold` for
             ``"calibrated"``. Without it somebody is always named.
 
         Returns
@@ -288,21 +293,9 @@ class SpeakerIdentifier:
         scores, votes = found.scores.tolist(), found.votes.tolist()
         candidates = [*map(Candidate, self.speakers, scores, votes)]
         if threshold is not None:
-            unknown = self._unknown(found, threshold)
-            # One more class makes everybody less likely.
-            shift = float(np.logaddexp(0.0, unknown))
-            candidates = [
-                one._replace(score=one.score - shift) for one in candidates
-            ]
-            candidates.append(Candidate(UNKNOWN, unknown - shift, None))
+            candidates.insert(0, Candidate(UNKNOWN, threshold, None))
         candidates.sort(key=lambda one: -one.score)
         return candidates[:top_k]
-
-    def _unknown(self, found, threshold):
-        """Log-posterior of an unknown speaker, beside those of the known."""
-        # Mean log-posteriors differ as the mean outputs do.
-        ahead = threshold - found.outputs.max().item()
-        return found.scores.max().item() + self.scale * ahead
 
     def embed(self, audio):
         """The d-vector of a recording: the mean over its windows.
@@ -364,23 +357,13 @@ class SpeakerIdentifier:
         Returns
         -------
         float
-            A cosine. A model that has never been calibrated has 0.8 for
-            verification and 0.2 for identification, and a warning says so.
-
-        Raises
-        ------
-        InputError
-            For the identification by a softmax classifier that has never
-            been calibrated: its outputs are no cosines.
+            A cosine for verification, a mean log-posterior for
+            identification. A model that has never been calibrated has 0.8
+            and -2.5, and a warning says so.
         """
         if task in self.calibration:
             return self.calibration[task]["threshold"]
         how = "find one with amsincnet evaluate --calibrate, or give a number"
-        if task == "identification" and not self._has_cosines():
-            raise InputError(
-                "This model has no threshold below which a speaker is "
-                f"unknown: {how}."
-            )
         default = DEFAULT_THRESHOLDS[task]
         logger.warning(
             "Note: this model has no calibrated threshold for %s, so that "
@@ -652,12 +635,21 @@ class SpeakerIdentifier:
             embeddings = embeddings.squeeze(1)
             scores = log_posteriors(outputs, self.scale)
             votes = F.one_hot(scores.argmax(-1), scores.shape[-1]).float()
+            # The smallest one that float32 can tell from none.
+            others = torch.log(-torch.expm1(scores.clamp(max=-1e-7)))
             directions = F.normalize(embeddings, dim=-1)
             lengths = [len(piece) for piece in pieces]
             parts = zip(
                 *(
                     each.split(lengths)
-                    for each in (scores, votes, outputs, embeddings, directions)
+                    for each in (
+                        scores,
+                        votes,
+                        others,
+                        outputs,
+                        embeddings,
+                        directions,
+                    )
                 )
             )
         for number, piece in group:
@@ -780,6 +772,8 @@ def _read_calibration(path):
             numbers = task["threshold"], task.get("own_cosine", 0.0)
             if not all(map(math.isfinite, numbers)):
                 raise ValueError("a threshold that is no number")
+        if calibration.get("identification", {"threshold": 0})["threshold"] > 0:
+            raise ValueError("a log-posterior above 0")
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as e:
         raise InputError(
             f"{path} does not hold thresholds ({e}); remove it and run "

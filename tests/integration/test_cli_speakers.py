@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from amsincnet_sb import cli
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
@@ -311,12 +310,15 @@ def test_pictures(model, corpus, capsys, tmp_path, what):
 
 
 def test_unknown(model, files, capsys, caplog):
-    outputs = SpeakerIdentifier.from_results(model).analyse(files[0]).outputs
-    above = torch.max(outputs).item() + 0.01
-    _, (answer,), _ = run(
-        capsys, "identify", model, files[0], f"--threshold={above}"
-    )
-    assert answer["candidates"][0]["speaker"] == "unknown"
+    best = SpeakerIdentifier.from_results(model).identify(files[0], 1)[0]
+    for threshold, first in (
+        (best.score + 0.01, "unknown"),
+        (best.score - 0.01, best.speaker),
+    ):
+        _, (answer,), _ = run(
+            capsys, "identify", model, files[0], f"--threshold={threshold}"
+        )
+        assert answer["candidates"][0]["speaker"] == first
     _, (answer,), _ = run(
         capsys, "identify", model, files[0], "--unknown", "--top", 9
     )
