@@ -47,7 +47,9 @@ def evaluate_model(model, manifest, data_folder, trials=None):
         ``sentence_error`` of the known speakers, in per cent),
         ``open_set`` and ``verification`` (``eer`` in per cent, its
         ``threshold``, the numbers of trials; verification has ``min_dcf``
-        and the points of the ``det`` curve too).
+        and the points of the ``det`` curve too). Of a model that has been
+        calibrated before, ``calibrated`` gives the ``misses`` and
+        ``false_alarms`` (in per cent) at the threshold kept with it.
 
         Open-set trials compare the best speaker's mean log-posterior with the
         threshold. Sentences of unknown speakers are to be rejected; if there
@@ -87,12 +89,20 @@ def evaluate_model(model, manifest, data_folder, trials=None):
     names = [s.spk_id for s in sentences]
     if pairs is None:
         pairs = all_pairs(names)
+    thresholds = {
+        task: model.calibration.get(task, {}).get("threshold")
+        for task in ("identification", "verification")
+    }
     return {
         "sentences": len(sentences),
         "speakers": len(set(names)),
         "closed_set": _closed_set(found, labels),
-        "open_set": _open_set(found, labels, model.trained_speakers),
-        "verification": _verification(found.embedding, *pairs),
+        "open_set": _open_set(
+            found, labels, model.trained_speakers, thresholds["identification"]
+        ),
+        "verification": _verification(
+            found.embedding, *pairs, thresholds["verification"]
+        ),
     }
 
 
@@ -133,10 +143,11 @@ def calibration_from(results, manifest):
             f"{manifest} has no two sentences of one speaker, or only one "
             "speaker, so that no threshold can be found."
         )
+    dropped = ("det", "calibrated")
     return {
         task: {
             "manifest": Path(manifest).name,
-            **{key: value for key, value in errors.items() if key != "det"},
+            **{k: v for k, v in errors.items() if k not in dropped},
         }
         for task, errors in found.items()
         if errors
@@ -174,6 +185,7 @@ def report(results):
             f"accept, {opened['unknown']} to reject: {opened['unknown_are']})",
             f"  equal error     {opened['eer']:8.3f} %  at threshold "
             f"{opened['threshold']:.3f}",
+            *_at_calibrated(opened),
         ]
     if verified:
         lines += [
@@ -181,9 +193,19 @@ def report(results):
             f"{verified['nontargets']} non-target trials)",
             f"  equal error     {verified['eer']:8.3f} %  at threshold "
             f"{verified['threshold']:.3f}",
+            *_at_calibrated(verified),
             f"  minDCF (0.01)   {verified['min_dcf']:8.3f}",
         ]
     return lines
+
+
+def _at_calibrated(errors):
+    if found := errors.get("calibrated"):
+        yield (
+            f"  at the calibrated threshold {found['threshold']:.3f}: "
+            f"{found['misses']:.3f} % misses, "
+            f"{found['false_alarms']:.3f} % false alarms"
+        )
 
 
 def read_trials(path, ids):
@@ -290,7 +312,7 @@ def _closed_set(found, labels):
     return {**errors, "sentences": len(labels)}
 
 
-def _open_set(found, labels, trained):
+def _open_set(found, labels, trained, calibrated):
     known, scores = labels >= 0, found.scores
     if not known.any() or scores.shape[1] < 2:
         return None
@@ -305,13 +327,10 @@ def _open_set(found, labels, trained):
         how = "speakers the model does not know"
         others = scores[~known]
     reject = others.max(-1).values
-    rate, threshold = eer(
-        torch.cat([accept, reject]),
-        torch.cat([torch.ones_like(accept), torch.zeros_like(reject)]),
-    )
+    trials = torch.cat([accept, reject])
+    targets = torch.cat([torch.ones_like(accept), torch.zeros_like(reject)])
     errors = {
-        "eer": 100 * rate,
-        "threshold": threshold,
+        **_equal_error(trials, targets.bool(), calibrated),
         "known": len(accept),
         "unknown": len(reject),
         "unknown_are": how,
@@ -323,7 +342,7 @@ def _open_set(found, labels, trained):
     return errors
 
 
-def _verification(embeddings, first, second, same):
+def _verification(embeddings, first, second, same, calibrated):
     if not same.any() or same.all():
         return None
     directions = F.normalize(embeddings, dim=-1)
@@ -334,13 +353,25 @@ def _verification(embeddings, first, second, same):
             for a, b in zip(first.split(4096), second.split(4096))
         ]
     )
-    rate, threshold = eer(scores, same)
     miss, false_alarm = det_points(scores, same)
     return {
-        "eer": 100 * rate,
-        "threshold": threshold,
+        **_equal_error(scores, same, calibrated),
         "min_dcf": min_dcf(scores, same)[0],
         "targets": int(same.sum()),
         "nontargets": int((~same).sum()),
         "det": {"miss": miss, "false_alarm": false_alarm},
     }
+
+
+def _equal_error(scores, targets, calibrated):
+    """Where both kinds of error are equal, and those at a threshold."""
+    rate, threshold = eer(scores, targets)
+    errors = {"eer": 100 * rate, "threshold": threshold}
+    if calibrated is not None:
+        accepted = (scores > calibrated).double()
+        errors["calibrated"] = {
+            "threshold": calibrated,
+            "misses": 100 * (1 - accepted[targets].mean().item()),
+            "false_alarms": 100 * accepted[~targets].mean().item(),
+        }
+    return errors

@@ -121,9 +121,19 @@ def test_evaluate_agrees_with_the_recipe(recipe, model, corpus, capsys):
         ("identification", "open_set"),
     ):
         assert who.threshold(task) == shown[key]["threshold"]
-    # Without --calibrate they stay.
+        assert "calibrated" not in shown[key]
+    # Without --calibrate they stay, and their errors are told.
     before = (model / "pretrained" / "calibration.json").read_text()
-    assert evaluate(capsys, model, corpus)[0] == 0
+    assert "misses" not in before
+    status, (again,), _ = evaluate(capsys, model, corpus)
+    assert status == 0
+    for key in ("verification", "open_set"):
+        found = again[key].pop("calibrated")
+        assert again[key] == shown[key]
+        assert found["threshold"] == shown[key]["threshold"]
+        # At the equal-error threshold, of the same sentences.
+        mean = (found["misses"] + found["false_alarms"]) / 2
+        assert mean == pytest.approx(shown[key]["eer"])
     assert (model / "pretrained" / "calibration.json").read_text() == before
 
 
