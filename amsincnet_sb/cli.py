@@ -59,13 +59,13 @@ def _parser():
     add.add_argument(
         "--unknown",
         action="store_true",
-        help="answer 'unknown' where nobody scores above the threshold",
+        help="answer 'unknown' where too little speaks for anybody",
     )
     add.add_argument(
         "--threshold",
         type=float,
-        help="least score of a speaker, below 0; implies --unknown (default: "
-        "the calibrated one)",
+        help="least share of the recording that must speak for somebody, 0 "
+        "to 1; implies --unknown (default: the calibrated one)",
     )
     _shared(add)
     add.set_defaults(run=_identify)
@@ -336,8 +336,10 @@ def _identify(options):
             continue
         print(path)
         for speaker, score, share in candidates:
-            share = "" if share is None else f"  windows {share:6.1%}"
-            print(f"  {speaker:<20} score {score:8.3f}{share}")
+            numbers = ""
+            if share is not None:
+                numbers = f" share {share:6.1%}  score {score:8.3f}"
+            print(f"  {speaker:<20}{numbers}".rstrip())
     return status
 
 

@@ -51,8 +51,8 @@ def evaluate_model(model, manifest, data_folder, trials=None):
         calibrated before, ``calibrated`` gives the ``misses`` and
         ``false_alarms`` (in per cent) at the threshold kept with it.
 
-        Open-set trials compare the best speaker's mean log-posterior with the
-        threshold. Sentences of unknown speakers are to be rejected; if there
+        Open-set trials compare the best candidate's share of a sentence with
+        the threshold. Sentences of unknown speakers are to be rejected; if there
         are none, those of known ones are, against the other speakers.
         ``own_cosine`` is the mean output of trained speakers for themselves.
 
@@ -316,17 +316,14 @@ def _open_set(found, labels, trained, calibrated):
     known, scores = labels >= 0, found.scores
     if not known.any() or scores.shape[1] < 2:
         return None
-    accept = scores[known].max(-1).values
+    accept = _best_share(scores[known], found.posteriors[known])
     if known.all():
         how = "known speakers, their own class left out"
-        # Exactly what the scores were if the model did not have it.
-        own = labels[:, None]
-        others = scores.scatter(1, own, -torch.inf)
-        others = others - found.others.gather(1, own)
+        scores = scores.scatter(1, labels[:, None], -torch.inf)
+        reject = _best_share(scores, found.posteriors)
     else:
         how = "speakers the model does not know"
-        others = scores[~known]
-    reject = others.max(-1).values
+        reject = _best_share(scores[~known], found.posteriors[~known])
     trials = torch.cat([accept, reject])
     targets = torch.cat([torch.ones_like(accept), torch.zeros_like(reject)])
     errors = {
@@ -340,6 +337,11 @@ def _open_set(found, labels, trained, calibrated):
         own = found.outputs[learned].gather(1, labels[learned][:, None])
         errors["own_cosine"] = own.mean().item()
     return errors
+
+
+def _best_share(scores, posteriors):
+    """What is compared with the threshold: the share of who scores best."""
+    return posteriors.gather(1, scores.argmax(-1, keepdim=True)).squeeze(1)
 
 
 def _verification(embeddings, first, second, same, calibrated):

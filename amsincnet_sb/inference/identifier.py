@@ -32,10 +32,9 @@ logger = logging.getLogger(__name__)
 UNKNOWN = "unknown"
 CALIBRATION, ENROLLED = "calibration.json", "enrolled.npz"
 
-# A cosine and a mean log-posterior, for a model that has not been calibrated.
-# Where the errors of one kind equal those of the other differs from model to
-# model.
-DEFAULT_THRESHOLDS = {"verification": 0.8, "identification": -2.5}
+# A cosine and a share, for a model that has not been calibrated. Where the
+# errors of one kind equal those of the other differs from model to model.
+DEFAULT_THRESHOLDS = {"verification": 0.8, "identification": 0.3}
 # Mean cosine of a speaker's windows with that speaker's class vector.
 DEFAULT_OWN_COSINE = 0.3
 
@@ -49,16 +48,17 @@ class Candidate(NamedTuple):
     ----------
     speaker : str
         Name.
-    score : float
-        Mean log-posterior over the windows; 0 at best.
-    windows : float or None
-        Share of the windows, from 0 to 1, that decide for this speaker; None
-        for ``"unknown"``, which is a decision about the whole recording.
+    score : float or None
+        Mean log-posterior over the windows, by which speakers are ranked; 0
+        at best. None for ``"unknown"``.
+    share : float or None
+        Mean posterior over the windows: how much of the recording, from 0 to
+        1, speaks for this speaker. None for ``"unknown"``.
     """
 
     speaker: str
-    score: float
-    windows: float | None
+    score: float | None
+    share: float | None
 
 
 class Verification(NamedTuple):
@@ -85,9 +85,8 @@ class Analysis(NamedTuple):
         ``[speakers]``, log-posteriors.
     votes : torch.Tensor
         ``[speakers]``, shares of the windows decided for each.
-    others : torch.Tensor
-        ``[speakers]``, logarithms of one minus the posterior: of being
-        anybody else.
+    posteriors : torch.Tensor
+        ``[speakers]``, posteriors.
     outputs : torch.Tensor
         ``[speakers]``, the classifier's outputs: cosines, or log-posteriors.
     embedding : torch.Tensor
@@ -98,7 +97,7 @@ class Analysis(NamedTuple):
 
     scores: torch.Tensor
     votes: torch.Tensor
-    others: torch.Tensor
+    posteriors: torch.Tensor
     outputs: torch.Tensor
     embedding: torch.Tensor
     direction: torch.Tensor
@@ -226,10 +225,10 @@ class SpeakerIdentifier:
     def identify(self, audio, top_k=3, threshold=None):
         """Name the speaker of a recording.
 
-        With a threshold, ``"unknown"`` is one more candidate, with the
-        threshold for its score: it comes first where no speaker scores more.
-        The score is a log-posterior, so what counts is how far a speaker is
-        ahead of the others, not how similar; see docs/after_training.md.
+        With a threshold, ``"unknown"`` comes first, without numbers, where
+        too little of the recording speaks for the best candidate. A share is
+        a posterior: it tells how far a speaker is ahead of the others, not
+        how similar the voice is, which rejects unknown speakers better.
 
         Arguments
         ---------
@@ -238,7 +237,7 @@ class SpeakerIdentifier:
         top_k : int
             How many candidates.
         threshold : float or "calibrated", optional
-            Least score, below 0; :meth:`threshold` for
+            Least share of the best, from 0 to 1; :meth:`threshold` for
             ``"calibrated"``. Without it somebody is always named.
 
         Returns
@@ -290,12 +289,14 @@ class SpeakerIdentifier:
                 raise found
 
     def _candidates(self, found, top_k, threshold):
-        scores, votes = found.scores.tolist(), found.votes.tolist()
-        candidates = [*map(Candidate, self.speakers, scores, votes)]
-        if threshold is not None:
-            candidates.insert(0, Candidate(UNKNOWN, threshold, None))
-        candidates.sort(key=lambda one: -one.score)
-        return candidates[:top_k]
+        best = found.scores.topk(min(top_k, len(self.speakers)))
+        candidates = [
+            Candidate(self.speakers[i], score, found.posteriors[i].item())
+            for score, i in zip(best.values.tolist(), best.indices.tolist())
+        ]
+        if threshold is not None and not candidates[0].share > threshold:
+            candidates = [Candidate(UNKNOWN, None, None), *candidates][:top_k]
+        return candidates
 
     def embed(self, audio):
         """The d-vector of a recording: the mean over its windows.
@@ -357,9 +358,9 @@ class SpeakerIdentifier:
         Returns
         -------
         float
-            A cosine for verification, a mean log-posterior for
+            A cosine for verification, a share of the recording for
             identification. A model that has never been calibrated has 0.8
-            and -2.5, and a warning says so.
+            and 0.3, and a warning says so.
         """
         if task in self.calibration:
             return self.calibration[task]["threshold"]
@@ -635,8 +636,6 @@ class SpeakerIdentifier:
             embeddings = embeddings.squeeze(1)
             scores = log_posteriors(outputs, self.scale)
             votes = F.one_hot(scores.argmax(-1), scores.shape[-1]).float()
-            # The smallest one that float32 can tell from none.
-            others = torch.log(-torch.expm1(scores.clamp(max=-1e-7)))
             directions = F.normalize(embeddings, dim=-1)
             lengths = [len(piece) for piece in pieces]
             parts = zip(
@@ -645,7 +644,7 @@ class SpeakerIdentifier:
                     for each in (
                         scores,
                         votes,
-                        others,
+                        scores.exp(),
                         outputs,
                         embeddings,
                         directions,
@@ -772,8 +771,6 @@ def _read_calibration(path):
             numbers = task["threshold"], task.get("own_cosine", 0.0)
             if not all(map(math.isfinite, numbers)):
                 raise ValueError("a threshold that is no number")
-        if calibration.get("identification", {"threshold": 0})["threshold"] > 0:
-            raise ValueError("a log-posterior above 0")
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as e:
         raise InputError(
             f"{path} does not hold thresholds ({e}); remove it and run "
