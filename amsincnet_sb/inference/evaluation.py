@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.inference.identifier import Analysis
+from amsincnet_sb.inference.score_norm import MIN_COHORT
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.metrics import error_summary
 from amsincnet_sb.utils.verification import det_points, eer, min_dcf
@@ -16,6 +16,7 @@ from amsincnet_sb.utils.verification import det_points, eer, min_dcf
 __all__ = [
     "all_pairs",
     "calibration_from",
+    "cohort_from",
     "evaluate_model",
     "read_trials",
     "report",
@@ -71,18 +72,7 @@ def evaluate_model(model, manifest, data_folder, trials=None):
             f"{manifest} lists {len(sentences)} sentences, too many to pair "
             "each with each; give a list with --trials."
         )
-    rate = model.embedding_model.sample_rate
-    waves = (
-        read_audio(Path(data_folder) / s.wav, s.start, s.stop, rate)
-        for s in sentences
-    )
-    found = tqdm(
-        model.analyse_all(waves),
-        total=len(sentences),
-        unit="file",
-        disable=None,
-    )
-    found = [_usable(one, s) for one, s in zip(found, sentences)]
+    found = _listen(model, sentences, data_folder)
     found = Analysis(*(torch.stack(each).cpu() for each in zip(*found)))
     index = {name: i for i, name in enumerate(model.speakers)}
     labels = torch.tensor([index.get(s.spk_id, -1) for s in sentences])
@@ -101,9 +91,63 @@ def evaluate_model(model, manifest, data_folder, trials=None):
             found, labels, model.trained_speakers, thresholds["identification"]
         ),
         "verification": _verification(
-            found.embedding, *pairs, thresholds["verification"]
+            model, found, *pairs, thresholds["verification"]
         ),
     }
+
+
+def cohort_from(model, manifest, data_folder):
+    """Directions of speakers, against whom verification measures.
+
+    Arguments
+    ---------
+    model : amsincnet_sb.inference.identifier.SpeakerIdentifier
+        The model.
+    manifest : str or Path
+        Sentences of other speakers than those of the trials, or at least
+        other sentences: the training manifest.
+    data_folder : str or Path
+        What its paths are relative to.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[speakers, embedding_size]``, for
+        :attr:`SpeakerIdentifier.cohort`.
+
+    Raises
+    ------
+    InputError
+        If a recording cannot be used, or there are fewer than three speakers.
+    """
+    sentences = read_manifest(manifest)
+    speakers = {}
+    for position, sentence in enumerate(sentences):
+        speakers.setdefault(sentence.spk_id, []).append(position)
+    if len(speakers) < MIN_COHORT:
+        raise InputError(
+            f"{manifest} has {len(speakers)} speakers, but a cohort must have "
+            f"at least {MIN_COHORT}."
+        )
+    found = _listen(model, sentences, data_folder)
+    directions = torch.stack([one.direction for one in found]).cpu()
+    return torch.stack([directions[own].mean(0) for own in speakers.values()])
+
+
+def _listen(model, sentences, data_folder):
+    """An Analysis of each sentence."""
+    rate = model.embedding_model.sample_rate
+    waves = (
+        read_audio(Path(data_folder) / s.wav, s.start, s.stop, rate)
+        for s in sentences
+    )
+    found = tqdm(
+        model.analyse_all(waves),
+        total=len(sentences),
+        unit="file",
+        disable=None,
+    )
+    return [_usable(one, s) for one, s in zip(found, sentences)]
 
 
 def _usable(found, sentence):
@@ -344,17 +388,10 @@ def _best_share(scores, posteriors):
     return posteriors.gather(1, scores.argmax(-1, keepdim=True)).squeeze(1)
 
 
-def _verification(embeddings, first, second, same, calibrated):
+def _verification(model, found, first, second, same, calibrated):
     if not same.any() or same.all():
         return None
-    directions = F.normalize(embeddings, dim=-1)
-    # In pieces: a million pairs of d-vectors would not fit.
-    scores = torch.cat(
-        [
-            (directions[a] * directions[b]).sum(-1)
-            for a, b in zip(first.split(4096), second.split(4096))
-        ]
-    )
+    scores = model.compare(found.direction, first, second)
     miss, false_alarm = det_points(scores, same)
     return {
         **_equal_error(scores, same, calibrated),

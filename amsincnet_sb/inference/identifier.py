@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
 from amsincnet_sb.dataio.read_ahead import read_ahead
+from amsincnet_sb.inference.score_norm import MIN_COHORT, compare
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.nnet.scoring import log_posteriors
@@ -30,7 +31,8 @@ __all__ = ["Analysis", "Candidate", "SpeakerIdentifier", "UNKNOWN"]
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
-CALIBRATION, ENROLLED = "calibration.json", "enrolled.npz"
+CALIBRATION, COHORT = "calibration.json", "cohort.npz"
+ENROLLED = "enrolled.npz"
 
 # A cosine and a share, for a model that has not been calibrated. Where the
 # errors of one kind equal those of the other differs from model to model.
@@ -67,7 +69,8 @@ class Verification(NamedTuple):
     Attributes
     ----------
     score : float
-        Cosine of the d-vectors, from -1 to 1.
+        Cosine of the mean directions, from -1 to 1; of a model with a cohort
+        in standard deviations, see :mod:`amsincnet_sb.inference.score_norm`.
     accepted : bool
         Whether it exceeds the threshold.
     """
@@ -136,6 +139,9 @@ class SpeakerIdentifier:
     calibration : dict
         ``"verification"`` and ``"identification"``, each with a
         ``"threshold"`` and how it was found; empty if it never was.
+    cohort : torch.Tensor or None
+        ``[speakers, embedding_size]``, directions of speakers against whom
+        verification measures; kept with the calibration.
 
     Example
     -------
@@ -171,12 +177,13 @@ class SpeakerIdentifier:
         self.scale = scale
         self.windows_per_batch = windows_per_batch
         self.folder = folder and Path(folder)
-        self.calibration = {}
+        self.calibration, self.cohort = {}, None
         self.device = next(embedding_model.parameters()).device
         self._embed = for_evaluation(embedding_model)
         self._trained = list(speakers)
         self._set_enrolled({})
-        self._kept = {}, {}  # calibration and enrolled speakers on the disk
+        # Calibration, cohort and enrolled speakers as they are on the disk.
+        self._kept = {}, None, {}
 
     @classmethod
     def from_results(cls, folder, device="cpu", hop=None):
@@ -218,8 +225,11 @@ class SpeakerIdentifier:
             hop=hop,
         )
         model.calibration = _read_calibration(folder / CALIBRATION)
+        # A cohort without a threshold found with it would be of no use.
+        if "verification" in model.calibration:
+            model.cohort = model._read_cohort(folder)
         model._set_enrolled(model._read_enrolled(folder))
-        model._kept = copy.copy(model.calibration), model._enrolled
+        model._keep()
         return model
 
     def identify(self, audio, top_k=3, threshold=None):
@@ -330,7 +340,7 @@ class SpeakerIdentifier:
         a, b : str, Path or torch.Tensor
             The recordings.
         threshold : float, optional
-            Least cosine; :meth:`threshold` if not given.
+            Least score; :meth:`threshold` if not given.
 
         Returns
         -------
@@ -344,8 +354,26 @@ class SpeakerIdentifier:
         """
         if threshold is None:
             threshold = self.threshold("verification")
-        score = F.cosine_similarity(*self.embed([a, b]), dim=0).item()
+        found = torch.stack([one.direction for one in self._analyses([a, b])])
+        score = self.compare(found, torch.tensor([0]), torch.tensor([1])).item()
         return Verification(score, score > threshold)
+
+    def compare(self, directions, first, second):
+        """Scores of many trials; see :mod:`amsincnet_sb.inference.score_norm`.
+
+        Arguments
+        ---------
+        directions : torch.Tensor
+            ``[recordings, embedding_size]``, from :meth:`analyse`.
+        first, second : torch.Tensor
+            ``[trials]``, positions in ``directions``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[trials]``, on the CPU.
+        """
+        return compare(directions.cpu(), first, second, self.cohort)
 
     def threshold(self, task):
         """The threshold found by ``amsincnet evaluate --calibrate``.
@@ -494,16 +522,21 @@ class SpeakerIdentifier:
             return
         # What another process has changed since the model was loaded stays.
         with exclusive(folder / "config.json"):
-            if self.calibration != self._kept[0]:
+            calibration, cohort, _ = self._kept
+            if self.calibration != calibration or self.cohort is not cohort:
                 self._write_calibration(folder)
             enrolled = self._merged(folder)
             self._write_enrolled(folder, enrolled)
         self._set_enrolled(enrolled)
-        self._kept = copy.copy(self.calibration), enrolled
+        self._keep()
+
+    def _keep(self):
+        calibration = copy.copy(self.calibration)
+        self._kept = calibration, self.cohort, self._enrolled
 
     def _merged(self, folder):
         """The enrolled speakers of a folder with our changes."""
-        found, kept = self._read_enrolled(folder), self._kept[1]
+        found, kept = self._read_enrolled(folder), self._kept[2]
         for name in {**kept, **self._enrolled}:
             ours, before = self._enrolled.get(name), kept.get(name)
             if ours is before:
@@ -526,7 +559,15 @@ class SpeakerIdentifier:
         size = self.embedding_model.embedding_size
         return _read_enrolled(path, size) if path.is_file() else {}
 
+    def _read_cohort(self, folder):
+        path = folder / COHORT
+        size = self.embedding_model.embedding_size
+        return _read_cohort(path, size) if path.is_file() else None
+
     def _write_calibration(self, folder):
+        if self.cohort is not None:
+            with atomic_write(folder / COHORT, "wb") as file:
+                np.savez(file, vectors=self.cohort.float().numpy())
         if self.calibration:
             with atomic_write(folder / CALIBRATION) as file:
                 json.dump(self.calibration, file, indent=1)
@@ -801,3 +842,26 @@ def _read_enrolled(path, size):
             "remove it and enrol them again."
         ) from error
     return dict(zip(names, torch.from_numpy(vectors)))
+
+
+def _read_cohort(path, size):
+    """Directions of speakers from ``cohort.npz``; nothing is executed."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            vectors = file["vectors"]
+        good = (
+            vectors.ndim == 2
+            and len(vectors) >= MIN_COHORT
+            and vectors.shape[1] == size
+            and vectors.dtype == np.float32
+            and np.isfinite(vectors).all()
+        )
+        if not good:
+            raise ValueError(f"not one vector of {size} numbers a speaker")
+    except Exception as error:
+        # Whatever a damaged file makes numpy and zipfile raise.
+        raise InputError(
+            f"{path} does not hold a cohort of this model ({error}); remove "
+            "it and run amsincnet evaluate --calibrate."
+        ) from error
+    return torch.from_numpy(vectors)

@@ -137,6 +137,34 @@ def test_evaluate_agrees_with_the_recipe(recipe, model, corpus, capsys):
     assert (model / "pretrained" / "calibration.json").read_text() == before
 
 
+def test_a_cohort(model, files, corpus, capsys):
+    cohort = model / "manifests" / "train.csv"
+    _, (plain,), _ = evaluate(capsys, model, corpus)
+    _, (once,), _ = evaluate(capsys, model, corpus, "--cohort", cohort)
+    assert once["closed_set"] == plain["closed_set"]
+    assert once["verification"]["threshold"] != pytest.approx(
+        plain["verification"]["threshold"]
+    )
+    assert not (model / "pretrained" / "cohort.npz").exists()
+    option = ["--cohort", cohort, "--calibrate"]
+    _, (kept,), _ = evaluate(capsys, model, corpus, *option)
+    assert kept == once
+    # From now on without being asked for.
+    _, (again,), _ = evaluate(capsys, model, corpus)
+    assert again["verification"]["calibrated"].pop("threshold") == (
+        pytest.approx(once["verification"]["threshold"])
+    )
+    _, (answer,), _ = run(capsys, "verify", model, files[0], files[1])
+    who = SpeakerIdentifier.from_results(model)
+    assert answer["score"] == pytest.approx(who.verify(*files[:2]).score)
+    assert answer["threshold"] == once["verification"]["threshold"]
+    # Two speakers are no cohort.
+    lines = cohort.read_text().splitlines(keepends=True)
+    cohort.write_text("".join(lines[:6]))
+    status, _, (line,) = evaluate(capsys, model, corpus, "--cohort", cohort)
+    assert status == 2 and "at least 3" in line
+
+
 def test_a_list_of_trials(model, corpus, tmp_path, capsys):
     with open(model / "manifests" / "test.csv", newline="") as file:
         ids = [row["ID"] for row in csv.DictReader(file)]

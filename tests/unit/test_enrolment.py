@@ -78,12 +78,56 @@ def test_verification_is_a_cosine(who):
     a, b, c = voice(2500), voice(2500, 0.3, seed=1), voice(300)
     same, other = who.verify(a, b, 0.7), who.verify(a, c, 0.7)
     for found, second in ((same, b), (other, c)):
-        x, y = who.embed(a), who.embed(second)
+        x, y = (who.analyse(one).direction for one in (a, second))
         cosine = (x @ y / x.norm() / y.norm()).item()
         assert found.score == pytest.approx(cosine, abs=1e-6)
         assert found.accepted is (cosine > 0.7)
     assert same.accepted and not other.accepted
     assert not who.verify(a, b, same.score).accepted
+
+
+def test_verification_against_a_cohort(who):
+    a, b = voice(2500), voice(2500, 0.3, seed=1)
+    pitches = [300, 700, 1500, 2000, 3000, 3500, 4000]
+    who.cohort = torch.stack(
+        [who.analyse(voice(pitch, seed=5)).direction for pitch in pitches]
+    )
+    x, y = (who.analyse(one).direction.numpy() for one in (a, b))
+
+    def cosine(u, v):
+        return u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+
+    expected = 0
+    for side in (x, y):
+        nearest = sorted(cosine(side, c) for c in who.cohort.numpy())[-5:]
+        spread = np.std(nearest, ddof=1)
+        expected += (cosine(x, y) - np.mean(nearest)) / spread / 2
+    found = who.verify(a, b, 1.0)
+    assert found.score == pytest.approx(expected, rel=1e-3)
+    assert found.accepted is bool(expected > 1.0)
+
+
+def test_a_cohort_is_kept_with_the_threshold(saved, tmp_path):
+    plain = saved.verify(voice(300), voice(700), 0.0).score
+    saved.cohort = torch.stack(
+        [saved.analyse(voice(p)).direction for p in (300, 1500, 2500, 4000)]
+    )
+    saved.save()
+    expected = saved.verify(voice(300), voice(700), 0.0)
+    assert expected.score != pytest.approx(plain)
+    saved.save(tmp_path / "copy")
+    for folder in (tmp_path, tmp_path / "copy"):
+        again = SpeakerIdentifier.from_results(folder)
+        assert again.verify(voice(300), voice(700), 0.0) == expected
+    (tmp_path / "copy" / "calibration.json").unlink()
+    again = SpeakerIdentifier.from_results(tmp_path / "copy")
+    assert again.verify(voice(300), voice(700), 0.0).score == pytest.approx(
+        plain
+    )
+    for vectors in (np.zeros((4, 9), np.float32), np.zeros((2, 16), "f4")):
+        np.savez(tmp_path / "pretrained" / "cohort.npz", vectors=vectors)
+        with pytest.raises(InputError, match="does not hold a cohort"):
+            SpeakerIdentifier.from_results(tmp_path)
 
 
 def test_thresholds(who, caplog):
