@@ -59,12 +59,13 @@ def _parser():
     add.add_argument(
         "--unknown",
         action="store_true",
-        help="answer 'unknown' where nobody scores above the threshold",
+        help="answer 'unknown' where too little speaks for anybody",
     )
     add.add_argument(
         "--threshold",
         type=float,
-        help="least cosine with a speaker (default: the calibrated one)",
+        help="least share of the recording that must speak for somebody, 0 "
+        "to 1; implies --unknown (default: the calibrated one)",
     )
     _shared(add)
     add.set_defaults(run=_identify)
@@ -240,7 +241,7 @@ def _add_speaker_commands(commands):
     add.add_argument(
         "--threshold",
         type=float,
-        help="least cosine to accept (default: the calibrated one)",
+        help="least score to accept (default: the calibrated one)",
     )
     _shared(add)
     add.set_defaults(run=_verify)
@@ -267,7 +268,7 @@ def _add_speaker_commands(commands):
         "into the model's folder.",
         epilog="example: amsincnet evaluate results/demo/1234 --manifest "
         "results/demo/1234/manifests/test.csv --data_folder demo/corpus "
-        "--calibrate",
+        "--cohort results/demo/1234/manifests/train.csv --calibrate",
     )
     add.add_argument("model", help=MODEL)
     add.add_argument("--manifest", required=True, help="CSV of a preparation")
@@ -284,6 +285,11 @@ def _add_speaker_commands(commands):
         action="store_true",
         help="keep the equal-error thresholds with the model, for verify and "
         "identify --unknown",
+    )
+    add.add_argument(
+        "--cohort",
+        help="manifest of the training sentences: verification measures "
+        "against their speakers; kept with the thresholds",
     )
     _shared(add)
     add.set_defaults(run=_evaluate)
@@ -335,8 +341,10 @@ def _identify(options):
             continue
         print(path)
         for speaker, score, share in candidates:
-            share = "" if share is None else f"  windows {share:6.1%}"
-            print(f"  {speaker:<20} score {score:8.3f}{share}")
+            numbers = ""
+            if share is not None:
+                numbers = f" share {share:6.1%}  score {score:8.3f}"
+            print(f"  {speaker:<20}{numbers}".rstrip())
     return status
 
 
@@ -407,6 +415,7 @@ def _embed(options):
 def _evaluate(options):
     from amsincnet_sb.inference.evaluation import (
         calibration_from,
+        cohort_from,
         evaluate_model,
         report,
     )
@@ -416,6 +425,8 @@ def _evaluate(options):
     model = _load(options)
     # Every window that the evaluation of a training run counts.
     model.hop = model.embedding_model.hop
+    if options.cohort:
+        model.cohort = cohort_from(model, options.cohort, options.data_folder)
     results = evaluate_model(
         model, options.manifest, options.data_folder, options.trials
     )

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.inference.identifier import Analysis
+from amsincnet_sb.inference.score_norm import MIN_COHORT
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.metrics import error_summary
 from amsincnet_sb.utils.verification import det_points, eer, min_dcf
@@ -15,6 +16,7 @@ from amsincnet_sb.utils.verification import det_points, eer, min_dcf
 __all__ = [
     "all_pairs",
     "calibration_from",
+    "cohort_from",
     "evaluate_model",
     "read_trials",
     "report",
@@ -46,10 +48,12 @@ def evaluate_model(model, manifest, data_folder, trials=None):
         ``sentence_error`` of the known speakers, in per cent),
         ``open_set`` and ``verification`` (``eer`` in per cent, its
         ``threshold``, the numbers of trials; verification has ``min_dcf``
-        and the points of the ``det`` curve too).
+        and the points of the ``det`` curve too). Of a model that has been
+        calibrated before, ``calibrated`` gives the ``misses`` and
+        ``false_alarms`` (in per cent) at the threshold kept with it.
 
-        Open-set trials compare the output for the best speaker with the
-        threshold. Sentences of unknown speakers are to be rejected; if there
+        Open-set trials compare the best candidate's share of a sentence with
+        the threshold. Sentences of unknown speakers are to be rejected; if there
         are none, those of known ones are, against the other speakers.
         ``own_cosine`` is the mean output of trained speakers for themselves.
 
@@ -68,6 +72,70 @@ def evaluate_model(model, manifest, data_folder, trials=None):
             f"{manifest} lists {len(sentences)} sentences, too many to pair "
             "each with each; give a list with --trials."
         )
+    found = _listen(model, sentences, data_folder)
+    found = Analysis(*(torch.stack(each).cpu() for each in zip(*found)))
+    index = {name: i for i, name in enumerate(model.speakers)}
+    labels = torch.tensor([index.get(s.spk_id, -1) for s in sentences])
+    names = [s.spk_id for s in sentences]
+    if pairs is None:
+        pairs = all_pairs(names)
+    thresholds = {
+        task: model.calibration.get(task, {}).get("threshold")
+        for task in ("identification", "verification")
+    }
+    return {
+        "sentences": len(sentences),
+        "speakers": len(set(names)),
+        "closed_set": _closed_set(found, labels),
+        "open_set": _open_set(
+            found, labels, model.trained_speakers, thresholds["identification"]
+        ),
+        "verification": _verification(
+            model, found, *pairs, thresholds["verification"]
+        ),
+    }
+
+
+def cohort_from(model, manifest, data_folder):
+    """Directions of speakers, against whom verification measures.
+
+    Arguments
+    ---------
+    model : amsincnet_sb.inference.identifier.SpeakerIdentifier
+        The model.
+    manifest : str or Path
+        Sentences of other speakers than those of the trials, or at least
+        other sentences: the training manifest.
+    data_folder : str or Path
+        What its paths are relative to.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[speakers, embedding_size]``, for
+        :attr:`SpeakerIdentifier.cohort`.
+
+    Raises
+    ------
+    InputError
+        If a recording cannot be used, or there are fewer than three speakers.
+    """
+    sentences = read_manifest(manifest)
+    speakers = {}
+    for position, sentence in enumerate(sentences):
+        speakers.setdefault(sentence.spk_id, []).append(position)
+    if len(speakers) < MIN_COHORT:
+        raise InputError(
+            f"{manifest} has {len(speakers)} speakers, but a cohort must have "
+            f"at least {MIN_COHORT}."
+        )
+    found = _listen(model, sentences, data_folder)
+    directions = torch.stack([one.direction for one in found]).cpu()
+    return torch.stack([directions[own].mean(0) for own in speakers.values()])
+
+
+def _listen(model, sentences, data_folder):
+    """An Analysis of each sentence."""
     rate = model.embedding_model.sample_rate
     waves = (
         read_audio(Path(data_folder) / s.wav, s.start, s.stop, rate)
@@ -79,24 +147,7 @@ def evaluate_model(model, manifest, data_folder, trials=None):
         unit="file",
         disable=None,
     )
-    found = [_usable(one, s) for one, s in zip(found, sentences)]
-    outputs = torch.stack([one.outputs for one in found]).cpu()
-    votes = torch.stack([one.votes for one in found]).cpu()
-    embeddings = torch.stack([one.embedding for one in found]).cpu()
-    index = {name: i for i, name in enumerate(model.speakers)}
-    labels = torch.tensor([index.get(s.spk_id, -1) for s in sentences])
-    names = [s.spk_id for s in sentences]
-    if pairs is None:
-        pairs = all_pairs(names)
-    return {
-        "sentences": len(sentences),
-        "speakers": len(set(names)),
-        "closed_set": _closed_set(
-            torch.stack([one.scores for one in found]).cpu(), votes, labels
-        ),
-        "open_set": _open_set(outputs, labels, model.trained_speakers),
-        "verification": _verification(embeddings, *pairs),
-    }
+    return [_usable(one, s) for one, s in zip(found, sentences)]
 
 
 def _usable(found, sentence):
@@ -136,10 +187,11 @@ def calibration_from(results, manifest):
             f"{manifest} has no two sentences of one speaker, or only one "
             "speaker, so that no threshold can be found."
         )
+    dropped = ("det", "calibrated")
     return {
         task: {
             "manifest": Path(manifest).name,
-            **{key: value for key, value in errors.items() if key != "det"},
+            **{k: v for k, v in errors.items() if k not in dropped},
         }
         for task, errors in found.items()
         if errors
@@ -177,6 +229,7 @@ def report(results):
             f"accept, {opened['unknown']} to reject: {opened['unknown_are']})",
             f"  equal error     {opened['eer']:8.3f} %  at threshold "
             f"{opened['threshold']:.3f}",
+            *_at_calibrated(opened),
         ]
     if verified:
         lines += [
@@ -184,9 +237,19 @@ def report(results):
             f"{verified['nontargets']} non-target trials)",
             f"  equal error     {verified['eer']:8.3f} %  at threshold "
             f"{verified['threshold']:.3f}",
+            *_at_calibrated(verified),
             f"  minDCF (0.01)   {verified['min_dcf']:8.3f}",
         ]
     return lines
+
+
+def _at_calibrated(errors):
+    if found := errors.get("calibrated"):
+        yield (
+            f"  at the calibrated threshold {found['threshold']:.3f}: "
+            f"{found['misses']:.3f} % misses, "
+            f"{found['false_alarms']:.3f} % false alarms"
+        )
 
 
 def read_trials(path, ids):
@@ -279,64 +342,75 @@ def all_pairs(names):
     return first, second, speaker[first] == speaker[second]
 
 
-def _closed_set(scores, votes, labels):
+def _closed_set(found, labels):
     known = labels >= 0
     if not known.any():
         return None
-    scores, votes, labels = scores[known], votes[known], labels[known]
+    scores, votes, labels = (
+        found.scores[known],
+        found.votes[known],
+        labels[known],
+    )
     right = votes.gather(1, labels[:, None]).squeeze(1)
     errors = error_summary(1 - right, scores, labels)
     return {**errors, "sentences": len(labels)}
 
 
-def _open_set(outputs, labels, trained):
-    known = labels >= 0
-    if not known.any() or outputs.shape[1] < 2:
+def _open_set(found, labels, trained, calibrated):
+    known, scores = labels >= 0, found.scores
+    if not known.any() or scores.shape[1] < 2:
         return None
-    accept = outputs[known].max(-1).values
+    accept = _best_share(scores[known], found.posteriors[known])
     if known.all():
         how = "known speakers, their own class left out"
-        others = outputs.scatter(1, labels[:, None], -torch.inf)
+        scores = scores.scatter(1, labels[:, None], -torch.inf)
+        reject = _best_share(scores, found.posteriors)
     else:
         how = "speakers the model does not know"
-        others = outputs[~known]
-    reject = others.max(-1).values
-    rate, threshold = eer(
-        torch.cat([accept, reject]),
-        torch.cat([torch.ones_like(accept), torch.zeros_like(reject)]),
-    )
+        reject = _best_share(scores[~known], found.posteriors[~known])
+    trials = torch.cat([accept, reject])
+    targets = torch.cat([torch.ones_like(accept), torch.zeros_like(reject)])
     errors = {
-        "eer": 100 * rate,
-        "threshold": threshold,
+        **_equal_error(trials, targets.bool(), calibrated),
         "known": len(accept),
         "unknown": len(reject),
         "unknown_are": how,
     }
     learned = known & (labels < trained)
     if learned.any():
-        own = outputs[learned].gather(1, labels[learned][:, None])
+        own = found.outputs[learned].gather(1, labels[learned][:, None])
         errors["own_cosine"] = own.mean().item()
     return errors
 
 
-def _verification(embeddings, first, second, same):
+def _best_share(scores, posteriors):
+    """What is compared with the threshold: the share of who scores best."""
+    return posteriors.gather(1, scores.argmax(-1, keepdim=True)).squeeze(1)
+
+
+def _verification(model, found, first, second, same, calibrated):
     if not same.any() or same.all():
         return None
-    directions = F.normalize(embeddings, dim=-1)
-    # In pieces: a million pairs of d-vectors would not fit.
-    scores = torch.cat(
-        [
-            (directions[a] * directions[b]).sum(-1)
-            for a, b in zip(first.split(4096), second.split(4096))
-        ]
-    )
-    rate, threshold = eer(scores, same)
+    scores = model.compare(found.direction, first, second)
     miss, false_alarm = det_points(scores, same)
     return {
-        "eer": 100 * rate,
-        "threshold": threshold,
+        **_equal_error(scores, same, calibrated),
         "min_dcf": min_dcf(scores, same)[0],
         "targets": int(same.sum()),
         "nontargets": int((~same).sum()),
         "det": {"miss": miss, "false_alarm": false_alarm},
     }
+
+
+def _equal_error(scores, targets, calibrated):
+    """Where both kinds of error are equal, and those at a threshold."""
+    rate, threshold = eer(scores, targets)
+    errors = {"eer": 100 * rate, "threshold": threshold}
+    if calibrated is not None:
+        accepted = (scores > calibrated).double()
+        errors["calibrated"] = {
+            "threshold": calibrated,
+            "misses": 100 * (1 - accepted[targets].mean().item()),
+            "false_alarms": 100 * accepted[~targets].mean().item(),
+        }
+    return errors

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
 from amsincnet_sb.dataio.read_ahead import read_ahead
+from amsincnet_sb.inference.score_norm import MIN_COHORT, compare
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.nnet.scoring import log_posteriors
@@ -30,11 +31,12 @@ __all__ = ["Analysis", "Candidate", "SpeakerIdentifier", "UNKNOWN"]
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
-CALIBRATION, ENROLLED = "calibration.json", "enrolled.npz"
+CALIBRATION, COHORT = "calibration.json", "cohort.npz"
+ENROLLED = "enrolled.npz"
 
-# Cosines, for a model that has not been calibrated. Where the errors of one
-# kind equal those of the other differs from model to model.
-DEFAULT_THRESHOLDS = {"verification": 0.8, "identification": 0.2}
+# A cosine and a share, for a model that has not been calibrated. Where the
+# errors of one kind equal those of the other differs from model to model.
+DEFAULT_THRESHOLDS = {"verification": 0.8, "identification": 0.3}
 # Mean cosine of a speaker's windows with that speaker's class vector.
 DEFAULT_OWN_COSINE = 0.3
 
@@ -48,16 +50,17 @@ class Candidate(NamedTuple):
     ----------
     speaker : str
         Name.
-    score : float
-        Mean log-posterior over the windows; 0 at best.
-    windows : float or None
-        Share of the windows, from 0 to 1, that decide for this speaker; None
-        for ``"unknown"``, which is a decision about the whole recording.
+    score : float or None
+        Mean log-posterior over the windows, by which speakers are ranked; 0
+        at best. None for ``"unknown"``.
+    share : float or None
+        Mean posterior over the windows: how much of the recording, from 0 to
+        1, speaks for this speaker. None for ``"unknown"``.
     """
 
     speaker: str
-    score: float
-    windows: float | None
+    score: float | None
+    share: float | None
 
 
 class Verification(NamedTuple):
@@ -66,7 +69,8 @@ class Verification(NamedTuple):
     Attributes
     ----------
     score : float
-        Cosine of the d-vectors, from -1 to 1.
+        Cosine of the mean directions, from -1 to 1; of a model with a cohort
+        in standard deviations, see :mod:`amsincnet_sb.inference.score_norm`.
     accepted : bool
         Whether it exceeds the threshold.
     """
@@ -84,6 +88,8 @@ class Analysis(NamedTuple):
         ``[speakers]``, log-posteriors.
     votes : torch.Tensor
         ``[speakers]``, shares of the windows decided for each.
+    posteriors : torch.Tensor
+        ``[speakers]``, posteriors.
     outputs : torch.Tensor
         ``[speakers]``, the classifier's outputs: cosines, or log-posteriors.
     embedding : torch.Tensor
@@ -94,6 +100,7 @@ class Analysis(NamedTuple):
 
     scores: torch.Tensor
     votes: torch.Tensor
+    posteriors: torch.Tensor
     outputs: torch.Tensor
     embedding: torch.Tensor
     direction: torch.Tensor
@@ -132,6 +139,9 @@ class SpeakerIdentifier:
     calibration : dict
         ``"verification"`` and ``"identification"``, each with a
         ``"threshold"`` and how it was found; empty if it never was.
+    cohort : torch.Tensor or None
+        ``[speakers, embedding_size]``, directions of speakers against whom
+        verification measures; kept with the calibration.
 
     Example
     -------
@@ -167,12 +177,13 @@ class SpeakerIdentifier:
         self.scale = scale
         self.windows_per_batch = windows_per_batch
         self.folder = folder and Path(folder)
-        self.calibration = {}
+        self.calibration, self.cohort = {}, None
         self.device = next(embedding_model.parameters()).device
         self._embed = for_evaluation(embedding_model)
         self._trained = list(speakers)
         self._set_enrolled({})
-        self._kept = {}, {}  # calibration and enrolled speakers on the disk
+        # Calibration, cohort and enrolled speakers as they are on the disk.
+        self._kept = {}, None, {}
 
     @classmethod
     def from_results(cls, folder, device="cpu", hop=None):
@@ -214,17 +225,20 @@ class SpeakerIdentifier:
             hop=hop,
         )
         model.calibration = _read_calibration(folder / CALIBRATION)
+        # A cohort without a threshold found with it would be of no use.
+        if "verification" in model.calibration:
+            model.cohort = model._read_cohort(folder)
         model._set_enrolled(model._read_enrolled(folder))
-        model._kept = copy.copy(model.calibration), model._enrolled
+        model._keep()
         return model
 
     def identify(self, audio, top_k=3, threshold=None):
         """Name the speaker of a recording.
 
-        With a threshold, ``"unknown"`` is one more candidate, whose cosine
-        with every window is the threshold: it comes first where no speaker's
-        mean cosine exceeds it. (Of a model with a softmax classifier,
-        thresholds are log-posteriors.)
+        With a threshold, ``"unknown"`` comes first, without numbers, where
+        too little of the recording speaks for the best candidate. A share is
+        a posterior: it tells how far a speaker is ahead of the others, not
+        how similar the voice is, which rejects unknown speakers better.
 
         Arguments
         ---------
@@ -233,7 +247,7 @@ class SpeakerIdentifier:
         top_k : int
             How many candidates.
         threshold : float or "calibrated", optional
-            Below it a speaker is ``"unknown"``; :meth:`threshold` for
+            Least share of the best, from 0 to 1; :meth:`threshold` for
             ``"calibrated"``. Without it somebody is always named.
 
         Returns
@@ -285,24 +299,14 @@ class SpeakerIdentifier:
                 raise found
 
     def _candidates(self, found, top_k, threshold):
-        scores, votes = found.scores.tolist(), found.votes.tolist()
-        candidates = [*map(Candidate, self.speakers, scores, votes)]
-        if threshold is not None:
-            unknown = self._unknown(found, threshold)
-            # One more class makes everybody less likely.
-            shift = float(np.logaddexp(0.0, unknown))
-            candidates = [
-                one._replace(score=one.score - shift) for one in candidates
-            ]
-            candidates.append(Candidate(UNKNOWN, unknown - shift, None))
-        candidates.sort(key=lambda one: -one.score)
-        return candidates[:top_k]
-
-    def _unknown(self, found, threshold):
-        """Log-posterior of an unknown speaker, beside those of the known."""
-        # Mean log-posteriors differ as the mean outputs do.
-        ahead = threshold - found.outputs.max().item()
-        return found.scores.max().item() + self.scale * ahead
+        best = found.scores.topk(min(top_k, len(self.speakers)))
+        candidates = [
+            Candidate(self.speakers[i], score, found.posteriors[i].item())
+            for score, i in zip(best.values.tolist(), best.indices.tolist())
+        ]
+        if threshold is not None and not candidates[0].share > threshold:
+            candidates = [Candidate(UNKNOWN, None, None), *candidates][:top_k]
+        return candidates
 
     def embed(self, audio):
         """The d-vector of a recording: the mean over its windows.
@@ -336,7 +340,7 @@ class SpeakerIdentifier:
         a, b : str, Path or torch.Tensor
             The recordings.
         threshold : float, optional
-            Least cosine; :meth:`threshold` if not given.
+            Least score; :meth:`threshold` if not given.
 
         Returns
         -------
@@ -350,8 +354,26 @@ class SpeakerIdentifier:
         """
         if threshold is None:
             threshold = self.threshold("verification")
-        score = F.cosine_similarity(*self.embed([a, b]), dim=0).item()
+        found = torch.stack([one.direction for one in self._analyses([a, b])])
+        score = self.compare(found, torch.tensor([0]), torch.tensor([1])).item()
         return Verification(score, score > threshold)
+
+    def compare(self, directions, first, second):
+        """Scores of many trials; see :mod:`amsincnet_sb.inference.score_norm`.
+
+        Arguments
+        ---------
+        directions : torch.Tensor
+            ``[recordings, embedding_size]``, from :meth:`analyse`.
+        first, second : torch.Tensor
+            ``[trials]``, positions in ``directions``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[trials]``, on the CPU.
+        """
+        return compare(directions.cpu(), first, second, self.cohort)
 
     def threshold(self, task):
         """The threshold found by ``amsincnet evaluate --calibrate``.
@@ -364,23 +386,13 @@ class SpeakerIdentifier:
         Returns
         -------
         float
-            A cosine. A model that has never been calibrated has 0.8 for
-            verification and 0.2 for identification, and a warning says so.
-
-        Raises
-        ------
-        InputError
-            For the identification by a softmax classifier that has never
-            been calibrated: its outputs are no cosines.
+            A cosine for verification, a share of the recording for
+            identification. A model that has never been calibrated has 0.8
+            and 0.3, and a warning says so.
         """
         if task in self.calibration:
             return self.calibration[task]["threshold"]
         how = "find one with amsincnet evaluate --calibrate, or give a number"
-        if task == "identification" and not self._has_cosines():
-            raise InputError(
-                "This model has no threshold below which a speaker is "
-                f"unknown: {how}."
-            )
         default = DEFAULT_THRESHOLDS[task]
         logger.warning(
             "Note: this model has no calibrated threshold for %s, so that "
@@ -510,16 +522,21 @@ class SpeakerIdentifier:
             return
         # What another process has changed since the model was loaded stays.
         with exclusive(folder / "config.json"):
-            if self.calibration != self._kept[0]:
+            calibration, cohort, _ = self._kept
+            if self.calibration != calibration or self.cohort is not cohort:
                 self._write_calibration(folder)
             enrolled = self._merged(folder)
             self._write_enrolled(folder, enrolled)
         self._set_enrolled(enrolled)
-        self._kept = copy.copy(self.calibration), enrolled
+        self._keep()
+
+    def _keep(self):
+        calibration = copy.copy(self.calibration)
+        self._kept = calibration, self.cohort, self._enrolled
 
     def _merged(self, folder):
         """The enrolled speakers of a folder with our changes."""
-        found, kept = self._read_enrolled(folder), self._kept[1]
+        found, kept = self._read_enrolled(folder), self._kept[2]
         for name in {**kept, **self._enrolled}:
             ours, before = self._enrolled.get(name), kept.get(name)
             if ours is before:
@@ -542,7 +559,15 @@ class SpeakerIdentifier:
         size = self.embedding_model.embedding_size
         return _read_enrolled(path, size) if path.is_file() else {}
 
+    def _read_cohort(self, folder):
+        path = folder / COHORT
+        size = self.embedding_model.embedding_size
+        return _read_cohort(path, size) if path.is_file() else None
+
     def _write_calibration(self, folder):
+        if self.cohort is not None:
+            with atomic_write(folder / COHORT, "wb") as file:
+                np.savez(file, vectors=self.cohort.float().numpy())
         if self.calibration:
             with atomic_write(folder / CALIBRATION) as file:
                 json.dump(self.calibration, file, indent=1)
@@ -657,7 +682,14 @@ class SpeakerIdentifier:
             parts = zip(
                 *(
                     each.split(lengths)
-                    for each in (scores, votes, outputs, embeddings, directions)
+                    for each in (
+                        scores,
+                        votes,
+                        scores.exp(),
+                        outputs,
+                        embeddings,
+                        directions,
+                    )
                 )
             )
         for number, piece in group:
@@ -810,3 +842,26 @@ def _read_enrolled(path, size):
             "remove it and enrol them again."
         ) from error
     return dict(zip(names, torch.from_numpy(vectors)))
+
+
+def _read_cohort(path, size):
+    """Directions of speakers from ``cohort.npz``; nothing is executed."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            vectors = file["vectors"]
+        good = (
+            vectors.ndim == 2
+            and len(vectors) >= MIN_COHORT
+            and vectors.shape[1] == size
+            and vectors.dtype == np.float32
+            and np.isfinite(vectors).all()
+        )
+        if not good:
+            raise ValueError(f"not one vector of {size} numbers a speaker")
+    except Exception as error:
+        # Whatever a damaged file makes numpy and zipfile raise.
+        raise InputError(
+            f"{path} does not hold a cohort of this model ({error}); remove "
+            "it and run amsincnet evaluate --calibrate."
+        ) from error
+    return torch.from_numpy(vectors)

@@ -46,7 +46,7 @@ def test_a_terminal_gets_a_table(finished, files, capsys, monkeypatch):
     assert lines[0] == files[0] and len(lines) == 4  # three by default
     best = SpeakerIdentifier.from_results(finished).identify(files[0], 1)[0]
     assert lines[1].split()[0] == best.speaker
-    assert f"{best.score:.3f}" in lines[1]
+    assert f"{best.score:.3f}" in lines[1] and f"{best.share:.1%}" in lines[1]
 
 
 def test_other_formats(finished, files, tmp_path, capsys):

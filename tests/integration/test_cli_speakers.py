@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from amsincnet_sb import cli
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
@@ -122,10 +121,48 @@ def test_evaluate_agrees_with_the_recipe(recipe, model, corpus, capsys):
         ("identification", "open_set"),
     ):
         assert who.threshold(task) == shown[key]["threshold"]
-    # Without --calibrate they stay.
+        assert "calibrated" not in shown[key]
+    # Without --calibrate they stay, and their errors are told.
     before = (model / "pretrained" / "calibration.json").read_text()
-    assert evaluate(capsys, model, corpus)[0] == 0
+    assert "misses" not in before
+    status, (again,), _ = evaluate(capsys, model, corpus)
+    assert status == 0
+    for key in ("verification", "open_set"):
+        found = again[key].pop("calibrated")
+        assert again[key] == shown[key]
+        assert found["threshold"] == shown[key]["threshold"]
+        # At the equal-error threshold, of the same sentences.
+        mean = (found["misses"] + found["false_alarms"]) / 2
+        assert mean == pytest.approx(shown[key]["eer"])
     assert (model / "pretrained" / "calibration.json").read_text() == before
+
+
+def test_a_cohort(model, files, corpus, capsys):
+    cohort = model / "manifests" / "train.csv"
+    _, (plain,), _ = evaluate(capsys, model, corpus)
+    _, (once,), _ = evaluate(capsys, model, corpus, "--cohort", cohort)
+    assert once["closed_set"] == plain["closed_set"]
+    assert once["verification"]["threshold"] != pytest.approx(
+        plain["verification"]["threshold"]
+    )
+    assert not (model / "pretrained" / "cohort.npz").exists()
+    option = ["--cohort", cohort, "--calibrate"]
+    _, (kept,), _ = evaluate(capsys, model, corpus, *option)
+    assert kept == once
+    # From now on without being asked for.
+    _, (again,), _ = evaluate(capsys, model, corpus)
+    assert again["verification"]["calibrated"].pop("threshold") == (
+        pytest.approx(once["verification"]["threshold"])
+    )
+    _, (answer,), _ = run(capsys, "verify", model, files[0], files[1])
+    who = SpeakerIdentifier.from_results(model)
+    assert answer["score"] == pytest.approx(who.verify(*files[:2]).score)
+    assert answer["threshold"] == once["verification"]["threshold"]
+    # Two speakers are no cohort.
+    lines = cohort.read_text().splitlines(keepends=True)
+    cohort.write_text("".join(lines[:6]))
+    status, _, (line,) = evaluate(capsys, model, corpus, "--cohort", cohort)
+    assert status == 2 and "at least 3" in line
 
 
 def test_a_list_of_trials(model, corpus, tmp_path, capsys):
@@ -311,14 +348,18 @@ def test_pictures(model, corpus, capsys, tmp_path, what):
 
 
 def test_unknown(model, files, capsys, caplog):
-    outputs = SpeakerIdentifier.from_results(model).analyse(files[0]).outputs
-    above = torch.max(outputs).item() + 0.01
-    _, (answer,), _ = run(
-        capsys, "identify", model, files[0], f"--threshold={above}"
-    )
-    assert answer["candidates"][0]["speaker"] == "unknown"
+    best = SpeakerIdentifier.from_results(model).identify(files[0], 1)[0]
+    for threshold, first in (
+        (best.share + 0.01, "unknown"),
+        (best.share - 0.01, best.speaker),
+    ):
+        _, (answer,), _ = run(
+            capsys, "identify", model, files[0], f"--threshold={threshold}"
+        )
+        assert answer["candidates"][0]["speaker"] == first
     _, (answer,), _ = run(
         capsys, "identify", model, files[0], "--unknown", "--top", 9
     )
     assert "no calibrated threshold" in caplog.text
-    assert "unknown" in [c["speaker"] for c in answer["candidates"]]
+    first = "unknown" if best.share <= 0.3 else best.speaker
+    assert answer["candidates"][0]["speaker"] == first

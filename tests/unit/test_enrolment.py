@@ -78,12 +78,56 @@ def test_verification_is_a_cosine(who):
     a, b, c = voice(2500), voice(2500, 0.3, seed=1), voice(300)
     same, other = who.verify(a, b, 0.7), who.verify(a, c, 0.7)
     for found, second in ((same, b), (other, c)):
-        x, y = who.embed(a), who.embed(second)
+        x, y = (who.analyse(one).direction for one in (a, second))
         cosine = (x @ y / x.norm() / y.norm()).item()
         assert found.score == pytest.approx(cosine, abs=1e-6)
         assert found.accepted is (cosine > 0.7)
     assert same.accepted and not other.accepted
     assert not who.verify(a, b, same.score).accepted
+
+
+def test_verification_against_a_cohort(who):
+    a, b = voice(2500), voice(2500, 0.3, seed=1)
+    pitches = [300, 700, 1500, 2000, 3000, 3500, 4000]
+    who.cohort = torch.stack(
+        [who.analyse(voice(pitch, seed=5)).direction for pitch in pitches]
+    )
+    x, y = (who.analyse(one).direction.numpy() for one in (a, b))
+
+    def cosine(u, v):
+        return u @ v / np.linalg.norm(u) / np.linalg.norm(v)
+
+    expected = 0
+    for side in (x, y):
+        nearest = sorted(cosine(side, c) for c in who.cohort.numpy())[-5:]
+        spread = np.std(nearest, ddof=1)
+        expected += (cosine(x, y) - np.mean(nearest)) / spread / 2
+    found = who.verify(a, b, 1.0)
+    assert found.score == pytest.approx(expected, rel=1e-3)
+    assert found.accepted is bool(expected > 1.0)
+
+
+def test_a_cohort_is_kept_with_the_threshold(saved, tmp_path):
+    plain = saved.verify(voice(300), voice(700), 0.0).score
+    saved.cohort = torch.stack(
+        [saved.analyse(voice(p)).direction for p in (300, 1500, 2500, 4000)]
+    )
+    saved.save()
+    expected = saved.verify(voice(300), voice(700), 0.0)
+    assert expected.score != pytest.approx(plain)
+    saved.save(tmp_path / "copy")
+    for folder in (tmp_path, tmp_path / "copy"):
+        again = SpeakerIdentifier.from_results(folder)
+        assert again.verify(voice(300), voice(700), 0.0) == expected
+    (tmp_path / "copy" / "calibration.json").unlink()
+    again = SpeakerIdentifier.from_results(tmp_path / "copy")
+    assert again.verify(voice(300), voice(700), 0.0).score == pytest.approx(
+        plain
+    )
+    for vectors in (np.zeros((4, 9), np.float32), np.zeros((2, 16), "f4")):
+        np.savez(tmp_path / "pretrained" / "cohort.npz", vectors=vectors)
+        with pytest.raises(InputError, match="does not hold a cohort"):
+            SpeakerIdentifier.from_results(tmp_path)
 
 
 def test_thresholds(who, caplog):
@@ -133,16 +177,14 @@ def test_an_enrolled_class_vector_is_scaled_as_trained_ones_are(who):
 
 
 def test_the_unknown_win_below_the_threshold_and_not_above(who):
-    outputs = who.analyse(voice(4000)).outputs
-    best = outputs.max().item()
-    named = who.identify(voice(4000), 3, best - 0.01)
-    refused = who.identify(voice(4000), 3, best + 0.01)
-    assert named[0].speaker == SPEAKERS[outputs.argmax()]
-    assert refused[0].speaker == "unknown" and len(refused) == 3
-    assert sum(np.exp(c.score) for c in refused) <= 1 + 1e-5
-    assert sum(c.windows for c in refused[1:]) == pytest.approx(1)
-    assert refused[0].windows is None
-    who.calibration = {"identification": {"threshold": best + 0.01}}
+    best, other = who.identify(voice(4000), 2)
+    assert best.share + other.share == pytest.approx(1)
+    named = who.identify(voice(4000), 3, best.share - 0.001)
+    refused = who.identify(voice(4000), 3, best.share + 0.001)
+    assert named == [best, other]
+    assert refused == [("unknown", None, None), best, other]
+    assert who.identify(voice(4000), 1, best.share) == refused[:1]
+    who.calibration = {"identification": {"threshold": best.share + 0.001}}
     assert who.identify(voice(4000), 3, "calibrated") == refused
 
 
@@ -174,8 +216,8 @@ def test_a_plain_softmax_cannot_enrol(models):
     who = SpeakerIdentifier(net, SoftmaxClassifier(16, 2), SPEAKERS)
     with pytest.raises(InputError, match="plain softmax"):
         who.enroll("cat", [voice(300)])
-    with pytest.raises(InputError, match="no threshold"):
-        who.identify(voice(300), threshold="calibrated")
+    share = who.identify(voice(300), 1)[0].share
+    assert who.identify(voice(300), 1, share + 0.1)[0].speaker == "unknown"
     assert who.verify(voice(300), voice(300), 0.9).accepted
 
 
@@ -262,7 +304,8 @@ def test_damaged_enrolment(saved, tmp_path, damage):
 @pytest.mark.parametrize(
     "text",
     ["", "[1]", '{"verification": 3}', '{"verification": {"threshold": NaN}}']
-    + ['{"other": {"threshold": 1}}', '{"verification": {"threshold": "x"}}'],
+    + ['{"other": {"threshold": 1}}', '{"verification": {"threshold": "x"}}']
+    + ['{"identification": {"threshold": Infinity}}'],
 )
 def test_damaged_calibration(saved, tmp_path, text):
     (tmp_path / "pretrained" / "calibration.json").write_text(text)

@@ -15,6 +15,7 @@ from amsincnet_sb.inference.export import (
 )
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
 
@@ -22,9 +23,8 @@ WINDOW, HOP = 200, 50
 SPEAKERS = ["ann", "çat => 1"]
 
 
-def identifier(kind, folder=None):
-    torch.manual_seed(0)
-    net = SincNet(
+def sincnet():
+    return SincNet(
         window=WINDOW,
         hop=HOP,
         cnn_channels=(4, 3),
@@ -34,6 +34,25 @@ def identifier(kind, folder=None):
         linear_embedding=True,
         released_init=False,
     )
+
+
+def sinc_tdnn():
+    return SincTDNN(
+        window=WINDOW,
+        hop=HOP,
+        sinc_channels=4,
+        sinc_kernel_size=21,
+        tdnn_channels=(6, 6),
+        tdnn_kernel_sizes=(5, 3),
+        tdnn_strides=(3, 1),
+        fc_neurons=[12, 8],
+        band_mask=2,
+    )
+
+
+def identifier(kind, network=sincnet):
+    torch.manual_seed(0)
+    net = network()
     with torch.no_grad():
         for _ in range(20):
             net(torch.randn(32, WINDOW))
@@ -56,10 +75,17 @@ def recording(samples):
 LENGTHS = [30, 70, 199, 200, 249, 250, 1000, WINDOW + HOP * BLOCK, 5000]
 
 
-@pytest.mark.parametrize("kind", [CosineClassifier, SoftmaxClassifier])
+MODELS = [
+    (CosineClassifier, sincnet),
+    (SoftmaxClassifier, sincnet),
+    (CosineClassifier, sinc_tdnn),
+]
+
+
+@pytest.mark.parametrize("kind, network", MODELS)
 @pytest.mark.parametrize("samples", LENGTHS)
-def test_a_model_as_one_function(kind, samples):
-    who = identifier(kind)
+def test_a_model_as_one_function(kind, network, samples):
+    who = identifier(kind, network)
     filters = who.embedding_model.sinc.filters
     scores, embedding = WaveformScorer(who)(recording(samples))
     expected = who.analyse(recording(samples))
@@ -69,12 +95,12 @@ def test_a_model_as_one_function(kind, samples):
     assert who.embedding_model.sinc.filters == filters
 
 
-@pytest.fixture(scope="module", params=[CosineClassifier, SoftmaxClassifier])
+@pytest.fixture(scope="module", params=MODELS)
 def exported(request, tmp_path_factory):
     for package in ("onnxruntime", "onnxscript"):
         pytest.importorskip(package)
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    who = identifier(request.param)
+    who = identifier(*request.param)
     return who, path, export_onnx(who, path)
 
 
