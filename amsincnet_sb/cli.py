@@ -30,9 +30,19 @@ def main(arguments=None):
     int
         0, or the subcommand's exit status; user errors exit with 2.
     """
-    options = _parser().parse_args(arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(_until_dashes(arguments))
+    if len(arguments) > len(_until_dashes(arguments)):
+        options.options = arguments[arguments.index("--") + 1 :]
     with exit_on_input_error():
         return options.run(options) or 0
+
+
+def _until_dashes(arguments):
+    """What comes before ``--`` in a sweep, the rest of which is train.py's."""
+    if arguments[:1] != ["sweep"] or "--" not in arguments:
+        return arguments
+    return arguments[: arguments.index("--")]
 
 
 def _parser():
@@ -71,6 +81,7 @@ def _parser():
     add.set_defaults(run=_identify)
 
     _add_speaker_commands(commands)
+    _add_sweep(commands)
 
     add = commands.add_parser(
         "prepare",
@@ -295,6 +306,47 @@ def _add_speaker_commands(commands):
     add.set_defaults(run=_evaluate)
 
 
+def _add_sweep(commands):
+    add = commands.add_parser(
+        "sweep",
+        help="train with many margins and seeds, and compare",
+        description="Train a recipe with many margins and seeds, one process "
+        "a run, as many at a time as there are GPUs. Started again it goes "
+        "on where it was. Writes margins.csv, margins.md and margins.png. "
+        "What follows -- goes to train.py. Exit status: 1 if a run failed.",
+        epilog="example: amsincnet sweep hparams/am_sincnet.yaml --margins "
+        "0.05:0.95:0.05 --seeds 3 --data_folder /path/to/TIMIT --baselines "
+        "hparams/released.yaml hparams/sincnet.yaml -- --number_of_epochs=30",
+    )
+    add.add_argument("hparams", help="hyperparameter file with a margin")
+    add.add_argument(
+        "--margins", default="0.05:0.95:0.05", help="first:last:step or a,b,c"
+    )
+    add.add_argument(
+        "--seeds", type=int, default=3, help="runs of each (default: 3)"
+    )
+    add.add_argument("--data_folder", help="corpus")
+    add.add_argument("--manifest", help="folder made by amsincnet prepare")
+    add.add_argument(
+        "--baselines",
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="further files, each run with its own margin",
+    )
+    add.add_argument(
+        "--output", default="results/sweep", help="default: results/sweep"
+    )
+    add.add_argument(
+        "--jobs-per-device",
+        type=int,
+        default=1,
+        help="runs at a time on each GPU, or on the CPU (default: 1)",
+    )
+    add.add_argument("--script", help="train.py (default: the recipe's)")
+    add.set_defaults(run=_sweep, options=[])
+
+
 def _shared(add):
     """Options of every command that loads a model."""
     add.add_argument("--device", default="cpu", help="cpu, cuda, …")
@@ -470,6 +522,41 @@ def _prepare(options):
     print(f"Manifests: {options.output}")
     print("Train on them in recipes/TIMIT/speaker_id with")
     print(f"  {training_command(options.output, summary)}")
+
+
+def _sweep(options):
+    import torch
+
+    from amsincnet_sb.utils.plots import plot_margins
+    from amsincnet_sb.utils.sweep import Sweep, parse_margins
+
+    if options.jobs_per_device < 1:
+        raise InputError(
+            f"--jobs-per-device is {options.jobs_per_device} but must be at "
+            "least 1."
+        )
+    # The runs start in the recipe's folder.
+    places = [
+        f"--{key}={Path(getattr(options, key)).absolute()}"
+        for key in ("data_folder", "manifest")
+        if getattr(options, key)
+    ]
+    margins = parse_margins(options.margins)
+    sweep = Sweep(
+        options.hparams,
+        options.output,
+        margins,
+        options.seeds,
+        options.baselines,
+        places + options.options,
+        options.script,
+    )
+    devices = [str(i) for i in range(torch.cuda.device_count())]
+    failed = sweep.run(devices, options.jobs_per_device)
+    print((sweep.output / "margins.md").read_text(encoding="utf-8"), end="")
+    if len(margins) > 1 and len(sweep.table()) > len(failed):
+        plot_margins(sweep.output / "margins.csv", sweep.output / "margins.png")
+    return 1 if failed else 0
 
 
 def _demo_corpus(options):

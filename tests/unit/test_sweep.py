@@ -1,0 +1,152 @@
+"""A sweep over a script that stands for train.py."""
+
+import csv
+import json
+
+import pytest
+
+from amsincnet_sb.cli import main
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.sweep import Sweep, parse_margins
+
+# Errors that say what the run was given; margin 0.9 fails the first time.
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+options = dict(a[2:].split("=", 1) for a in sys.argv[2:])
+folder = Path(options["output_folder"])
+folder.mkdir(parents=True, exist_ok=True)
+with open(folder.parents[2] / "calls.txt", "a") as calls:
+    calls.write(" ".join(sys.argv[1:]) + "\\n")
+margin, seed = float(options["margin"]), int(options["seed"])
+failed = folder / "failed"
+if margin == 0.9 and not failed.exists():
+    failed.touch()
+    sys.exit("It broke.")
+record = {"epoch": 1, "step": 1, "seconds": 1.0, "loss": 1.0}
+errors = {"frame_error": 100 * margin, "sentence_error": seed - 1233.0}
+with open(folder / "metrics.jsonl", "w") as file:
+    for split in ("valid", "test"):
+        worse = {k: v + 50 * (split == "valid") for k, v in errors.items()}
+        file.write(json.dumps({**record, "split": split, **worse}) + "\\n")
+(folder / "pretrained").mkdir()
+(folder / "pretrained" / "config.json").write_text("{}")
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    folder = tmp_path / "recipe"
+    (folder / "hparams").mkdir(parents=True)
+    (folder / "train.py").write_text(SCRIPT)
+    for name, margin in (("am", 0.3), ("old", 0.35)):
+        (folder / "hparams" / f"{name}.yaml").write_text(
+            f"data_folder: !PLACEHOLDER\nmargin: {margin}\n"
+        )
+    (folder / "hparams" / "over.yaml").write_text("base: old.yaml\n")
+    return folder / "hparams"
+
+
+def calls(folder):
+    return (folder / "calls.txt").read_text().splitlines()
+
+
+def test_grid_table_and_continuation(recipe, tmp_path):
+    output, lines = tmp_path / "sweep", []
+    arguments = (recipe / "am.yaml", output, [0.1, 0.9], 2)
+    options = ["--data_folder=/corpus", "--number_of_epochs=2"]
+    baselines = [recipe / "old.yaml", recipe / "over.yaml"]
+    sweep = Sweep(*arguments, baselines, options)
+    failed = sweep.run(jobs_per_device=2, say=lines.append)
+    assert {(run.margin, run.seed) for run in failed} == {
+        (0.9, 1234),
+        (0.9, 1235),
+    }
+    assert len(lines) == 8 and sum("failed, see" in line for line in lines) == 2
+    assert "It broke." in (output / "am" / "m0.9" / "1234.log").read_text()
+    assert len(calls(output)) == 8
+    assert all("--number_of_epochs=2" in call for call in calls(output))
+
+    # A second time only what failed is done.
+    sweep = Sweep(*arguments, baselines, options)
+    assert sweep.run(say=lines.append) == []
+    assert len(calls(output)) == 10
+    assert "6 of 8 runs are done already" in lines
+    with open(output / "margins.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    got = [(r["recipe"], float(r["margin"]), int(r["seed"])) for r in rows]
+    assert got == [
+        (name, margin, seed)
+        for name, margin in (
+            ("am", 0.1),
+            ("am", 0.9),
+            ("old", 0.35),
+            ("over", 0.35),
+        )
+        for seed in (1234, 1235)
+    ]
+    # Those of the test set, not of the validation set.
+    assert float(rows[0]["frame_error"]) == pytest.approx(10.0)
+    assert [float(r["sentence_error"]) for r in rows[:2]] == [1.0, 2.0]
+    table = (output / "margins.md").read_text()
+    assert "| am | 0.9 | 2 | 90.00 (90.00-90.00) | 1.500 (1.000-2.000) |" in (
+        table
+    )
+
+
+def test_other_options_need_another_folder(recipe, tmp_path):
+    Sweep(recipe / "am.yaml", tmp_path / "s", [0.1], options=["--a=1"])
+    with pytest.raises(InputError, match="other options"):
+        Sweep(recipe / "am.yaml", tmp_path / "s", [0.1], options=["--a=2"])
+    assert json.loads((tmp_path / "s" / "sweep.json").read_text())
+
+
+def test_an_unfinished_run_is_not_done(recipe, tmp_path):
+    sweep = Sweep(recipe / "am.yaml", tmp_path / "s", [0.1], seeds=1)
+    (run,) = sweep.runs
+    sweep.run(say=lambda line: None)
+    assert sweep.errors(run)["frame_error"] == pytest.approx(10.0)
+    (sweep.folder(run) / "pretrained" / "config.json").unlink()
+    assert sweep.errors(run) is None
+
+
+def test_the_command(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    status = main(
+        ["sweep", str(recipe / "am.yaml"), "--margins", "0.1,0.9"]
+        + ["--seeds", "1", "--manifest", "lists", "--output", "s"]
+        + ["--baselines", str(recipe / "old.yaml"), "--", "--x=1"]
+    )
+    assert status == 1
+    (call,) = (c for c in calls(tmp_path / "s") if "--margin=0.1" in c)
+    assert f"--manifest={tmp_path}/lists --x=1" in call
+    assert "| old | 0.35 | 1 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "0.1:0.2", "0.1:0.2:0", "0.5,1.5", "1:0:0.1", "nan"]
+)
+def test_margins_that_are_none(text):
+    with pytest.raises(InputError, match="--margins"):
+        parse_margins(text)
+
+
+def test_the_nineteen():
+    margins = parse_margins("0.05:0.95:0.05")
+    assert margins == [round(0.05 * i, 2) for i in range(1, 20)]
+
+
+def test_files_that_are_missing(recipe, tmp_path):
+    with pytest.raises(InputError, match="no.yaml does not exist"):
+        Sweep(recipe / "no.yaml", tmp_path / "s", [0.1])
+    with pytest.raises(InputError, match="nobase.yaml does not exist"):
+        Sweep(
+            recipe / "am.yaml",
+            tmp_path / "s",
+            [0.1],
+            baselines=[tmp_path / "nobase.yaml"],
+        )
+    (recipe.parent / "train.py").unlink()
+    with pytest.raises(InputError, match="--script"):
+        Sweep(recipe / "am.yaml", tmp_path / "s", [0.1])
+    assert not (tmp_path / "s").exists()
