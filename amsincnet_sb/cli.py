@@ -554,7 +554,8 @@ def _sweep(options):
     devices = [str(i) for i in range(torch.cuda.device_count())]
     failed = sweep.run(devices, options.jobs_per_device)
     print((sweep.output / "margins.md").read_text(encoding="utf-8"), end="")
-    if len(margins) > 1 and len(sweep.table()) > len(failed):
+    name = sweep.runs[0].recipe
+    if len({r["margin"] for r in sweep.table() if r["recipe"] == name}) > 1:
         plot_margins(sweep.output / "margins.csv", sweep.output / "margins.png")
     return 1 if failed else 0
 
