@@ -313,10 +313,11 @@ def _add_sweep(commands):
         description="Train a recipe with many margins and seeds, one process "
         "a run, as many at a time as there are GPUs. Started again it goes "
         "on where it was. Writes margins.csv, margins.md and margins.png. "
-        "What follows -- goes to train.py. Exit status: 1 if a run failed.",
+        "What follows -- goes to train.py, as in -- --number_of_epochs=30. "
+        "Exit status: 1 if a run failed.",
         epilog="example: amsincnet sweep hparams/am_sincnet.yaml --margins "
         "0.05:0.95:0.05 --seeds 3 --data_folder /path/to/TIMIT --baselines "
-        "hparams/released.yaml hparams/sincnet.yaml -- --number_of_epochs=30",
+        "hparams/released.yaml hparams/sincnet.yaml",
     )
     add.add_argument("hparams", help="hyperparameter file with a margin")
     add.add_argument(
