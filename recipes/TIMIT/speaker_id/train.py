@@ -518,8 +518,7 @@ def main():
         )
         plot_curves(hparams["metrics_file"], hparams["curves_file"])
         logger.info("Trained model: %s", hparams["pretrained_folder"])
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    brain.close()
 
 
 if __name__ == "__main__":
