@@ -183,7 +183,7 @@ class RecordedBrain(sb.Brain):
         self.record_step = record_step
         self.sync_batchnorm = sync_batchnorm
         self.stop_request = StopRequest()
-        self.reducer = self._accumulated = None
+        self.training_step = self.reducer = self._accumulated = None
 
     def on_fit_start(self):
         """Gets called once before training, recovers a checkpoint."""
@@ -603,7 +603,15 @@ class RecordedBrain(sb.Brain):
             self.optimizer_step,
             name,
         )
+        self.close()
         sys.exit(STOPPED)
+
+    def close(self):
+        """Leave the group of processes, after the last thing done together."""
+        if self.training_step is not None:
+            self.training_step.release()
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
         """After each step: whether to save; does so and ends if asked to."""

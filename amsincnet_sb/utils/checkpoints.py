@@ -10,7 +10,12 @@ from contextlib import contextmanager
 
 import speechbrain as sb
 import yaml
-from speechbrain.utils.checkpoints import METAFNAME, Checkpoint, Checkpointer
+from speechbrain.utils.checkpoints import (
+    METAFNAME,
+    Checkpoint,
+    Checkpointer,
+    ckpt_recency,
+)
 from speechbrain.utils.distributed import ddp_prevent_block, if_main_process
 
 from amsincnet_sb.utils.distributed import on_main, same_on_all_ranks
@@ -32,7 +37,7 @@ _UNREADABLE = (
     OSError,
 )
 CHECKSUMS = "CHECKSUMS.json"
-UNFINISHED = ".saving-"
+UNFINISHED, DELETED = ".saving-", ".deleting-"
 
 
 class AtomicCheckpointer(Checkpointer):
@@ -128,8 +133,9 @@ class AtomicCheckpointer(Checkpointer):
             """Where a folder is written before it counts."""
             return path.with_name(UNFINISHED + path.name)
 
-        for rest in self.checkpoints_dir.glob(UNFINISHED + "*"):
-            shutil.rmtree(rest, ignore_errors=True)
+        for name in (UNFINISHED, DELETED):
+            for rest in self.checkpoints_dir.glob(name + "*"):
+                shutil.rmtree(rest, ignore_errors=True)
         self._new_checkpoint_dirpath = lambda: aside(made[0](self))
         self._custom_checkpoint_dirpath = lambda n: aside(made[1](self, n))
         try:
@@ -156,6 +162,70 @@ class AtomicCheckpointer(Checkpointer):
         _sync_folder(final.parent)
         files = {k: final / p.name for k, p in saved.paramfiles.items()}
         return Checkpoint(final, saved.meta, files)
+
+    def delete_checkpoints(
+        self,
+        *,
+        num_to_keep=1,
+        min_keys=None,
+        max_keys=None,
+        importance_keys=(ckpt_recency,),
+        ckpt_predicate=None,
+        verbosity=logging.INFO,
+    ):
+        """Delete all but the most important ones; see the base class.
+
+        One that is being deleted is no checkpoint any more.
+
+        Arguments
+        ---------
+        num_to_keep : int
+            Of each order.
+        min_keys, max_keys, importance_keys, ckpt_predicate :
+            As in the base class.
+        verbosity : int
+            Logging level of the messages.
+
+        Raises
+        ------
+        ValueError
+            If ``num_to_keep`` is negative.
+        InputError
+            If one cannot be deleted.
+        """
+        if num_to_keep < 0:
+            raise ValueError(
+                f"num_to_keep is {num_to_keep} but must not be negative."
+            )
+        orders = [
+            *({"min_key": key} for key in min_keys or ()),
+            *({"max_key": key} for key in max_keys or ()),
+            *({"importance_key": key} for key in importance_keys or ()),
+        ]
+        on_main(self._delete, orders, num_to_keep, ckpt_predicate, verbosity)
+
+    def _delete(self, orders, num_to_keep, ckpt_predicate, verbosity):
+        ranked = [
+            [
+                found.path
+                for found in self.find_checkpoints(
+                    **order, ckpt_predicate=ckpt_predicate
+                )
+            ]
+            for order in orders
+        ]
+        kept = {path for paths in ranked for path in paths[:num_to_keep]}
+        for path in sorted({path for paths in ranked for path in paths} - kept):
+            try:
+                aside = path.with_name(DELETED + path.name)
+                path.rename(aside)
+                shutil.rmtree(aside)
+            except OSError as error:
+                raise InputError(
+                    f"{path}: an old checkpoint cannot be deleted "
+                    f"({error.strerror})."
+                ) from error
+            logger.log(verbosity, f"Deleted a checkpoint: {path}")
 
     def recover_if_possible(
         self,

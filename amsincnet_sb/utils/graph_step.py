@@ -221,6 +221,12 @@ class TrainingStep:
         steps = self._skipped_steps.tolist()
         return [steps[i % self.remembered] for i in range(total - new, total)]
 
+    def release(self):
+        """Let go of the recorded graph, which holds NCCL's communicator."""
+        self._graph = None
+        self.recorded = False
+        self._left = max(self._left, 1)
+
     def seek(self, step):
         """Go on with another step number, as after loading a checkpoint.
 
@@ -363,9 +369,7 @@ class TrainingStep:
             group["lr"] = self._rates[i]
 
     def _stale(self, *_):
-        self._graph = None
-        self.recorded = False
-        self._left = 1
+        self.release()
         self._prepare_optimizer()
 
 

@@ -119,7 +119,12 @@ def plain_options(hparams_file, overrides, hints=None):
     try:
         with open(hparams_file, encoding="utf-8") as file:
             resolved = resolve_references(file, overrides)
-    except (ValueError, KeyError) as error:
+    except OSError as error:  # of an !include
+        raise InputError(
+            f"{hparams_file} cannot be resolved: {error.filename}: "
+            f"{error.strerror}."
+        ) from error
+    except (ValueError, KeyError, RecursionError) as error:
         reason = str(error.args[0]).rstrip(".")
         raise InputError(
             f"{hparams_file} cannot be resolved: {reason}."

@@ -3,7 +3,8 @@
 Example: ``python tests/benchmarks/several_gpus.py --gpus 1 2``. The recipe
 itself trains on generated speech; a first stretch of steps, which compiles
 and records, is left out. The time between two evaluations is that of the
-steps and of one evaluation of a few sentences.
+steps and of one evaluation of a few sentences. With ``--check`` some first
+steps on several GPUs are compared with those of one.
 
 With ``--resume`` each number of GPUs trains twice for a while, the second
 time stopped by SIGTERM in the middle of an epoch and started again; every
@@ -104,6 +105,37 @@ def speed(args, corpus, folder):
         )
 
 
+def check(args, corpus, folder):
+    """Several GPUs with joint statistics against one with the joint batch.
+
+    Without anything random in the network the losses of the first steps agree
+    but for rounding, of which bfloat16 has much.
+    """
+    for precision, tolerance in (("fp32", 2e-3), ("bf16", 2e-2)):
+        losses = []
+        for gpus in (1, args.gpus[-1]):
+            output = folder / f"check-{precision}-{gpus}"
+            finish(
+                start(
+                    gpus,
+                    corpus,
+                    output,
+                    "sincnet.yaml",
+                    number_of_epochs=1,
+                    batches_per_epoch=20,
+                    valid_interval=1,
+                    batch_size=args.batch // gpus,
+                    sync_batchnorm=True,
+                    precision=precision,
+                )
+            )
+            losses.append(records(output)[0]["train_loss"])
+        off = abs(losses[1] / losses[0] - 1)
+        print(f"{precision}: {losses[0]:.6f} and {losses[1]:.6f}", flush=True)
+        if off > tolerance:
+            raise SystemExit(f"they differ by {off:.2%}")
+
+
 def last_checkpoint(output):
     """Its tensors, number by number."""
     folder = max((output / "save").glob("CKPT*"), key=os.path.getmtime)
@@ -199,6 +231,7 @@ def main():
         help="of the recipe, such as --option=precision=fp32",
     )
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     device = "no GPU"
     if torch.cuda.is_available():
@@ -213,6 +246,8 @@ def main():
         corpus = generate_demo_corpus(
             folder / "TIMIT", speakers=8, progress=False
         )
+        if args.check:
+            check(args, corpus, folder)
         (resume if args.resume else speed)(args, corpus, folder)
 
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -153,3 +154,44 @@ def test_killed_while_saving(tmp_path, after):
     save(tmp_path, 3.0, name="next")
     assert recovered(tmp_path) == 3.0
     assert not list(tmp_path.glob(".saving-*"))
+
+
+def test_killed_while_deleting(tmp_path, monkeypatch):
+    """What is half deleted is no checkpoint, and is cleaned up later."""
+    layer = torch.nn.Linear(3, 2)
+    checkpointer = AtomicCheckpointer(tmp_path, {"layer": layer})
+    checkpointer.save_checkpoint(name="old")
+
+    def killed(path):
+        (path / "layer.ckpt").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpointer.save_and_keep_only(name="new")
+    assert [c.path.name for c in checkpointer.list_checkpoints()] == [
+        "CKPT+new"
+    ]
+    assert len(list(tmp_path.iterdir())) == 2
+    checkpointer.save_and_keep_only(name="newest")
+    assert [path.name for path in tmp_path.iterdir()] == ["CKPT+newest"]
+
+
+def test_keep_the_best_and_the_latest(tmp_path):
+    checkpointer = AtomicCheckpointer(tmp_path, {})
+    for error in (3.0, 1.0, 2.0):
+        checkpointer.save_checkpoint({"error": error}, name=str(error))
+    checkpointer.save_checkpoint({"other": 1}, name="other")
+    checkpointer.save_and_keep_only(
+        {"error": 5.0, "kind": "a"},
+        name="last",
+        min_keys=["error"],
+        ckpt_predicate=lambda c: "other" not in c.meta,
+    )
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"CKPT+1.0", "CKPT+other", "CKPT+last"}
+    with pytest.raises(ValueError, match="must not be negative"):
+        checkpointer.delete_checkpoints(num_to_keep=-1)
+    checkpointer.delete_checkpoints(num_to_keep=0)
+    assert not list(tmp_path.iterdir())

@@ -170,6 +170,16 @@ class SpeakerBrain(RecordedBrain):
         lr = self.hparams.lr_schedule(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_factor", 1.0)
+        self.set_margin(step)
+
+    def set_margin(self, step):
+        """Give the loss the margin of a step.
+
+        Arguments
+        ---------
+        step : int
+            Counted from 0 over the whole run.
+        """
         if hasattr(self.hparams, "margin_schedule"):
             margin = self.hparams.margin_schedule(step)
             self.hparams.compute_cost.set_margin(margin)
@@ -186,6 +196,8 @@ class SpeakerBrain(RecordedBrain):
         """
         super().on_stage_start(stage, epoch)
         if stage != sb.Stage.TRAIN:
+            # That of the last step, after a checkpoint too.
+            self.set_margin(max(0, self.optimizer_step - 1))
             windows = self.eval_sets[stage]
             self.errors = SentenceErrors(
                 windows.audio.labels, windows.empty_row
@@ -506,8 +518,7 @@ def main():
         )
         plot_curves(hparams["metrics_file"], hparams["curves_file"])
         logger.info("Trained model: %s", hparams["pretrained_folder"])
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    brain.close()
 
 
 if __name__ == "__main__":
