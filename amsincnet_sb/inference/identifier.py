@@ -115,8 +115,8 @@ class SpeakerIdentifier:
 
     Arguments
     ---------
-    embedding_model : amsincnet_sb.lobes.sincnet.SincNet
-        In evaluation mode.
+    embedding_model : torch.nn.Module
+        A SincNet or a SincTDNN, in evaluation mode.
     classifier : torch.nn.Module
         Likewise.
     speakers : list of str
@@ -522,10 +522,10 @@ class SpeakerIdentifier:
             return
         # What another process has changed since the model was loaded stays.
         with exclusive(folder / "config.json"):
+            enrolled = self._merged(folder)
             calibration, cohort, _ = self._kept
             if self.calibration != calibration or self.cohort is not cohort:
                 self._write_calibration(folder)
-            enrolled = self._merged(folder)
             self._write_enrolled(folder, enrolled)
         self._set_enrolled(enrolled)
         self._keep()
