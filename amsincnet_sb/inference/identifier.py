@@ -130,7 +130,7 @@ class SpeakerIdentifier:
     hop : int, optional
         Samples between windows; a quarter of a window if not given. Windows
         every 10 ms, as in the evaluation of a training run, overlap so much
-        that they take five times as long for the same answers.
+        that they take five times as long for as many errors.
 
     Attributes
     ----------
