@@ -8,6 +8,8 @@ import argparse
 import json
 import math
 import sys
+import textwrap
+from functools import partial
 from pathlib import Path
 
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
@@ -45,13 +47,28 @@ def _until_dashes(arguments):
     return arguments[: arguments.index("--")]
 
 
+class _Help(argparse.HelpFormatter):
+    """Breaks the line of an example so that it can be copied to a shell."""
+
+    def _fill_text(self, text, width, indent):
+        if not text.startswith("example: "):
+            return super()._fill_text(text, width, indent)
+        lines = textwrap.wrap(
+            text, width - 6, break_long_words=False, break_on_hyphens=False
+        )
+        return " \\\n    ".join(lines)
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="amsincnet",
         description="Speaker identification with AM-SincNet.",
     )
     commands = parser.add_subparsers(
-        title="commands", required=True, metavar="COMMAND"
+        title="commands",
+        required=True,
+        metavar="COMMAND",
+        parser_class=partial(argparse.ArgumentParser, formatter_class=_Help),
     )
 
     add = commands.add_parser(
@@ -278,8 +295,7 @@ def _add_speaker_commands(commands):
         "verification on a manifest. Writes evaluation.json and det.png "
         "into the model's folder.",
         epilog="example: amsincnet evaluate results/demo/1234 --manifest "
-        "results/demo/1234/manifests/test.csv --data_folder demo/corpus "
-        "--cohort results/demo/1234/manifests/train.csv --calibrate",
+        "results/demo/1234/manifests/test.csv --data_folder demo/corpus",
     )
     add.add_argument("model", help=MODEL)
     add.add_argument("--manifest", required=True, help="CSV of a preparation")

@@ -115,8 +115,8 @@ class SpeakerIdentifier:
 
     Arguments
     ---------
-    embedding_model : amsincnet_sb.lobes.sincnet.SincNet
-        In evaluation mode.
+    embedding_model : torch.nn.Module
+        A SincNet or a SincTDNN, in evaluation mode.
     classifier : torch.nn.Module
         Likewise.
     speakers : list of str
@@ -130,7 +130,7 @@ class SpeakerIdentifier:
     hop : int, optional
         Samples between windows; a quarter of a window if not given. Windows
         every 10 ms, as in the evaluation of a training run, overlap so much
-        that they take five times as long for the same answers.
+        that they take five times as long for as many errors.
 
     Attributes
     ----------
@@ -522,10 +522,10 @@ class SpeakerIdentifier:
             return
         # What another process has changed since the model was loaded stays.
         with exclusive(folder / "config.json"):
+            enrolled = self._merged(folder)
             calibration, cohort, _ = self._kept
             if self.calibration != calibration or self.cohort is not cohort:
                 self._write_calibration(folder)
-            enrolled = self._merged(folder)
             self._write_enrolled(folder, enrolled)
         self._set_enrolled(enrolled)
         self._keep()

@@ -1,9 +1,10 @@
 """How long `amsincnet identify` takes, from typing it, on a CPU.
 
-A full model (462 speakers, random weights: they cost as much as trained ones)
-and recordings of noise, 3 s each. Printed are the seconds until the first
-answer, imports included, and the files a second from then on; with --hour
-also the time and the memory for an hour of 44.1 kHz stereo.
+A full model, the recommended or the released architecture (462 speakers,
+random weights: they cost as much as trained ones), and recordings of noise, 3
+s each. Printed are the seconds until the first answer, imports included, and
+the files a second from then on; with --hour also the time and the memory for
+an hour of 44.1 kHz stereo.
 
     python tests/benchmarks/identify.py --files 200 --hour
 """
@@ -21,9 +22,11 @@ import numpy as np
 import soundfile
 
 from amsincnet_sb.lobes.classifiers import CosineClassifier
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.pretrained import write_pretrained
 
+NETWORKS = {kind.__name__: kind for kind in (SincTDNN, SincNet)}
 COMMAND = [sys.executable, "-m", "amsincnet_sb.cli", "identify"]
 
 
@@ -51,12 +54,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--model", help="results folder of a trained model")
+    parser.add_argument("--network", choices=NETWORKS, default="SincTDNN")
     parser.add_argument("--hour", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or str(Path(folder) / "model")
         if not options.model:
-            net = SincNet(linear_embedding=True, released_init=False)
+            net = NETWORKS[options.network]()
             names = [f"speaker{i}" for i in range(462)]
             classify = CosineClassifier(net.embedding_size, len(names))
             write_pretrained(model, net, classify, names, 30.0)

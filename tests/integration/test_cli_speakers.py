@@ -292,14 +292,17 @@ def examples():
         a for a in commands if isinstance(a, argparse._SubParsersAction)
     ]
     for name, parser in commands.choices.items():
-        assert parser.epilog.startswith("example: amsincnet ")
-        yield name, shlex.split(parser.epilog.removeprefix("example: "))[1:]
+        # As printed, broken lines included.
+        *_, example = parser.format_help().split("\n\n")
+        assert example.startswith("example: amsincnet ")
+        typed = example.removeprefix("example: ").replace("\\\n", "")
+        yield name, shlex.split(typed)[1:]
 
 
 @pytest.mark.parametrize("name, words", list(examples()))
 def test_examples_are_commands(name, words):
     assert words[0] == name
-    assert cli._parser().parse_args(words).run
+    assert cli._parser().parse_args(cli._until_dashes(words)).run
 
 
 def test_examples_run_as_typed(
