@@ -43,7 +43,14 @@ SINCNET = {
     "emb_dim": 64,
 }
 CASES = {
-    "sincnet": {**SINCNET},
+    # It looks at single windows: few enough of them to be learned by heart
+    "sincnet": {
+        **SINCNET,
+        "sentence_len": 0.2,
+        "random_chunk": False,
+        "batch_size": 32,
+        "warmup_steps": 40,
+    },
     "sinc_ecapa_tdnn": ECAPA,
     "sinc_x_vectors": {
         "channels": "[64,64,64,64,128]",
@@ -52,7 +59,7 @@ CASES = {
     },
     "ecapa_tdnn_am_softmax": {**ECAPA, "warmup_steps": 40},
 }
-EPOCHS = {"sincnet": 12, "sinc_x_vectors": 12}
+EPOCHS = {"sincnet": 20, "sinc_x_vectors": 12}
 
 
 def voxceleb_layout(timit, folder):
@@ -83,6 +90,17 @@ def corpus(tmp_path_factory):
         folder / "TIMIT", speakers=TRAINED + STRANGERS, progress=False
     )
     return voxceleb_layout(timit, folder / "VoxCeleb")
+
+
+def few_windows(corpus, path):
+    """A manifest of eight windows of 200 ms of each trained speaker."""
+    with open(path, "w") as file:
+        file.write("ID,duration,wav,start,stop,spk_id\n")
+        for speaker in sorted((corpus / "wav").iterdir())[:TRAINED]:
+            for wav in sorted(speaker.rglob("*.wav"))[:8]:
+                name = f"{speaker.name}--{wav.stem}"
+                file.write(f"{name},0.2,{wav},8000,11200,{speaker.name}\n")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +149,17 @@ def test_it_trains_overfits_resumes_and_verifies(
         "batch_size": 16,
         "num_workers": 0,
         "lr": 0.003,
+        # Chunks are shorter here than those of the files.
+        "drop_chunk": "{drop_length_low: 100, drop_length_high: 200}",
         **CASES[name],
     }
+    if name == "sincnet":
+        few = few_windows(corpus, tmp_path / "few.csv")
+        options.update(
+            train_annotation=few, valid_annotation=few, skip_prep=True
+        )
     if name != "sinc_x_vectors":
-        options["step_size"] = 10 * last
+        options["step_size"] = (3 if name == "sincnet" else 14) * last
     file = HPARAMS / f"train_{name}.yaml"
     train = "train_speaker_embeddings.py"
 
@@ -164,12 +189,22 @@ def test_it_trains_overfits_resumes_and_verifies(
         assert set(after) == {"sinc.low", "sinc.band"}
         for key in after:
             assert not torch.equal(before[key], after[key])
-    if name == "ecapa_tdnn_am_softmax":
+    if "warmup_steps" in CASES[name]:
         cost = torch.load(checkpoint / "compute_cost.ckpt", weights_only=True)
-        half = stopped["compute_cost.ckpt"]["_extra_state"]["steps"]
-        assert cost["_extra_state"]["steps"] == half // (last - 2) * last
+        assert (
+            steps_of(cost)
+            == steps_of(stopped["compute_cost.ckpt"]) // (last - 2) * last
+        )
 
-    assert verified(name, corpus, bin_folder, tmp_path, checkpoint) < 25
+    # Eight windows of a speaker teach SincNet little about strangers.
+    error = verified(name, corpus, bin_folder, tmp_path, checkpoint)
+    assert error < (45 if name == "sincnet" else 30)
+
+
+def steps_of(cost):
+    """Training batches that a saved loss has counted."""
+    (state,) = (v for k, v in cost.items() if k.endswith("_extra_state"))
+    return state["steps"]
 
 
 def newest(output):
@@ -188,7 +223,8 @@ def verified(name, corpus, bin_folder, tmp_path, checkpoint):
         "cohort_size": 20,
         **{k: v for k, v in CASES[name].items() if k not in ("warmup_steps",)},
     }
-    options.pop("batch_size", None)
+    for key in ("batch_size", "sentence_len", "random_chunk", "lr"):
+        options.pop(key, None)
     hparams = HPARAMS / f"verification_{name}.yaml"
     if name == "ecapa_tdnn_am_softmax":  # SpeechBrain's own does for it
         hparams = Path(
