@@ -6,7 +6,7 @@ DEMO ?= demo
 RECIPE := recipes/TIMIT/speaker_id
 bin := $(abspath $(VENV))/bin
 
-.PHONY: install demo test test-slow bench lint clean
+.PHONY: install demo test test-slow bench lint speechbrain-checks clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -46,7 +46,15 @@ bench: install
 lint: install
 	$(bin)/python -m pip install -q -e '.[lint]'
 	$(bin)/ruff check . && $(bin)/ruff format --check .
-	$(bin)/yamllint -c .yamllint.yaml hparams
+	$(bin)/yamllint -c .yamllint.yaml hparams recipes
+
+# SpeechBrain's own checks and scripts, from a checkout of it:
+# make speechbrain-checks SPEECHBRAIN=/path/to/speechbrain
+speechbrain-checks: install
+	$(bin)/python -m pip install -q scikit-learn
+	SPEECHBRAIN_CHECKOUT="$(abspath $(SPEECHBRAIN))" \
+	    $(bin)/python -m pytest tests/integration/test_speechbrain_checks.py \
+	    tests/integration/test_dropins.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info

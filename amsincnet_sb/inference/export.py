@@ -92,6 +92,7 @@ class WaveformScorer(nn.Module):
         length = torch.full((1,), samples)
 
         def step(totals, block):
+            """Add the windows of a block to the totals."""
             numbers, weights = block
             at = window_samples(numbers, length, self.window, self.hop)
             parts = self._score_windows(waveform[at])

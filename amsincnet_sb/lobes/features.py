@@ -124,7 +124,9 @@ class SincFeatures(nn.Module):
     def n_frames(self, time):
         """Frames of a waveform.
 
-        Rounded, so that a relative length means as many frames as samples.
+        Rounded up, as SpeechBrain rounds a relative length times the number
+        of frames: of a batch whose time is a whole number of hops, the
+        modules behind this one see the frames of each utterance and no more.
 
         Arguments
         ---------
@@ -140,7 +142,7 @@ class SincFeatures(nn.Module):
         >>> SincFeatures().n_frames(48000)
         300
         """
-        return max(1, (time + self.hop // 2) // self.hop)
+        return (time + self.hop - 1) // self.hop
 
     def filters(self):
         """The impulse responses, with a gain of about one in their band.

@@ -10,6 +10,7 @@ SpeechBrain's scripts: the same checks run on them in a tree where
 SpeechBrain's scripts are.
 """
 
+import ast
 import csv
 import re
 import sys
@@ -144,6 +145,21 @@ def test_keys_of_our_files_are_in_our_script():
             used = rf'\["{key}"\]|hparams\.{key}\b|modules\.{key}\b'
             used += rf'|attr\(self\.hparams, "{key}"'
             assert re.search(used, script), f"{row['Hparam_file']}: {key}"
+
+
+def test_everything_has_a_docstring():
+    """Functions within functions, too: SpeechBrain's check reads lines."""
+    files = [
+        *(ROOT / "amsincnet_sb").rglob("*.py"),
+        *(ROOT / "recipes").rglob("*.py"),
+    ]
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, kinds):
+                name = getattr(node, "name", "the file")
+                if not name.startswith("_"):
+                    assert ast.get_docstring(node), f"{file}: {name}"
 
 
 def test_no_tests_package():

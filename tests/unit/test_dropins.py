@@ -11,6 +11,7 @@ import pytest
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.inference.classifiers import EncoderClassifier
 from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +178,25 @@ def test_verification_loads_what_training_saved(path, tmp_path):
             embeddings.append(one["embedding_model"](feats, lens))
     torch.testing.assert_close(*embeddings, atol=1e-3, rtol=1e-3)
     assert embeddings[0].shape == (4, 1, 16)
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=name_of)
+def test_in_speechbrains_encoder_classifier(path, tmp_path):
+    hparams = load(path, tmp_path)
+    if "mean_var_norm_input" in hparams:  # as in the file it is published with
+        hparams["mean_var_norm"] = hparams["mean_var_norm_input"]
+    names = EncoderClassifier.MODULES_NEEDED
+    model = EncoderClassifier(
+        {name: hparams[name] for name in names}, {"label_encoder": None}
+    )
+    wavs, lens = speech()
+    with torch.no_grad():
+        embeddings = model.encode_batch(wavs, lens)
+        assert embeddings.shape == (4, 1, 16)
+        probabilities = model.mods.classifier(embeddings)
+    assert probabilities.shape == (4, 1, 5)
+    # One recording as a row, as classify_file passes it
+    assert model.encode_batch(wavs[:1]).shape == (1, 1, 16)
 
 
 def test_sincnet_embeds_the_same_alone_and_padded(tmp_path):

@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.lobes.features import Fbank
+from speechbrain.processing.features import (
+    InputNormalization,
+    make_padding_mask,
+)
 
 from amsincnet_sb.lobes.features import SincFeatures
 
@@ -42,7 +47,7 @@ def test_frame_by_frame():
     x = waves(1, 3000).double()
     y = features(x)[0].detach()
     filters = features.filters().detach().numpy()
-    assert y.shape == (19, 6)
+    assert y.shape == (19, 6)  # 18.75
     wave = np.concatenate([np.zeros(300), x[0].numpy(), np.zeros(600)])
     for frame in range(19):
         powers = np.zeros(6)
@@ -70,7 +75,7 @@ def test_the_second_half_is_the_hilbert_transform():
 def test_a_frame_every_10_ms(time):
     features = SincFeatures(**SMALL)
     y = features(waves(2, time))
-    frames = max(1, round(time / 160 + 1e-9))
+    frames = math.ceil(time / 160)
     assert y.shape == (2, frames, 6) and features.n_frames(time) == frames
     assert torch.equal(features(waves(2, time).unsqueeze(-1)), y)
     torch.testing.assert_close(features(waves(2, time), torch.ones(2)), y)
@@ -100,13 +105,29 @@ def test_padding_changes_nothing(filler):
     lens = torch.tensor(lengths) / 8000
     y = features(padded, lens)
     assert y.isfinite().all()
-    for row, wave, share in zip(y, recordings, lens):
+    # What the modules behind it take for the frames of each
+    seen = make_padding_mask(y, lens).squeeze(-1).sum(1)
+    assert torch.equal(seen, length_to_mask(lens * 50, 50).sum(1).long())
+    for row, wave, frames in zip(y, recordings, seen):
         alone = features(wave[None])[0]
-        # As many frames as the relative length, which the next module uses.
-        assert len(alone) == max(1, int(torch.round(share * 50)))
+        assert len(alone) == frames
         torch.testing.assert_close(row[: len(alone)], alone, atol=1e-5, rtol=0)
     if filler == 0.0:  # the batches of SpeechBrain's scripts, without lens
         torch.testing.assert_close(features(padded), y)
+
+
+def test_normalised_features_alone_and_padded():
+    """With what follows in every recipe, at every length."""
+    features = SincFeatures(**SMALL)
+    norm = InputNormalization(norm_type="sentence", std_norm=False)
+    for n in range(1500, 3200, 61):
+        wave = waves(1, n, seed=n)
+        padded = torch.nn.functional.pad(wave, (0, 4800 - n))
+        alone = norm(features(wave), torch.ones(1))
+        batch = norm(features(padded), torch.tensor([n / 4800]))
+        torch.testing.assert_close(
+            batch[:, : alone.shape[1]], alone, atol=1e-4, rtol=0
+        )
 
 
 def test_filters_learn():
