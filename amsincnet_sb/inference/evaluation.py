@@ -72,10 +72,13 @@ def evaluate_model(model, manifest, data_folder, trials=None):
             f"{manifest} lists {len(sentences)} sentences, too many to pair "
             "each with each; give a list with --trials."
         )
-    found = _listen(model, sentences, data_folder)
-    found = Analysis(*(torch.stack(each).cpu() for each in zip(*found)))
     index = {name: i for i, name in enumerate(model.speakers)}
-    labels = torch.tensor([index.get(s.spk_id, -1) for s in sentences])
+    labels = [index.get(s.spk_id, -1) for s in sentences]
+    # Where nobody is unknown, everybody is for once.
+    without = () if -1 in labels or len(index) < 2 else labels
+    found = _listen(model, sentences, data_folder, without)
+    found = Analysis(*(torch.stack(each).cpu() for each in zip(*found)))
+    labels = torch.tensor(labels)
     names = [s.spk_id for s in sentences]
     if pairs is None:
         pairs = all_pairs(names)
@@ -134,7 +137,7 @@ def cohort_from(model, manifest, data_folder):
     return torch.stack([directions[own].mean(0) for own in speakers.values()])
 
 
-def _listen(model, sentences, data_folder):
+def _listen(model, sentences, data_folder, without=()):
     """An Analysis of each sentence."""
     rate = model.embedding_model.sample_rate
     waves = (
@@ -142,7 +145,7 @@ def _listen(model, sentences, data_folder):
         for s in sentences
     )
     found = tqdm(
-        model.analyse_all(waves),
+        model.analyse_all(waves, without),
         total=len(sentences),
         unit="file",
         disable=None,
@@ -363,8 +366,7 @@ def _open_set(found, labels, trained, calibrated):
     accept = _best_share(scores[known], found.posteriors[known])
     if known.all():
         how = "known speakers, their own class left out"
-        scores = scores.scatter(1, labels[:, None], -torch.inf)
-        reject = _best_share(scores, found.posteriors)
+        reject = _best_share(found.other_scores, found.other_posteriors)
     else:
         how = "speakers the model does not know"
         reject = _best_share(scores[~known], found.posteriors[~known])
@@ -405,6 +407,12 @@ def _verification(model, found, first, second, same, calibrated):
 def _equal_error(scores, targets, calibrated):
     """Where both kinds of error are equal, and those at a threshold."""
     rate, threshold = eer(scores, targets)
+    # Both errors are the same up to the next score: as far as can be from
+    # the scores on either side.
+    above = scores[scores > threshold]
+    if len(above):
+        below = scores[scores <= threshold].max().item()
+        threshold = (below + above.min().item()) / 2
     errors = {"eer": 100 * rate, "threshold": threshold}
     if calibrated is not None:
         accepted = (scores > calibrated).double()

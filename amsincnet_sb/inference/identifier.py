@@ -90,6 +90,9 @@ class Analysis(NamedTuple):
         ``[speakers]``, shares of the windows decided for each.
     posteriors : torch.Tensor
         ``[speakers]``, posteriors.
+    other_scores, other_posteriors : torch.Tensor
+        ``[speakers]``, the same of a model that lacks one speaker, see
+        :meth:`SpeakerIdentifier.analyse_all`; as the former if none was named.
     outputs : torch.Tensor
         ``[speakers]``, the classifier's outputs: cosines, or log-posteriors.
     embedding : torch.Tensor
@@ -101,6 +104,8 @@ class Analysis(NamedTuple):
     scores: torch.Tensor
     votes: torch.Tensor
     posteriors: torch.Tensor
+    other_scores: torch.Tensor
+    other_posteriors: torch.Tensor
     outputs: torch.Tensor
     embedding: torch.Tensor
     direction: torch.Tensor
@@ -607,7 +612,7 @@ class SpeakerIdentifier:
         return found
 
     @torch.inference_mode()
-    def analyse_all(self, recordings):
+    def analyse_all(self, recordings, without=()):
         """:meth:`analyse` for many recordings, several times as fast.
 
         The network sees windows of several recordings at a time, while a
@@ -617,6 +622,9 @@ class SpeakerIdentifier:
         ---------
         recordings : iterable of str, Path or torch.Tensor
             Recordings; any number, they are taken as they are needed.
+        without : sequence of int
+            A speaker's position for each recording, or -1: the model is also
+            asked as if it did not know that speaker.
 
         Yields
         ------
@@ -627,11 +635,11 @@ class SpeakerIdentifier:
         for number, piece in read_ahead(self._pieces(recordings)):
             length = len(piece) if torch.is_tensor(piece) else 0
             if size + length > self.windows_per_batch:
-                yield from self._finished(group, totals)
+                yield from self._finished(group, totals, without)
                 group, size = [], 0
             group.append((number, piece))
             size += length
-        yield from self._finished(group, totals)
+        yield from self._finished(group, totals, without)
 
     def _analyses(self, recordings):
         """:meth:`analyse_all`, ended by the first error."""
@@ -654,7 +662,7 @@ class SpeakerIdentifier:
                 end = error
             yield number, end
 
-    def _finished(self, group, totals):
+    def _finished(self, group, totals, without):
         """What is complete when the windows of a group have been embedded.
 
         Arguments
@@ -664,13 +672,16 @@ class SpeakerIdentifier:
         totals : dict
             Number of a recording that is not complete -> its windows so far
             and their sums.
+        without : sequence of int
+            See :meth:`analyse_all`.
 
         Yields
         ------
         Analysis or InputError
         """
-        pieces = [piece for _, piece in group if torch.is_tensor(piece)]
-        if pieces:
+        inside = [(n, piece) for n, piece in group if torch.is_tensor(piece)]
+        if inside:
+            numbers, pieces = zip(*inside)
             windows = torch.cat(pieces).to(self.device)
             embeddings = self._embed(windows).float()
             outputs = self._classify(embeddings).squeeze(1).float()
@@ -679,6 +690,15 @@ class SpeakerIdentifier:
             votes = F.one_hot(scores.argmax(-1), scores.shape[-1]).float()
             directions = F.normalize(embeddings, dim=-1)
             lengths = [len(piece) for piece in pieces]
+            others = scores
+            if without:
+                lacking = torch.tensor([without[n] for n in numbers])
+                lacking = lacking.repeat_interleave(torch.tensor(lengths))
+                lacking = lacking.to(self.device)
+                rows = (lacking >= 0).nonzero().squeeze(1)
+                masked = outputs.clone()
+                masked[rows, lacking[rows]] = -torch.inf
+                others = log_posteriors(masked, self.scale)
             parts = zip(
                 *(
                     each.split(lengths)
@@ -686,6 +706,8 @@ class SpeakerIdentifier:
                         scores,
                         votes,
                         scores.exp(),
+                        others,
+                        others.exp(),
                         outputs,
                         embeddings,
                         directions,

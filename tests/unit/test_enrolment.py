@@ -188,6 +188,31 @@ def test_the_unknown_win_below_the_threshold_and_not_above(who):
     assert who.identify(voice(4000), 3, "calibrated") == refused
 
 
+def test_as_if_the_model_did_not_know_a_speaker(models, who):
+    pitches = {"cat": 2500, "dog": 4000}
+    for name, pitch in pitches.items():
+        who.enroll(name, [voice(pitch)])
+    waves = [voice(700), voice(1500), voice(2500, 0.4)]
+    lacking = [who.speakers.index(name) for name in pitches] + [-1]
+    who.windows_per_batch = 20  # several batches a recording
+    found = list(who.analyse_all(waves, lacking))
+    for one, wave, own, left in zip(found, waves, lacking, ("dog", "cat")):
+        less = SpeakerIdentifier(*models, SPEAKERS, scale=10.0)
+        less.enroll(left, [voice(pitches[left])])
+        expected = less.analyse(wave)
+        for ours, theirs in (
+            (one.other_scores, expected.scores),
+            (one.other_posteriors, expected.posteriors),
+        ):
+            rest = [i for i in range(4) if i != own]
+            assert torch.allclose(ours[rest], theirs, atol=1e-4)
+        assert one.other_posteriors[own] == 0
+        assert one.other_scores[own] == -torch.inf
+    assert torch.equal(found[2].other_scores, found[2].scores)
+    for one, wave in zip(found, waves):
+        assert torch.allclose(one.scores, who.analyse(wave).scores, atol=1e-4)
+
+
 def test_several_at_once(who):
     waves = [voice(300), voice(700), voice(300)]
     assert who.identify(waves, 2) == [who.identify(w, 2) for w in waves]
