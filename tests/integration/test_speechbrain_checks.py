@@ -17,6 +17,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
+
+from amsincnet_sb.utils.overlays import resolve_overlay
 
 sys.path.insert(0, str(Path(__file__).parent))
 from speechbrain_checkout import (  # noqa: E402
@@ -160,6 +163,27 @@ def test_everything_has_a_docstring():
                 name = getattr(node, "name", "the file")
                 if not name.startswith("_"):
                     assert ast.get_docstring(node), f"{file}: {name}"
+
+
+def test_flags_are_keys_of_the_file():
+    """A key that is renamed must be renamed in its rows, too."""
+    for folder in ("recipes", "recipes_of_speechbrain"):
+        for _, row in rows(folder):
+            base, _ = resolve_overlay(ROOT / row["Hparam_file"])
+            keys = YAML().load(Path(base))
+            for key in re.findall(r"--(\w+)=", row["test_debug_flags"]):
+                assert key in keys, f"{row['Hparam_file']}: --{key}"
+
+
+def test_yaml_style():
+    """What `make lint` asks, where yamllint is installed."""
+    config = pytest.importorskip("yamllint.config")
+    linter = pytest.importorskip("yamllint.linter")
+    settings = config.YamlLintConfig(file=str(ROOT / ".yamllint.yaml"))
+    for folder in ("hparams", "recipes"):
+        for file in (ROOT / folder).rglob("*.yaml"):
+            problems = linter.run(file.read_text(), settings)
+            assert not [p for p in problems if p.level == "error"], file
 
 
 def test_no_tests_package():
