@@ -25,6 +25,15 @@ def refused(arguments, capsys):
     return line
 
 
+def same_candidates(one, other):
+    """But for rounding: windows share a batch with those of other files."""
+    assert [c["speaker"] for c in one] == [c["speaker"] for c in other]
+    for key in ("score", "share"):
+        assert [c[key] for c in one] == pytest.approx(
+            [c[key] for c in other], rel=1e-4, abs=1e-6
+        )
+
+
 def test_a_pipe_gets_json(finished, files, capsys):
     assert main(["identify", str(finished), *files, "--top", "2"]) == 0
     captured = capsys.readouterr()
@@ -34,7 +43,7 @@ def test_a_pipe_gets_json(finished, files, capsys):
     who = SpeakerIdentifier.from_results(finished)
     for answer in answers:
         expected = who.identify(answer["file"], 2)
-        assert answer["candidates"] == [c._asdict() for c in expected]
+        same_candidates(answer["candidates"], [c._asdict() for c in expected])
         first, second = answer["candidates"]
         assert second["score"] <= first["score"] <= 0
 
@@ -55,7 +64,7 @@ def test_other_formats(finished, files, tmp_path, capsys):
     soundfile.write(flac, wave, rate)
     assert main(["identify", str(finished), files[0], str(flac)]) == 0
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert first["candidates"] == second["candidates"]
+    same_candidates(first["candidates"], second["candidates"])
 
 
 def test_a_bad_file_does_not_keep_the_others_from_an_answer(

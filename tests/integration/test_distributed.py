@@ -16,6 +16,7 @@ HPARAMS = "am_sincnet_m005.yaml"
 COMMON = {
     "dropout": 0,
     "equalizer_std_db": 0,
+    "mixture_probability": 0,
     "band_mask": 0,
     "batches_per_epoch": 4,
     "ckpt_interval_steps": 1,

@@ -31,6 +31,7 @@ def test_it_learns_twenty_windows_by_heart(recipe, snippets, tmp_path, name):
     if name.startswith("am_sincnet"):  # without what is there to hinder it
         plain = {
             "equalizer_std_db": 0,
+            "mixture_probability": 0,
             "band_mask": 0,
             "sinc_channels": 16,
             "tdnn_channels": "[16,16]",
