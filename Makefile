@@ -41,7 +41,9 @@ test-slow: install
 # On a CPU; tests/benchmarks/train_step.py --device cuda is the GPU's.
 bench: install
 	$(bin)/python tests/benchmarks/train_step_cpu.py
+	$(bin)/python tests/benchmarks/train_step_cpu.py --network sinc_tdnn
 	$(bin)/python tests/benchmarks/evaluation.py
+	$(bin)/python tests/benchmarks/evaluation.py --network sinc_tdnn
 
 lint: install
 	$(bin)/python -m pip install -q -e '.[lint]'

@@ -3,48 +3,114 @@
 Claim: with the full model on two cores, at least 3 times the windows a second
 of the network as it stands, in evaluation mode and batches of 128. The fast
 rows prepare the network once (filters, batch normalisation folded into the
-linear layers) and take 1024 windows of a waveform, every 10 ms one, as a
+other layers) and take 1024 windows of a waveform, every 10 ms one, as a
 strided view. All rows take turns in one process; see train_step_cpu.py.
 
-    python tests/benchmarks/evaluation.py
+    python tests/benchmarks/evaluation.py [--network sinc_tdnn]
+
+With ``--device cuda`` a whole evaluation is timed instead, as the recipe does
+it: the 1386 test sentences of TIMIT (noise of 1.75 to 3.75 s each), their
+windows, decisions and errors. Claim: at most 1.5 s on one GPU.
 """
 
 import argparse
+import statistics
+import time
 
 import torch
-from train_step_cpu import in_turns, print_table, processor
+from train_step_cpu import NETWORKS, in_turns, print_table, processor
 
-from amsincnet_sb.lobes.folded import Folded
-from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.lobes.classifiers import CosineClassifier
+from amsincnet_sb.lobes.folded import Folded, FoldedTDNN, for_evaluation
+from amsincnet_sb.nnet.scoring import log_posteriors
+from amsincnet_sb.utils.metrics import SentenceErrors
+
+FOLDED = {"sincnet": Folded, "sinc_tdnn": FoldedTDNN}
+
+
+def on_cpu(args):
+    """Some windows, in turns."""
+    net = NETWORKS[args.network](fast=False).eval()
+    wav = 0.1 * torch.randn(net.window + (args.windows - 1) * net.hop)
+    windows = wav.unfold(0, net.window, net.hop)
+
+    def straightforward():
+        """One window after the other, in batches of 128."""
+        with torch.no_grad():
+            for part in windows.split(128):
+                net.embed_windows(part)
+
+    kind = FOLDED[args.network]
+    folded = kind(net), kind(net, torch.bfloat16)
+    print(
+        f"evaluation of {args.network}, {args.windows} windows; {processor()}"
+    )
+    rows = {
+        "straightforward, float32": straightforward,
+        "folded, float32": lambda: folded[0].embed_windows(windows),
+        "folded, bfloat16": lambda: folded[1].embed_windows(windows),
+        "preparation": lambda: kind(net),
+    }
+    print_table(in_turns(rows, args.turns), args.windows)
+
+
+@torch.no_grad()
+def on_gpu(args):
+    """All test sentences, several times."""
+    lengths = torch.randint(28000, 60000, (1386,)).tolist()
+    audio = ResidentAudio(
+        [torch.randint(-9000, 9000, (n,)) / 32768 for n in lengths],
+        [i // 3 for i in range(1386)],
+        [str(i) for i in range(1386)],
+    ).to("cuda")
+    head = CosineClassifier(2048, 462).to("cuda").eval()
+    print(
+        f"evaluation of {args.network}, 1386 sentences; "
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    )
+    print("| version | windows | s, median | first | GiB |")
+    print("|---|---|---|---|---|")
+    for name, fast, size in (("plain, float32", 0, 128), ("fast", 1, 4096)):
+        net = NETWORKS[args.network](fast=bool(fast)).to("cuda").eval()
+        windows = SentenceWindows(audio, net.window, net.hop, size)
+        torch.cuda.reset_peak_memory_stats()
+        times = []
+        for _ in range(args.turns):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            embed = for_evaluation(net, torch.bfloat16)
+            errors = SentenceErrors(audio.labels)
+            for batch in windows:
+                with torch.autocast("cuda", torch.bfloat16, enabled=bool(fast)):
+                    scores = head(embed(batch.sig.data))
+                errors.append(batch.sentence, log_posteriors(scores, 30.0))
+            errors.summarize()
+            times.append(time.perf_counter() - start)
+        print(
+            f"| {name} | {int(windows.counts.sum())} "
+            f"| {statistics.median(times):.3f} | {times[0]:.3f} "
+            f"| {torch.cuda.max_memory_allocated() / 2**30:.2f} |",
+            flush=True,
+        )
 
 
 def main():
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--network", default="sincnet", choices=NETWORKS)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--windows", type=int, default=1024)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    net = SincNet(fast=False).eval()
-    wav = 0.1 * torch.randn(net.window + (args.windows - 1) * net.hop)
-    windows = wav.unfold(0, net.window, net.hop)
-
-    def straightforward():
-        with torch.no_grad():
-            for part in windows.split(128):
-                net.embed_windows(part)
-
-    folded = Folded(net), Folded(net, torch.bfloat16)
-    print(f"evaluation, {args.windows} windows; {processor()}")
-    rows = {
-        "straightforward, float32": straightforward,
-        "folded, float32": lambda: folded[0].embed_windows(windows),
-        "folded, bfloat16": lambda: folded[1].embed_windows(windows),
-        "preparation": lambda: Folded(net),
-    }
-    print_table(in_turns(rows, args.turns), args.windows)
+    on_gpu(args) if args.device == "cuda" else on_cpu(args)
 
 
 if __name__ == "__main__":

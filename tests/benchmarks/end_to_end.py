@@ -1,0 +1,113 @@
+"""Wall clock of a whole training run, from the command to the last figure.
+
+Example: ``python tests/benchmarks/end_to_end.py --epochs 360`` on a GPU. It
+generates a corpus of TIMIT's size (462 speakers, 8 sentences each; not timed)
+and times ``train.py`` as a process on it: preparation, loading, compilation,
+training, all evaluations and checkpoints. A straightforward port of the same
+network (plain torch, ``F.conv1d``, audio in memory, one kernel at a time) is
+timed for some steps in this process first; what it would take for as many
+steps, its evaluations left out, is the last column.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from train_step import make_step, timed  # noqa: E402
+
+from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus  # noqa: E402
+
+RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
+NETWORKS = {"am_sincnet.yaml": "sinc_tdnn", "released.yaml": "sincnet"}
+
+
+def port_milliseconds(args, device):
+    """Time of a step of the straightforward port."""
+    settings = argparse.Namespace(
+        device=device,
+        network=NETWORKS[args.hparams],
+        batch=128,
+        speakers=args.speakers,
+        optimizer="adamw",
+    )
+    step = make_step(settings, False, "tf32", False, False)
+    return statistics.median(timed(step, device, 5, args.port_steps))
+
+
+def run(args, corpus, output):
+    """Seconds of the process, and its evaluations."""
+    command = [
+        *(sys.executable, "train.py", f"hparams/{args.hparams}"),
+        *(f"--data_folder={corpus}", f"--output_folder={output}"),
+        *(f"--number_of_epochs={args.epochs}",),
+        *(f"--batches_per_epoch={args.batches}",),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    start = time.perf_counter()
+    done = subprocess.run(
+        command,
+        cwd=RECIPE,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(done.stdout[-3000:])
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return seconds, [json.loads(line) for line in lines]
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=800, help="an epoch")
+    parser.add_argument("--speakers", type=int, default=462)
+    parser.add_argument("--port-steps", type=int, default=2)
+    parser.add_argument(
+        "--hparams", default="am_sincnet.yaml", choices=NETWORKS
+    )
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    port = port_milliseconds(args, device)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "corpus"
+        generate_demo_corpus(corpus, speakers=args.speakers)
+        seconds, records = run(args, corpus, Path(folder) / "results")
+    steps = args.epochs * args.batches
+    last = records[-1]
+    print(f"{args.hparams}, {steps} steps of 128; {name}, generated speech")
+    print(
+        "| steps | evaluations | command to last figure, s | of that before "
+        "training and after, s | sentence error % | port, ms a step "
+        "| port, s | ratio |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    outside = seconds - last["seconds"]
+    print(
+        f"| {steps} | {len(records)} | {seconds:.1f} | {outside:.1f} "
+        f"| {last['sentence_error']:.3f} | {port:.2f} "
+        f"| {port * steps / 1e3:.1f} | {port * steps / 1e3 / seconds:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
