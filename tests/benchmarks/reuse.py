@@ -222,12 +222,12 @@ def evaluate(system, sets):
 
 
 def moved(system):
-    """How far the cut-offs went: mean of |change| in Hz."""
+    """How far a cut-off went: mean of |change| in Hz."""
     if not isinstance(system.compute_features, SincFeatures):
         return 0.0
     start = SincFeatures(out_channels=80).sinc.cutoffs_hz()
     now = system.compute_features.sinc.cutoffs_hz()
-    return sum((a - b.cpu()).abs().mean().item() for a, b in zip(start, now))
+    return (torch.cat(start) - torch.cat(now).cpu()).abs().mean().item()
 
 
 def main():

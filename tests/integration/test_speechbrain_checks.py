@@ -175,6 +175,7 @@ def test_flags_are_keys_of_the_file():
                 assert key in keys, f"{row['Hparam_file']}: --{key}"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_yaml_style():
     """What `make lint` asks, where yamllint is installed."""
     config = pytest.importorskip("yamllint.config")
