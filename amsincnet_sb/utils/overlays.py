@@ -118,7 +118,11 @@ def plain_options(hparams_file, overrides, hints=None):
             )
     try:
         with open(hparams_file, encoding="utf-8") as file:
-            resolved = resolve_references(file, overrides)
+            resolved = YAML().load(resolve_references(file, overrides))
+    except YAMLError as error:
+        raise InputError(
+            f"{hparams_file} cannot be resolved: {_one_line(error)}."
+        ) from error
     except OSError as error:  # of an !include
         raise InputError(
             f"{hparams_file} cannot be resolved: {error.filename}: "
@@ -129,7 +133,7 @@ def plain_options(hparams_file, overrides, hints=None):
         raise InputError(
             f"{hparams_file} cannot be resolved: {reason}."
         ) from error
-    return dict(YAML().load(resolved))
+    return dict(resolved)
 
 
 def _parse_overrides(overrides):

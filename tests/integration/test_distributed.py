@@ -18,6 +18,7 @@ COMMON = {
     "equalizer_std_db": 0,
     "mixture_probability": 0,
     "band_mask": 0,
+    "mixture_probability": 0,
     "batches_per_epoch": 4,
     "ckpt_interval_steps": 1,
     "distributed_backend": "gloo",

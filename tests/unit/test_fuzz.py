@@ -162,6 +162,8 @@ def test_manifest(tmp_path_factory, manifest, data):
         + [b"!include:base.yaml", b"base: overlay.yaml", b"? [a]", b"<<: *x"],
     )
 )
+@example(data=b"!include:base.yamlbase.yaml\nmargin: 0.05\n")
+@example(data=b"b!!python/object/apply:os.getcwd []ase: base.yaml\nmargin: 1\n")
 def test_overlay(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
     (folder / "base.yaml").write_text(
