@@ -136,6 +136,9 @@ class SpeakerIdentifier:
         Samples between windows; a quarter of a window if not given. Windows
         every 10 ms, as in the evaluation of a training run, overlap so much
         that they take five times as long for as many errors.
+    own_cosine : float
+        What a window of a trained speaker scores for that speaker on average,
+        if it was not trained on.
 
     Attributes
     ----------
@@ -170,6 +173,7 @@ class SpeakerIdentifier:
         windows_per_batch=512,
         folder=None,
         hop=None,
+        own_cosine=DEFAULT_OWN_COSINE,
     ):
         window = embedding_model.window
         self.hop = max(1, window // 4) if hop is None else hop
@@ -180,6 +184,7 @@ class SpeakerIdentifier:
         self.embedding_model = embedding_model
         self.classifier = classifier
         self.scale = scale
+        self.own_cosine = own_cosine
         self.windows_per_batch = windows_per_batch
         self.folder = folder and Path(folder)
         self.calibration, self.cohort = {}, None
@@ -228,6 +233,7 @@ class SpeakerIdentifier:
             config["scale"],
             folder=folder,
             hop=hop,
+            own_cosine=config.get("own_cosine", DEFAULT_OWN_COSINE),
         )
         model.calibration = _read_calibration(folder / CALIBRATION)
         # A cohort without a threshold found with it would be of no use.
@@ -414,8 +420,9 @@ class SpeakerIdentifier:
         The speaker's class vector is the mean direction of the windows. A
         mean is closer to its own windows, and to everybody else's, than a
         learned class vector is; so it is scaled until windows of the
-        recordings score on it as those of trained speakers do on theirs: 0.3
-        on average, or what ``amsincnet evaluate --calibrate`` has found. Each
+        recordings score on it as those of trained speakers do on theirs: what
+        the last evaluation of the training run has found, or ``amsincnet
+        evaluate --calibrate`` since. Each
         recording is scored on the mean of the others.
 
         Arguments
@@ -521,6 +528,7 @@ class SpeakerIdentifier:
                 self._trained,
                 self.scale,
                 safetensors,
+                self.own_cosine,
             )
             self._write_calibration(folder)
             self._write_enrolled(folder, self._enrolled)
@@ -806,7 +814,7 @@ class SpeakerIdentifier:
         if not self._enrolled:
             return torch.zeros(0, self.embedding_model.embedding_size)
         found = self.calibration.get("identification", {})
-        own_cosine = found.get("own_cosine", DEFAULT_OWN_COSINE)
+        own_cosine = found.get("own_cosine", self.own_cosine)
         return own_cosine * self._vectors
 
     def _classify(self, embeddings):

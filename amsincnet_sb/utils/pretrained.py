@@ -65,6 +65,7 @@ def write_pretrained(
     speakers,
     scale=1.0,
     safetensors=False,
+    own_cosine=None,
 ):
     """Write a model as SpeechBrain and this package load it.
 
@@ -91,6 +92,9 @@ def write_pretrained(
         Write ``config.json`` and ``model.safetensors`` alone: nothing that
         anybody could execute, for this package and other programs, but not
         for SpeechBrain.
+    own_cosine : float, optional
+        Mean output of a CosineClassifier for the true speaker, over windows
+        that were not trained on: what an enrolled speaker is to score.
 
     Raises
     ------
@@ -126,6 +130,8 @@ def write_pretrained(
         "scale": scale if kind == "CosineClassifier" else 1.0,
         "speakers": list(speakers),
     }
+    if own_cosine is not None and kind == "CosineClassifier":
+        config["own_cosine"] = own_cosine
     # JSON is yaml, so lists and numbers can be written as they are.
     arguments = "\n".join(
         f"    {key}: {json.dumps(value)}"
@@ -272,6 +278,8 @@ def read_pretrained(folder):
         embedding_model = network(**config["embedding_model"])
         classifier = kind(classifier["input_size"], len(speakers))
         config["scale"] = float(config["scale"])
+        if "own_cosine" in config:
+            config["own_cosine"] = float(config["own_cosine"])
         config["speakers"] = speakers
     except (
         ArithmeticError,

@@ -11,6 +11,7 @@ from speechbrain.inference.speaker import SpeakerRecognition
 from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
+from amsincnet_sb.utils.pretrained import read_pretrained
 
 
 def test_every_evaluation_is_a_record(finished, recipe):
@@ -156,3 +157,24 @@ def test_without_savedir_too(finished, tmp_path, monkeypatch):
     folder = finished / "pretrained"
     classifier = EncoderClassifier.from_hparams(source=str(folder))
     assert classifier.encode_batch(torch.randn(1, 1600)).shape == (1, 1, 8)
+
+
+def test_the_model_says_what_trained_speakers_score(finished, corpus):
+    """Enrolled ones are made to score the same, without a calibration."""
+    net, classifier, config = read_pretrained(finished)
+    scores = []
+    for sentence in read_manifest(finished / "manifests" / "test.csv"):
+        wave = read_audio(corpus / sentence.wav, sentence.start, sentence.stop)
+        with torch.no_grad():
+            windows = wave.unfold(0, net.window, net.hop)
+            outputs = classifier(net.embed_windows(windows).unsqueeze(1))
+        speaker = config["speakers"].index(sentence.spk_id)
+        scores.append(outputs[:, 0, speaker])
+    mean = torch.cat(scores).mean().item()
+    assert config["own_cosine"] == pytest.approx(mean, abs=1e-4)
+    who = SpeakerIdentifier.from_results(finished)
+    assert who.own_cosine == config["own_cosine"]
+    # A copy, as enrolment makes it, says so too.
+    copy = finished.parent / "own_cosine_copy"
+    who.save(copy)
+    assert SpeakerIdentifier.from_results(copy).own_cosine == who.own_cosine

@@ -36,7 +36,12 @@ from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.nnet.schedules import parameter_groups
 from amsincnet_sb.utils.device import fastest_precision
-from amsincnet_sb.utils.distributed import on_main, rank, world_size
+from amsincnet_sb.utils.distributed import (
+    add_over_ranks,
+    on_main,
+    rank,
+    world_size,
+)
 from amsincnet_sb.utils.errors import (
     InputError,
     as_input_error,
@@ -139,6 +144,7 @@ class SpeakerBrain(RecordedBrain):
         else:
             scores = self.hparams.compute_scores(predictions)
             self.errors.append(batch.sentence, scores)
+            self.own_scores += predictions.squeeze(1).gather(1, labels).sum()
         return self.hparams.compute_cost(predictions, labels, lens)
 
     def init_optimizers(self):
@@ -202,6 +208,8 @@ class SpeakerBrain(RecordedBrain):
             self.errors = SentenceErrors(
                 windows.audio.labels, windows.empty_row
             ).to(self.device)
+            # Of the true speakers: what one that is enrolled is to score.
+            self.own_scores = torch.zeros(()).double().to(self.device)
             dtype = AMPConfig.from_name(self.eval_precision).dtype
             self.embed = for_evaluation(self.hparams.embedding_model, dtype)
 
@@ -231,6 +239,8 @@ class SpeakerBrain(RecordedBrain):
         split = "valid" if stage == sb.Stage.VALID and held_out else "test"
         loss = self.mean_over_ranks(stage_loss, len(self.eval_sets[stage]))
         stats = {"loss": loss, **self.errors.reduce().summarize()}
+        own = add_over_ranks(self.own_scores) / self.errors.rows.sum()
+        self.own_cosine = own.item()
         self.report(epoch, split, stats)
         if stage == sb.Stage.VALID:
             self.checkpointer.save_and_keep_only(
@@ -515,6 +525,7 @@ def main():
             hparams["classifier"],
             brain.speakers,
             hparams["scale"],
+            own_cosine=brain.own_cosine,
         )
         plot_curves(hparams["metrics_file"], hparams["curves_file"])
         logger.info("Trained model: %s", hparams["pretrained_folder"])
