@@ -89,6 +89,7 @@ class SpeakerBrain(RecordedBrain):
         self.speakers = list(label_encoder.lab2ind)
         self.history = History(self.hparams.metrics_file)
         self.train_stats = {}
+        self.own_cosine = None  # until something has been evaluated
         # A debug run leaves a real run's results as they are.
         self.writes_results = sb.utils.distributed.if_main_process() and (
             not self.debug or self.debug_persistently
