@@ -1,8 +1,45 @@
-"""What a device is best at."""
+"""Which device a process has, and what it is best at."""
 
 import torch
+from speechbrain.utils.distributed import get_local_rank, infer_device
 
-__all__ = ["fastest_precision"]
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["fastest_precision", "own_device"]
+
+
+def own_device(asked=None):
+    """The device of this process.
+
+    Arguments
+    ---------
+    asked : str, optional
+        As with ``--device``; "cuda" is under torchrun the GPU of this
+        process, where SpeechBrain would take the first one for all.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError
+        If there is no such GPU here.
+
+    Example
+    -------
+    >>> own_device("cpu")
+    'cpu'
+    """
+    device = asked or infer_device()
+    if not device.startswith("cuda"):
+        return device
+    if device == "cuda" and get_local_rank() is not None:
+        device = f"cuda:{get_local_rank()}"
+    number = torch.device(device).index or 0
+    if number >= torch.cuda.device_count():
+        raise InputError(f"--device={device}: there is no such GPU here.")
+    return device
 
 
 def fastest_precision(device):

@@ -224,4 +224,4 @@ def test_run_options_that_cannot_be(refused):
     assert "at least 2" in refused(batch_size=1)
     assert "at least 1" in refused(batches_per_epoch=0)
     if not torch.cuda.is_available():
-        assert "no GPU" in refused(device="cuda")
+        assert "no such GPU" in refused(device="cuda")

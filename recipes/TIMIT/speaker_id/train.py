@@ -19,6 +19,7 @@ it changes in hparams["base"] and holds the changes alone.
 import os
 import sys
 import time
+from dataclasses import replace
 
 import speechbrain as sb
 import torch
@@ -35,7 +36,7 @@ from amsincnet_sb.dataio.streaming import open_audio
 from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.nnet.schedules import parameter_groups
-from amsincnet_sb.utils.device import fastest_precision
+from amsincnet_sb.utils.device import fastest_precision, own_device
 from amsincnet_sb.utils.distributed import (
     add_over_ranks,
     on_main,
@@ -371,16 +372,7 @@ def dataio_prep(hparams, device):
     train = sentences(hparams["train_annotation"])
     label_encoder.update_from_didataset(train, "spk_id")
     label_encoder.expect_len(hparams["n_speakers"])
-    path = hparams["label_encoder_file"]
-    if hparams["checkpointer"].list_checkpoints() and os.path.exists(path):
-        with as_input_error(path):
-            known = sb.dataio.encoder.CategoricalEncoder.from_saved(path)
-        if known.lab2ind != label_encoder.lab2ind:
-            raise InputError(
-                f"{hparams['output_folder']} holds a run on other speakers "
-                f"({path}); give another --output_folder."
-            )
-    on_main(label_encoder.save, path)
+    on_main(keep_speakers, label_encoder, hparams)
 
     datasets = {
         "train": RandomChunks(
@@ -399,6 +391,29 @@ def dataio_prep(hparams, device):
     else:
         datasets["valid"] = datasets["test"]
     return datasets, label_encoder
+
+
+def keep_speakers(label_encoder, hparams):
+    """Write the speakers' numbers; refuse those of another run.
+
+    Arguments
+    ---------
+    label_encoder : CategoricalEncoder
+        Of the training manifest.
+    hparams : dict
+        The hyperparameters.
+    """
+    path = hparams["label_encoder_file"]
+    if hparams["checkpointer"].list_checkpoints() and os.path.exists(path):
+        with as_input_error(path):
+            known = sb.dataio.encoder.CategoricalEncoder.from_saved(path)
+        if known.lab2ind != label_encoder.lab2ind:
+            raise InputError(
+                f"{hparams['output_folder']} holds a run on other speakers "
+                f"({path}); give another --output_folder."
+            )
+        return
+    label_encoder.save(path)
 
 
 def keep_folder_reference(output_folder):
@@ -465,9 +480,8 @@ def main():
     for line in corpus.report() if corpus else []:
         logger.info(line)
 
-    device = run_opts["device"] or sb.utils.distributed.infer_device()
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device={device}: there is no GPU to be used here.")
+    device = own_device(run_opts["device"])
+    run_opts = replace(run_opts, device=device)
     size = hparams["embedding_model"].embedding_size
     if size != hparams["embedding_size"]:
         raise InputError(
