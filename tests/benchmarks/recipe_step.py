@@ -1,0 +1,136 @@
+"""Time of a step inside the recipe, against the bare recorded step.
+
+Example: ``python tests/benchmarks/recipe_step.py``. The recipe itself trains
+on generated speech; epochs are timed from
+their first step to the device's last, and in turns with them as many steps
+without SpeechBrain's loop around them. Claim: the loop costs at most a tenth.
+
+With ``--profile FILE`` the kernels of some steps are listed there, in the order
+of the device's time they take.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
+sys.path[:0] = [str(ROOT), str(RECIPE)]
+
+import torch  # noqa: E402
+import train  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
+
+from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus  # noqa: E402
+
+
+def synchronize():
+    """Wait for the device, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def kernels(step, steps=20):
+    """A table of what the device does in a step."""
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities = [ProfilerActivity.CUDA]
+    with profile(activities=activities) as seen:
+        for _ in range(steps):
+            step()
+        synchronize()
+    totals = {}
+    for event in seen.events():
+        spent = event.device_time_total or event.cpu_time_total
+        count, time_ = totals.get(event.name, (0, 0.0))
+        totals[event.name] = count + 1, time_ + spent
+    rows = sorted(totals.items(), key=lambda item: -item[1][1])
+    lines = ["us a step | launches a step | kernel"]
+    for name, (count, spent) in rows:
+        lines.append(f"{spent / steps:9.2f} {count / steps:6.1f} {name[:150]}")
+    return "\n".join(lines) + "\n"
+
+
+class Timed(train.SpeakerBrain):
+    """Takes the time of its epochs, and of steps outside of the loop."""
+
+    args = None
+    epochs = []
+    bare = []
+
+    def _fit_train(self, train_set, epoch, enable):
+        synchronize()
+        start = time.perf_counter()
+        super()._fit_train(train_set, epoch, enable)
+        synchronize()
+        self.epochs.append((time.perf_counter() - start) / self.args.steps)
+        if self.training_step is None:
+            return
+        number = self.training_step.step.clone()
+        start = time.perf_counter()
+        for _ in range(self.args.steps):
+            self.training_step()
+        synchronize()
+        self.bare.append((time.perf_counter() - start) / self.args.steps)
+        if self.args.profile and epoch == self.args.epochs:
+            Path(self.args.profile).write_text(kernels(self.training_step))
+        self.training_step.step.copy_(number)
+
+
+def main():
+    """Train, and print what it took."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--hparams", default="am_sincnet.yaml")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=800, help="an epoch")
+    parser.add_argument("--speakers", type=int, default=32)
+    parser.add_argument("--profile")
+    parser.add_argument("more", nargs="*", help="--key=value, after --")
+    args = parser.parse_args()
+    if args.profile:
+        args.profile = os.path.abspath(args.profile)
+    Timed.args = args
+    train.SpeakerBrain = Timed
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = generate_demo_corpus(
+            Path(folder) / "TIMIT", speakers=args.speakers, progress=False
+        )
+        options = {
+            "data_folder": corpus,
+            "output_folder": Path(folder) / "results",
+            "number_of_epochs": args.epochs,
+            "batches_per_epoch": args.steps,
+        }
+        os.chdir(RECIPE)
+        sys.argv = ["train.py", f"hparams/{args.hparams}"]
+        sys.argv += [f"--{key}={value}" for key, value in options.items()]
+        sys.argv += args.more
+        train.main()
+    name = "CPU"
+    device = 0.0
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        device = torch.cuda.max_memory_reserved() / 2**30
+    ours = sorted(Timed.epochs[1:] or Timed.epochs)  # the first one compiles
+    print(f"{args.hparams} {' '.join(args.more)}; {name}")
+    print("| ms a step | in the recipe | bare | ratio | RAM GiB | GPU GiB |")
+    print("|---|---|---|---|---|---|")
+    inside = 1e3 * statistics.median(ours)
+    bare = 1e3 * statistics.median(Timed.bare[1:] or [float("nan")])
+    ram = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"| {1e3 * ours[0]:.3f}-{1e3 * ours[-1]:.3f} | {inside:.3f} "
+        f"| {bare:.3f} | {inside / bare:.3f} | {ram:.2f} | {device:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
