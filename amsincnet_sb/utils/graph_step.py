@@ -12,6 +12,7 @@ import math
 
 import torch
 
+from amsincnet_sb.nnet.fast_cuda import finiteness
 from amsincnet_sb.utils.distributed import GradientReducer
 
 __all__ = ["TrainingStep", "unrecord_optimizer", "without_effect"]
@@ -128,7 +129,7 @@ class TrainingStep:
         self.reducer = reducer or GradientReducer(self.parameters)
         self._loss_fn = loss_fn
         self._forward = self._plain_forward
-        self._update = self._guarded_update
+        self._finish = self._plain_finish
         self._graph = None
         self._rates = [None] * len(optimizer.param_groups)
         self._want_graph = graph and self.device.type == "cuda"
@@ -145,7 +146,7 @@ class TrainingStep:
         )
         if self._compile:
             self._forward = torch.compile(self._forward, dynamic=False)
-            self._update = torch.compile(self._update, dynamic=False)
+            self._finish = torch.compile(self._finish, dynamic=False)
 
     def __call__(self):
         """Do one step. On CUDA the work may be still going on at return."""
@@ -260,24 +261,30 @@ class TrainingStep:
             norm = torch.nn.utils.clip_grad_norm_(
                 self.parameters, self.max_grad_norm
             )
+            signs = [norm]
         else:
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            norm = torch.stack(torch._foreach_norm(gradients, math.inf)).max()
-        finite = finite & torch.isfinite(norm)
-        if self.device.type == "cpu":
-            if finite:
-                self._optimizer_step(self.optimizer)
-        else:
-            self._update(finite, self._updated())
-        self._state.restore_unless(finite)
-        with torch.no_grad():
-            at = self._skipped % self.remembered
-            place = self._skipped_steps[at[None]]
-            self._skipped_steps[at[None]] = torch.where(
-                finite, place, self.step
+            signs = finiteness(
+                [p.grad for p in self.parameters if p.grad is not None]
             )
-            self._skipped.add_(~finite)
+        finite = self._finish(finite, signs, self._updated())
+        self._state.restore_unless(finite)
+
+    @torch.no_grad()
+    def _plain_finish(self, finite, signs, updated):
+        """Update if all is finite; says whether. Compiled, a few kernels."""
+        finite = finite & torch.stack(signs).isfinite().all()
+        if self.device.type != "cpu":
+            self._guarded_update(finite, updated)
+        elif finite:
+            self._optimizer_step(self.optimizer)
+        place = torch.arange(self.remembered, device=self.device)
+        skipped = (place == self._skipped % self.remembered) & ~finite
+        self._skipped_steps.copy_(
+            torch.where(skipped, self.step, self._skipped_steps)
+        )
+        self._skipped.add_(~finite)
         self.step.add_(1)
+        return finite
 
     def _updated(self):
         """What the optimizer changes."""
@@ -291,10 +298,7 @@ class TrainingStep:
 
     @torch.no_grad()
     def _guarded_update(self, finite, tensors):
-        """The optimizer's step, or none, without asking the device.
-
-        The compiler makes of it the kernels of the step alone.
-        """
+        """The optimizer's step, or none, without asking the device."""
         before = [tensor.clone() for tensor in tensors]
         self._optimizer_step(self.optimizer)
         for tensor, old in zip(tensors, before):
@@ -313,7 +317,7 @@ class TrainingStep:
             )
             self._compile = False
             self._forward = self._plain_forward
-            self._update = self._guarded_update
+            self._finish = self._plain_finish
             self._prepare_optimizer()
             self._eager()
 
@@ -331,6 +335,10 @@ class TrainingStep:
                 _first_line(error),
             )
             torch.cuda.synchronize(self.device)
+            # A recording that failed leaves the generator of random numbers
+            # waiting for its end; that of another one serves.
+            with torch.cuda.graph(torch.cuda.CUDAGraph()):
+                torch.zeros((), device=self.device)
             self._want_graph = False
             return
         self._graph = graph
@@ -376,42 +384,32 @@ class TrainingStep:
 class _Snapshot:
     """Values of some tensors, and the way back to them.
 
-    Tensors of a type travel together: a few small kernels, however many
-    tensors there are.
+    They travel together, as bytes: a few small kernels, however many tensors
+    there are.
     """
 
     def __init__(self, tensors):
         self.tensors = list(tensors)
-        kinds = {}
-        for tensor in self.tensors:
-            kinds.setdefault(tensor.dtype, []).append(tensor)
-        self._kinds = []
-        for same in kinds.values():
-            flats = [torch.cat([t.flatten() for t in same]) for _ in range(2)]
-            views = [
-                [
-                    part.view_as(tensor)
-                    for part, tensor in zip(
-                        flat.split([t.numel() for t in same]), same
-                    )
-                ]
-                for flat in flats
-            ]
-            self._kinds.append((same, flats, views))
+        self._bytes = [t.view(-1).view(torch.uint8) for t in self.tensors]
+        sizes = [len(part) for part in self._bytes]
+        self._old, self._now = (
+            torch.empty(sum(sizes), dtype=torch.uint8, device=t.device)
+            for t in (self.tensors[0],) * 2
+        )
+        self._old_parts = self._old.split(sizes)
+        self._now_parts = self._now.split(sizes)
 
     @torch.no_grad()
     def take(self):
         """Remember the present values."""
-        for tensors, _, (old, _) in self._kinds:
-            torch._foreach_copy_(old, tensors)
+        torch._foreach_copy_(self._old_parts, self._bytes)
 
     @torch.no_grad()
     def restore_unless(self, finite):
         """Go back to them where a scalar tensor is False."""
-        for tensors, (old, now), (_, views) in self._kinds:
-            torch._foreach_copy_(views, tensors)
-            now.copy_(torch.where(finite, now, old))
-            torch._foreach_copy_(tensors, views)
+        torch._foreach_copy_(self._now_parts, self._bytes)
+        torch.where(finite, self._now, self._old, out=self._now)
+        torch._foreach_copy_(self._bytes, self._now_parts)
 
 
 @contextlib.contextmanager

@@ -25,11 +25,14 @@ import os
 import torch
 import torch.nn.functional as F
 
-__all__ = ["cnn", "conv", "linear", "sinc_map", "supports"]
+__all__ = ["cnn", "conv", "finiteness", "linear", "sinc_map", "supports"]
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
+# From so many numbers on a kernel of its own pays.
+_LARGE = 2**16
+_MARK_BLOCK = 4096
 # As TimeLayerNorm: keeps the square root differentiable at zero.
 _TINY = 1e-20
 
@@ -225,6 +228,49 @@ def linear(x, weight, bias):
     if pad and torch.is_autocast_enabled(x.device.type):
         x, weight = F.pad(x, (0, pad)), F.pad(weight, (0, pad))
     return F.linear(x, weight, bias)
+
+
+def finiteness(tensors):
+    """Numbers that are finite if, and only if, all of some tensors are.
+
+    Tensors of many numbers are looked at by a kernel that reads as fast as the
+    memory gives; of the others it is the largest magnitude.
+
+    Arguments
+    ---------
+    tensors : list of torch.Tensor
+        Gradients, on one device; at least one.
+
+    Returns
+    -------
+    list of torch.Tensor
+        float32 scalars.
+
+    Example
+    -------
+    >>> values = finiteness([torch.ones(3), torch.tensor([1.0, float("nan")])])
+    >>> [bool(value.isfinite()) for value in values]
+    [True, False]
+    """
+    large = [
+        x
+        for x in tensors
+        if x.numel() >= _LARGE and x.is_contiguous() and supports(x)
+    ]
+    small = [x for x in tensors if all(x is not other for other in large)]
+    found = []
+    if large:
+        flag = torch.zeros((), device=large[0].device)
+        for x in large:
+            size = x.numel()
+            grid = (-(-size // _MARK_BLOCK),)
+            _kernels().mark_nonfinite[grid](
+                x, flag, size, BLOCK=_MARK_BLOCK, num_warps=8
+            )
+        found.append(flag)
+    if small:
+        found += torch._foreach_norm(small, math.inf)
+    return [value.float() for value in found]
 
 
 def _kernels():

@@ -542,3 +542,13 @@ def norm_backward(
     part = tl.cast(split, tl.int64) * T * CP
     tl.store(dgain + part + at, gain_sum, mask=valid)
     tl.store(dshift + part + at, shift_sum, mask=valid)
+
+
+@triton.jit
+def mark_nonfinite(x, flag, size, BLOCK: tl.constexpr):
+    """Infinity into ``flag`` if a number of ``x`` is not finite."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(x + at, mask=at < size, other=0.0)
+    finite = tl.abs(values) < float("inf")
+    # Whoever writes, writes the same.
+    tl.store(flag, float("inf"), mask=tl.sum((~finite).to(tl.int32)) > 0)
