@@ -31,7 +31,7 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # From so many numbers on a kernel of its own pays.
-_LARGE = 2**16
+_LARGE = 2**14
 _MARK_BLOCK = 4096
 # As TimeLayerNorm: keeps the square root differentiable at zero.
 _TINY = 1e-20
@@ -192,7 +192,11 @@ def conv(x, weight, stride=1):
             x = F.pad(x, (0, pad_in))
         if pad_in or pad_out:
             weight = F.pad(weight, (0, 0, 0, pad_in, 0, pad_out))
-        return _conv(x.to(dtype), weight, stride)[..., :out]
+        # Layouts are made outside of the kernels' operator, so that the
+        # compiler makes them while it writes what it writes anyway.
+        matrix = weight.detach().to(dtype).permute(2, 1, 0)
+        matrix = matrix.reshape(-1, len(weight))
+        return _conv(x.to(dtype), weight, matrix, stride)[..., :out]
 
 
 def linear(x, weight, bias):
@@ -982,26 +986,25 @@ _conv_layer.register_autograd(_conv_gradient, setup_context=_conv_context)
 
 
 @torch.library.custom_op("amsincnet::conv", mutates_args=())
-def _conv(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
-    """``[batch, time, in]`` and ``[out, in, taps]``, all contiguous."""
+def _conv(
+    x: torch.Tensor, weight: torch.Tensor, matrix: torch.Tensor, stride: int
+) -> torch.Tensor:
+    """``[batch, time, in]`` times a matrix ``[taps * in, out]``.
+
+    The matrix is made of ``weight``, ``[out, in, taps]``, which gets the
+    gradient, in its own precision.
+    """
     x = x.contiguous()
     batch, rows, cin = x.shape
     cout, _, taps = weight.shape
     time = (rows - taps) // stride + 1
     y = x.new_empty(batch, time, cout)
-    _plain_gemm(
-        x,
-        weight.to(x.dtype).permute(2, 1, 0).reshape(taps * cin, cout),
-        y,
-        J=time,
-        SB=rows * cin,
-        SM=stride * cin,
-    )
+    _plain_gemm(x, matrix, y, J=time, SB=rows * cin, SM=stride * cin)
     return y
 
 
 @_conv.register_fake
-def _(x, weight, stride):
+def _(x, weight, matrix, stride):
     time = (x.shape[1] - weight.shape[2]) // stride + 1
     return x.new_empty(x.shape[0], time, weight.shape[0])
 
@@ -1035,27 +1038,57 @@ def _plain_gemm(a, matrix, out, **rows):
 
 @torch.library.custom_op("amsincnet::conv_backward", mutates_args=())
 def _conv_backward(
-    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: int
+    d: torch.Tensor,
+    x: torch.Tensor,
+    matrix: torch.Tensor,
+    stride: int,
+    taps: int,
+    before: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of the input and of the weight."""
-    x, dy = x.contiguous(), dy.contiguous()
+    """Gradients of the input, in whole steps, and of the forward matrix.
+
+    ``d`` is the output's gradient with zeros around it: as many ``before`` as
+    the input's gradient looks back.
+    """
+    x, d = x.contiguous(), d.contiguous()
     batch, rows, cin = x.shape
-    cout, _, taps = weight.shape
-    time = dy.shape[1]
+    padded, cout = d.shape[1:]
+    time = (rows - taps) // stride + 1
     grad = _window_grad(
         x,
-        dy,
+        d,
         batch * time,
         J=time,
         SB=rows * cin,
         SM=stride * cin,
-        DB=time * cout,
+        DB=padded * cout,
         DM=cout,
-        D0=0,
+        D0=before * cout,
         KK=taps * cin,
         N=cout,
     )
-    dweight = grad.view(taps, cin, cout).permute(2, 1, 0)
+    blocks = padded - before
+    dx = x.new_empty(batch, blocks * stride, cin)
+    _plain_gemm(d, matrix, dx, J=blocks, SB=padded * cout, SM=cout)
+    return dx, grad
+
+
+@_conv_backward.register_fake
+def _(d, x, matrix, stride, taps, before):
+    blocks = d.shape[1] - before
+    dx = x.new_empty(x.shape[0], blocks * stride, x.shape[2])
+    return dx, x.new_empty(taps * x.shape[2], d.shape[2], dtype=_sum_dtype(x))
+
+
+def _plain_context(ctx, inputs, output):
+    x, weight, _, ctx.stride = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _plain_gradient(ctx, dy):
+    x, weight = ctx.saved_tensors
+    stride, (cout, cin, taps) = ctx.stride, weight.shape
+    rows, time = x.shape[1], dy.shape[1]
     # ``stride`` positions of the input at a time: position ``r`` of block
     # ``u`` is reached by tap ``r + stride * j`` of output ``u - j``.
     reach = -(-taps // stride)
@@ -1064,32 +1097,9 @@ def _conv_backward(
     matrix = F.pad(weight.to(x.dtype), (0, reach * stride - taps))
     matrix = matrix.view(cout, cin, reach, stride).flip(2)
     matrix = matrix.permute(2, 0, 3, 1).reshape(reach * cout, stride * cin)
-    dx = x.new_empty(batch, blocks * stride, cin)
-    _plain_gemm(
-        d,
-        matrix,
-        dx,
-        J=blocks,
-        SB=d.shape[1] * cout,
-        SM=cout,
-    )
-    return dx[:, :rows].contiguous(), dweight.contiguous()
-
-
-@_conv_backward.register_fake
-def _(dy, x, weight, stride):
-    return torch.empty_like(x, memory_format=torch.contiguous_format), (
-        torch.empty_like(weight, memory_format=torch.contiguous_format)
-    )
-
-
-def _plain_context(ctx, inputs, output):
-    x, weight, ctx.stride = inputs
-    ctx.save_for_backward(x, weight)
-
-
-def _plain_gradient(ctx, dy):
-    return *_conv_backward(dy, *ctx.saved_tensors, ctx.stride), None
+    dx, grad = _conv_backward(d, x, matrix, stride, taps, reach - 1)
+    dweight = grad.view(taps, cin, cout).permute(2, 1, 0).to(weight.dtype)
+    return dx[:, :rows], dweight, None, None
 
 
 _conv.register_autograd(_plain_gradient, setup_context=_plain_context)
