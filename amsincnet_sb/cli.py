@@ -542,8 +542,7 @@ def _prepare(options):
 
 
 def _sweep(options):
-    import torch
-
+    from amsincnet_sb.utils.device import visible_gpus
     from amsincnet_sb.utils.plots import plot_margins
     from amsincnet_sb.utils.sweep import Sweep, parse_margins
 
@@ -568,8 +567,7 @@ def _sweep(options):
         places + options.options,
         options.script,
     )
-    devices = [str(i) for i in range(torch.cuda.device_count())]
-    failed = sweep.run(devices, options.jobs_per_device)
+    failed = sweep.run(visible_gpus(), options.jobs_per_device)
     print((sweep.output / "margins.md").read_text(encoding="utf-8"), end="")
     name = sweep.runs[0].recipe
     if len({r["margin"] for r in sweep.table() if r["recipe"] == name}) > 1:

@@ -1,11 +1,13 @@
 """Which device a process has, and what it is best at."""
 
+import os
+
 import torch
 from speechbrain.utils.distributed import get_local_rank, infer_device
 
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["fastest_precision", "own_device"]
+__all__ = ["fastest_precision", "own_device", "visible_gpus"]
 
 
 def own_device(asked=None):
@@ -65,3 +67,19 @@ def fastest_precision(device):
         return "fp32"
     capable = torch.cuda.get_device_capability(device) >= (8, 0)
     return "bf16" if capable else "fp32"
+
+
+def visible_gpus():
+    """Names of the GPUs that this process may use.
+
+    Returns
+    -------
+    list of str
+        As ``CUDA_VISIBLE_DEVICES`` names them for other processes; none where
+        there is no GPU.
+    """
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return [name.strip() for name in named.split(",")][:count]
+    return [str(number) for number in range(count)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amsincnet_sb.utils.device import own_device
+from amsincnet_sb.utils.device import own_device, visible_gpus
 from amsincnet_sb.utils.errors import InputError
 
 
@@ -31,3 +31,15 @@ def test_more_processes_than_gpus(four_gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "4")
     with pytest.raises(InputError, match="cuda:4"):
         own_device("cuda")
+
+
+def test_other_processes_get_the_gpus_that_this_one_sees(
+    four_gpus, monkeypatch
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ["0", "1", "2", "3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert visible_gpus() == ["2", "5"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert visible_gpus() == []
