@@ -54,7 +54,8 @@ def run(args, corpus, output):
         *(f"--number_of_epochs={args.epochs}",),
         *(f"--batches_per_epoch={args.batches}",),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     start = time.perf_counter()
     done = subprocess.run(
         command,
