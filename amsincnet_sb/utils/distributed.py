@@ -323,7 +323,8 @@ class GradientReducer:
             for place, average in zip(self._places, self.averages):
                 average.copy_(place.view_as(average))
 
-        self._start(self._flat, fill, empty)
+        # Taken out after the backward pass, which still needs what was there.
+        self._start(self._flat, fill, empty, late=True)
 
     @torch.no_grad()
     def finish(self):
@@ -343,7 +344,8 @@ class GradientReducer:
         if self._stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
         for work, empty in self._work:
-            work.wait()
+            if work is not None:
+                work.wait()
             empty()
         self._work.clear()
         return self._places[-1][0] == 0
@@ -370,7 +372,7 @@ class GradientReducer:
     def _reduce(self, bucket):
         self._start(bucket.buffer, bucket.fill, bucket.empty)
 
-    def _start(self, buffer, fill, empty):
+    def _start(self, buffer, fill, empty, late=False):
         """Fill a buffer, add it up over the processes, take out the mean."""
         if self._stream is None:
             fill()
@@ -381,7 +383,10 @@ class GradientReducer:
         with torch.cuda.stream(self._stream):
             fill()
             dist.all_reduce(buffer)
-            empty()
+            if not late:
+                empty()
+        if late:
+            self._work.append((None, empty))
 
 
 class _Bucket:

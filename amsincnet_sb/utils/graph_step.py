@@ -145,8 +145,8 @@ class TrainingStep:
             inspect.unwrap(type(optimizer).step)
         )
         if self._compile:
-            self._forward = torch.compile(self._forward, dynamic=False)
-            self._finish = torch.compile(self._finish, dynamic=False)
+            self._forward = _compiled(self._forward)
+            self._finish = _compiled(self._finish)
 
     def __call__(self):
         """Do one step. On CUDA the work may be still going on at return."""
@@ -379,6 +379,20 @@ class TrainingStep:
     def _stale(self, *_):
         self.release()
         self._prepare_optimizer()
+
+
+def _compiled(function):
+    """Compiled into kernels that do not depend on what was measured.
+
+    The compiler would try some forms of a sum and take the fastest of the
+    moment; a run that goes on elsewhere would then add up in another order.
+    """
+    from torch._inductor import config  # slow to import
+
+    options = None
+    if hasattr(config, "deterministic"):
+        options = {"deterministic": True}
+    return torch.compile(function, dynamic=False, options=options)
 
 
 class _Snapshot:

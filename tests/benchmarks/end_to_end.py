@@ -12,10 +12,12 @@ steps, its evaluations left out, is the last column.
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -44,6 +46,29 @@ def port_milliseconds(args, device):
     )
     step = make_step(settings, False, "tf32", False, False)
     return statistics.median(timed(step, device, 5, args.port_steps))
+
+
+class GpuMemory(threading.Thread):
+    """The most that other processes use of the GPU, in GiB."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.before = self.used()
+        self.most = 0.0
+        self.done = threading.Event()
+
+    @staticmethod
+    def used():
+        """Now, by all processes."""
+        if not torch.cuda.is_available():
+            return 0.0
+        free, total = torch.cuda.mem_get_info()
+        return (total - free) / 2**30
+
+    def run(self):
+        """Look every now and then."""
+        while not self.done.wait(0.5):
+            self.most = max(self.most, self.used() - self.before)
 
 
 def run(args, corpus, output):
@@ -89,24 +114,29 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     port = port_milliseconds(args, device)
+    memory = GpuMemory()
+    memory.start()
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         generate_demo_corpus(corpus, speakers=args.speakers)
         seconds, records = run(args, corpus, Path(folder) / "results")
+    memory.done.set()
+    ram = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     steps = args.epochs * args.batches
     last = records[-1]
     print(f"{args.hparams}, {steps} steps of 128; {name}, generated speech")
     print(
         "| steps | evaluations | command to last figure, s | of that before "
         "training and after, s | sentence error % | port, ms a step "
-        "| port, s | ratio |"
+        "| port, s | ratio | RAM GiB | GPU GiB |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     outside = seconds - last["seconds"]
     print(
         f"| {steps} | {len(records)} | {seconds:.1f} | {outside:.1f} "
         f"| {last['sentence_error']:.3f} | {port:.2f} "
-        f"| {port * steps / 1e3:.1f} | {port * steps / 1e3 / seconds:.2f} |"
+        f"| {port * steps / 1e3:.1f} | {port * steps / 1e3 / seconds:.2f} "
+        f"| {ram:.2f} | {memory.most:.2f} |"
     )
 
 
