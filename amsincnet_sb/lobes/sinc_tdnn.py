@@ -210,7 +210,7 @@ class SincTDNN(WindowedEmbedding):
         self.dropout = nn.Dropout(dropout)
 
     def sinc_map(self, windows):
-        """The front-end: filters, magnitude, logarithm, normalisation.
+        """The front-end: filters, magnitude, logarithm, normalisation, mask.
 
         Arguments
         ---------
@@ -220,9 +220,12 @@ class SincTDNN(WindowedEmbedding):
         Returns
         -------
         torch.Tensor
-            ``[windows, time, channels]``.
+            ``[windows, time, channels]``; in training some are masked.
         """
         kernels = self._kernels(windows)
+        keep = self.band_mask.draw(
+            len(windows), self.sinc.out_channels, windows.device
+        )
         if kernels is not None:
             return kernels.sinc_map(
                 windows,
@@ -233,12 +236,15 @@ class SincTDNN(WindowedEmbedding):
                 self.input_norm.eps,
                 self.negative_slope,
                 self.log_floor,
+                keep,
             )
         x = self.sinc(self.input_norm(windows)).abs()
         x = F.max_pool1d(x, self.sinc_pool)
         if self.log_floor > 0:
             x = (x + self.log_floor).log()
         x = F.leaky_relu(self.sinc_norm(x), self.negative_slope)
+        if keep is not None:
+            x = torch.where(keep.unsqueeze(2), x, 0.0)
         return x.transpose(1, 2)
 
     def embed_windows(self, windows):
@@ -257,7 +263,7 @@ class SincTDNN(WindowedEmbedding):
         kernels = self._kernels(windows)
         convolve = _convolve if kernels is None else kernels.conv
         linear = F.linear if kernels is None else kernels.linear
-        x = self.band_mask(self.sinc_map(windows))
+        x = self.sinc_map(windows)
         for conv, norm, residual in zip(
             self.convs, self.conv_norms, self.residual
         ):
@@ -306,6 +312,7 @@ def statistics(x):
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     mean = x.mean(1)
-    variance = (x - mean.unsqueeze(1)).square().mean(1)
+    # What the mean does to it adds up to zero: no gradient to be computed.
+    variance = (x - mean.detach().unsqueeze(1)).square().mean(1)
     # Keeps the square root differentiable where nothing varies.
     return torch.cat([mean, (variance + 1e-6).sqrt()], 1)

@@ -179,15 +179,33 @@ class BandMask(nn.Module):
         torch.Tensor
             The same shape.
         """
+        keep = self.draw(len(x), x.shape[2], x.device)
+        return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)
+
+    def draw(self, batch, channels, device):
+        """Which channels stay, for a layer that does the rest itself.
+
+        Arguments
+        ---------
+        batch : int
+            Examples.
+        channels : int
+            Of each.
+        device : torch.device
+            Where to draw.
+
+        Returns
+        -------
+        torch.Tensor or None
+            ``[batch, channels]``, bool; None if all do.
+        """
         if not self.training or self.max_width == 0:
-            return x
-        channels = x.shape[2]
-        draw = torch.rand(2, len(x), 1, device=x.device)
+            return None
+        draw = torch.rand(2, batch, 1, device=device)
         width = (draw[0] * (min(self.max_width, channels) + 1)).floor()
         first = (draw[1] * (channels - width + 1)).floor()
-        at = torch.arange(channels, device=x.device)
-        keep = (at < first) | (at >= first + width)
-        return torch.where(keep.unsqueeze(1), x, 0.0)
+        at = torch.arange(channels, device=device)
+        return (at < first) | (at >= first + width)
 
     def extra_repr(self):
         """What ``print(module)`` shows."""

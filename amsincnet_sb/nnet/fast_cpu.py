@@ -106,7 +106,9 @@ def cnn(x, input_norm, filters, convs, norms, pools, eps, slope):
     return _map_of(x, layers, eps, slope, 0.0).transpose(1, 2).flatten(1)
 
 
-def sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor=0.0):
+def sinc_map(
+    x, input_norm, filters, norm, pool, eps, slope, floor=0.0, keep=None
+):
     """The sinc layer alone: filtered, pooled, normalised, rectified.
 
     Arguments
@@ -121,6 +123,8 @@ def sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor=0.0):
         Max-pooling of the magnitudes.
     floor : float
         Where positive, ``log(magnitude + floor)`` is what is normalised.
+    keep : torch.Tensor, optional
+        ``[batch, channels]``, bool; what it does not name becomes zero.
 
     Returns
     -------
@@ -128,7 +132,8 @@ def sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor=0.0):
         ``[batch, time, channels]``.
     """
     layers = input_norm, filters, [], [norm], [pool]
-    return _map_of(x, layers, eps, slope, floor)
+    x = _map_of(x, layers, eps, slope, floor)
+    return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)
 
 
 def _map_of(x, layers, eps, slope, floor):

@@ -50,7 +50,7 @@ def plain(x, input_norm, filters, convs, norms, pools, eps=1e-6, slope=0.2):
     return x.flatten(1)
 
 
-def plain_sinc_map(x, input_norm, filters, norm, pool, floor):
+def plain_sinc_map(x, input_norm, filters, norm, pool, floor, keep=None):
     """What :func:`fast_cuda.sinc_map` computes, as one would write it."""
 
     def normalise(x, gain, bias):
@@ -63,11 +63,14 @@ def plain_sinc_map(x, input_norm, filters, norm, pool, floor):
     x = F.max_pool1d(x, pool)
     if floor:
         x = (x + floor).log()
-    return F.leaky_relu(normalise(x, *norm), 0.2).transpose(1, 2)
+    x = F.leaky_relu(normalise(x, *norm), 0.2).transpose(1, 2)
+    return x if keep is None else x * keep.unsqueeze(1)
 
 
-def fast_sinc_map(x, input_norm, filters, norm, pool, floor):
-    return fast_cuda.sinc_map(x, input_norm, filters, norm, pool, floor=floor)
+def fast_sinc_map(x, input_norm, filters, norm, pool, floor, keep=None):
+    return fast_cuda.sinc_map(
+        x, input_norm, filters, norm, pool, floor=floor, keep=keep
+    )
 
 
 def plain_conv(x, weight, stride):
@@ -171,8 +174,14 @@ def interpreted():
         assert max(grads) < 1e-13, (shape, grads)
 
         x, first, filters, _, norms, pools = arguments
-        for norm, floor in ((first, 0.0), (first, 0.01), (None, 0.01)):
-            single = (x, norm, filters, norms[0], pools[0], floor)
+        keep = torch.rand(len(x), len(filters)) < 0.6
+        for norm, floor, kept in (
+            (first, 0.0, None),
+            (first, 0.01, None),
+            (None, 0.01, keep),
+            (first, 0.0, keep),
+        ):
+            single = (x, norm, filters, norms[0], pools[0], floor, kept)
             some = [*([x, *norm] if norm else []), filters, *norms[0]]
             value, grads = errors(
                 fast_sinc_map, single, some, single, some, plain_sinc_map

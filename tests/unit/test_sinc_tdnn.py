@@ -198,3 +198,28 @@ def test_silence_has_finite_gradients():
 def test_wrong_arguments(arguments, word):
     with pytest.raises(ValueError, match=word):
         SincTDNN(**{**SMALL, **arguments})
+
+
+def test_gradient_of_the_statistics():
+    """Although the mean within the variance is taken as a constant."""
+    x = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(statistics, x)
+
+
+def test_masked_filters():
+    """Zeros, in the same places in every form; no gradient beneath them."""
+    net = make_net(band_mask=10).train()
+    x = audio(net, 4)
+    maps = []
+    for form in (net, as_plain(net)):
+        torch.manual_seed(3)
+        maps.append(form.sinc_map(x))
+        torch.manual_seed(3)
+        keep = form.band_mask.draw(4, 20, x.device)
+        assert maps[-1].transpose(1, 2)[~keep].eq(0).all()
+        assert maps[-1].transpose(1, 2)[keep].ne(0).any(1).all()
+        (gradient,) = torch.autograd.grad(maps[-1].sum(), form.sinc_norm.weight)
+        lost = ~keep.any(0)
+        assert gradient[lost].eq(0).all() and gradient[~lost].ne(0).any()
+    torch.testing.assert_close(*maps)
+    assert net.eval().band_mask.draw(4, 20, x.device) is None

@@ -116,7 +116,15 @@ def cnn(x, input_norm, filters, convs, norms, pools, eps=1e-6, slope=0.2):
 
 
 def sinc_map(
-    x, input_norm, filters, norm, pool, eps=1e-6, slope=0.2, floor=0.0
+    x,
+    input_norm,
+    filters,
+    norm,
+    pool,
+    eps=1e-6,
+    slope=0.2,
+    floor=0.0,
+    keep=None,
 ):
     """The sinc layer alone: filtered, pooled, normalised, rectified.
 
@@ -132,6 +140,8 @@ def sinc_map(
         Max-pooling of the magnitudes.
     floor : float
         Where positive, ``log(magnitude + floor)`` is what is normalised.
+    keep : torch.Tensor, optional
+        ``[batch, channels]``, bool; what it does not name becomes zero.
 
     Returns
     -------
@@ -139,11 +149,17 @@ def sinc_map(
         ``[batch, time, channels]``, of the precision computed in.
         Differentiable once with respect to every tensor given.
     """
-    x = _padded_sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor)
+    if keep is not None:
+        keep = F.pad(keep.to(torch.int8), (0, -len(filters) % 16))
+    x = _padded_sinc_map(
+        x, input_norm, filters, norm, pool, eps, slope, floor, keep
+    )
     return x[..., : len(filters)]
 
 
-def _padded_sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor):
+def _padded_sinc_map(
+    x, input_norm, filters, norm, pool, eps, slope, floor, keep=None
+):
     dtype = _product_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         if x.dtype in (torch.float16, torch.bfloat16):
@@ -153,7 +169,9 @@ def _padded_sinc_map(x, input_norm, filters, norm, pool, eps, slope, floor):
         x = centred / ((variance + _TINY).sqrt() + eps)
         if input_norm is not None:
             x = x * input_norm[0] + input_norm[1]
-        return _sinc_layer(x, filters, *norm, pool, eps, slope, floor, dtype)[0]
+        return _sinc_layer(
+            x, filters, *norm, keep, pool, eps, slope, floor, dtype
+        )[0]
 
 
 def _product_dtype(x):
@@ -453,7 +471,9 @@ def _sum_dtype(x):
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _norm_forward(z, affine, channels, absolute, eps, slope, floor=0.0):
+def _norm_forward(
+    z, affine, channels, absolute, eps, slope, floor=0.0, keep=None
+):
     """``y``, and mean and standard deviation ``[batch, padded channels]``."""
     batch, rows, cp = z.shape
     time = affine.shape[1]
@@ -465,6 +485,7 @@ def _norm_forward(z, affine, channels, absolute, eps, slope, floor=0.0):
         z,
         affine[0],
         affine[1],
+        z if keep is None else keep,
         y,
         mean,
         std,
@@ -478,6 +499,7 @@ def _norm_forward(z, affine, channels, absolute, eps, slope, floor=0.0):
         CP=cp,
         ABS=absolute,
         LOG=floor > 0,
+        MASKED=keep is not None,
         ACC=_arithmetic(z)[0],
         **tiles,
     )
@@ -498,6 +520,7 @@ def _norm_backward(
     lead,
     rows,
     floor=0.0,
+    keep=None,
 ):
     """Gradients of the convolution's output, the gain and the shift.
 
@@ -509,13 +532,15 @@ def _norm_backward(
     acc = _arithmetic(z)[0]
     total, dot = torch.empty_like(mean), torch.empty_like(mean)
     common = {"T": time, "TZ": stored, "CP": cp, "ACC": acc}
-    common |= {"ABS": absolute, "LOG": floor > 0}
+    common |= {"ABS": absolute, "LOG": floor > 0, "MASKED": keep is not None}
+    kept = z if keep is None else keep
     tiles = _norm_tiles(time, 256, 8)
     _kernels().norm_sums[(batch * (cp // tiles["CB"]),)](
         dy,
         z,
         affine[0],
         affine[1],
+        kept,
         mean,
         std,
         total,
@@ -539,6 +564,7 @@ def _norm_backward(
         code,
         affine[0],
         affine[1],
+        kept,
         mean,
         std,
         total,
@@ -567,6 +593,7 @@ def _sinc_layer(
     filters: torch.Tensor,
     gain: torch.Tensor,
     shift: torch.Tensor,
+    keep: torch.Tensor | None,
     pool: int,
     eps: float,
     slope: float,
@@ -626,12 +653,14 @@ def _sinc_layer(
         ABS=True,
     )
     affine = _affine(gain, shift, s.cp)
-    y, mean, std = _norm_forward(z, affine, channels, True, eps, slope, floor)
+    y, mean, std = _norm_forward(
+        z, affine, channels, True, eps, slope, floor, keep
+    )
     return y, z, code, mean, std, padded, matrix, affine
 
 
 @_sinc_layer.register_fake
-def _(x, filters, gain, shift, pool, eps, slope, floor, dtype):
+def _(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
     batch, samples = x.shape
     channels, taps = filters.shape
     s = _SincShape(samples, channels, taps, pool)
@@ -659,6 +688,7 @@ def _sinc_layer_backward(
     padded: torch.Tensor,
     matrix: torch.Tensor,
     affine: torch.Tensor,
+    keep: torch.Tensor | None,
     samples: int,
     channels: int,
     taps: int,
@@ -685,6 +715,7 @@ def _sinc_layer_backward(
         0,
         s.blocks * s.g // pool,
         floor,
+        keep,
     )
     row = s.g * s.cp
     rows = d.view(batch * s.blocks, row)
@@ -735,6 +766,7 @@ def _(
     padded,
     matrix,
     affine,
+    keep,
     samples,
     channels,
     taps,
@@ -753,20 +785,20 @@ def _(
 
 
 def _sinc_context(ctx, inputs, output):
-    x, filters, _, _, pool, eps, slope, floor, _ = inputs
-    ctx.save_for_backward(*output[1:])
+    x, filters, _, _, keep, pool, eps, slope, floor, _ = inputs
+    ctx.save_for_backward(*output[1:], keep)
     ctx.shape = (x.shape[1], *filters.shape, pool, eps, slope, floor)
     ctx.set_materialize_grads(False)
 
 
 def _sinc_gradient(ctx, dy, *_):
     if dy is None:
-        return (None,) * 9
+        return (None,) * 10
     want_input = ctx.needs_input_grad[0]
     dx, *grads = _sinc_layer_backward(
         dy, *ctx.saved_tensors, *ctx.shape, want_input
     )
-    return (dx if want_input else None, *grads, *[None] * 5)
+    return (dx if want_input else None, *grads, *[None] * 6)
 
 
 _sinc_layer.register_autograd(_sinc_gradient, setup_context=_sinc_context)

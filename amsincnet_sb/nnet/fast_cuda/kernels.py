@@ -356,6 +356,7 @@ def norm_forward(
     z,
     gain,
     shift,
+    keep,
     y,
     mean_out,
     std_out,
@@ -369,11 +370,15 @@ def norm_forward(
     CP: tl.constexpr,
     ABS: tl.constexpr,
     LOG: tl.constexpr,
+    MASKED: tl.constexpr,
     ACC: tl.constexpr,
     TB: tl.constexpr,
     CB: tl.constexpr,
 ):
-    """Normalise over time, gain and shift, LeakyReLU; padding becomes 0."""
+    """Normalise over time, gain and shift, LeakyReLU; padding becomes 0.
+
+    So do the channels of an example that are not to be kept.
+    """
     example = (tl.program_id(0) // (CP // CB)).to(tl.int64)
     c = (tl.program_id(0) % (CP // CB)) * CB + tl.arange(0, CB)
     t = tl.arange(0, TB)
@@ -395,6 +400,9 @@ def norm_forward(
         total += v * v
     std = tl.sqrt(tl.sum(total, 0) / (T - 1) + tiny)
     scale = 1.0 / (std + eps)
+    shown = c < C
+    if MASKED:
+        shown = shown & (tl.load(keep + example * CP + c) != 0)
     y += example * T * CP
     for t0 in range(0, T, TB):
         at = (t0 + t)[:, None] * CP + c[None, :]
@@ -405,7 +413,7 @@ def norm_forward(
         u = tl.load(gain + at, mask=ok, other=0.0).to(ACC) * v
         u += tl.load(shift + at, mask=ok, other=0.0).to(ACC)
         u = tl.where(u > 0, u, u * slope)
-        u = tl.where((c < C)[None, :], u, 0.0)
+        u = tl.where(shown[None, :], u, 0.0)
         tl.store(y + at, u.to(y.dtype.element_ty), mask=ok)
     tl.store(mean_out + example * CP + c, mean)
     tl.store(std_out + example * CP + c, std)
@@ -417,6 +425,7 @@ def norm_sums(
     z,
     gain,
     shift,
+    keep,
     mean_in,
     std_in,
     sum_out,
@@ -429,6 +438,7 @@ def norm_sums(
     CP: tl.constexpr,
     ABS: tl.constexpr,
     LOG: tl.constexpr,
+    MASKED: tl.constexpr,
     ACC: tl.constexpr,
     TB: tl.constexpr,
     CB: tl.constexpr,
@@ -455,8 +465,12 @@ def norm_sums(
         h = tl.where(u > 0, h, h * slope)
         total += h
         dot += h * v
-    tl.store(sum_out + example * CP + c, tl.sum(total, 0))
-    tl.store(dot_out + example * CP + c, tl.sum(dot, 0))
+    total, dot = tl.sum(total, 0), tl.sum(dot, 0)
+    if MASKED:
+        kept = tl.load(keep + example * CP + c) != 0
+        total, dot = tl.where(kept, total, 0.0), tl.where(kept, dot, 0.0)
+    tl.store(sum_out + example * CP + c, total)
+    tl.store(dot_out + example * CP + c, dot)
 
 
 @triton.jit
@@ -466,6 +480,7 @@ def norm_backward(
     code,
     gain,
     shift,
+    keep,
     mean_in,
     std_in,
     sum_in,
@@ -486,6 +501,7 @@ def norm_backward(
     POOL: tl.constexpr,
     ABS: tl.constexpr,
     LOG: tl.constexpr,
+    MASKED: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -519,6 +535,9 @@ def norm_backward(
         scale = 1.0 / (std + eps)
         v = (v - mean) * scale
         u = tl.load(dy + e * T * CP + at, mask=ok, other=0.0).to(ACC)
+        if MASKED:
+            kept = tl.load(keep + e * CP + c, mask=here, other=0) != 0
+            u = tl.where(kept, u, 0.0)
         u = tl.where(g * v + b > 0, u, u * slope)
         gain_sum += u * v
         shift_sum += u
