@@ -128,15 +128,19 @@ def main():
     print(
         "| steps | evaluations | command to last figure, s | of that before "
         "training and after, s | sentence error % | port, ms a step "
-        "| port, s | ratio | RAM GiB | GPU GiB |"
+        "| port, s | ratio | RAM GiB | GPU GiB | to the first evaluation, s "
+        "| from one to the next, s |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     outside = seconds - last["seconds"]
+    at = [record["seconds"] for record in records]
+    between = [b - a for a, b in zip(at, at[1:])] or at
     print(
         f"| {steps} | {len(records)} | {seconds:.1f} | {outside:.1f} "
         f"| {last['sentence_error']:.3f} | {port:.2f} "
         f"| {port * steps / 1e3:.1f} | {port * steps / 1e3 / seconds:.2f} "
-        f"| {ram:.2f} | {memory.most:.2f} |"
+        f"| {ram:.2f} | {memory.most:.2f} | {at[0]:.1f} "
+        f"| {statistics.median(between):.2f} |"
     )
 
 

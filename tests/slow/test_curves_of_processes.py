@@ -1,7 +1,8 @@
 """With the same joint batch, several processes learn as fast as one.
 
-As the recipe does it: each process normalises by its own batch. The noise is
-what another seed changes.
+With statistics of the joint batch the curves differ by no more than those of
+other seeds. Where each process normalises by its own batch, of 16 here, the
+loss in training is a little higher: smaller batches have noisier statistics.
 """
 
 import json
@@ -34,7 +35,7 @@ OPTIONS = {
 }
 
 
-def curve(corpus, output, processes, seed):
+def curve(corpus, output, processes, seed, synchronized=True):
     """Training loss of each epoch."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -50,6 +51,7 @@ def curve(corpus, output, processes, seed):
         "output_folder": output,
         "batch_size": 32 // processes,
         "seed": seed,
+        "sync_batchnorm": synchronized,
     }
     ended = subprocess.run(
         command + [f"--{key}={value}" for key, value in options.items()],
@@ -72,19 +74,22 @@ def test_curves(tmp_path):
         tmp_path / "TIMIT", speakers=6, progress=False
     )
     curves = {
-        processes: [
-            curve(corpus, tmp_path / f"{processes}-{seed}", processes, seed)
+        kind: [
+            curve(corpus, tmp_path / f"{kind}-{seed}", processes, seed, joint)
             for seed in SEEDS
         ]
-        for processes in (1, 2)
+        for kind, processes, joint in (
+            ("one process", 1, True),
+            ("two", 2, True),
+            ("two, statistics of their own", 2, False),
+        )
     }
     print()
-    for processes, several in curves.items():
-        print(
-            f"{processes} processes:",
-            [[round(x, 3) for x in one] for one in several],
-        )
-    for ones, twos in zip(zip(*curves[1]), zip(*curves[2])):
-        spread = max(statistics.stdev(ones), statistics.stdev(twos))
-        off = abs(statistics.mean(ones) - statistics.mean(twos))
-        assert off < 3 * spread + 0.01 * statistics.mean(ones)
+    for kind, several in curves.items():
+        print(kind, [[round(x, 3) for x in one] for one in several])
+    one, two, own = curves.values()
+    for others, allowed in ((two, 0.01), (own, 0.05)):
+        for ones, twos in zip(zip(*one), zip(*others)):
+            spread = max(statistics.stdev(ones), statistics.stdev(twos))
+            off = abs(statistics.mean(ones) - statistics.mean(twos))
+            assert off < 3 * spread + allowed * statistics.mean(ones)
