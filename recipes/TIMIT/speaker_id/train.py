@@ -496,11 +496,6 @@ def main():
         hparams["fc_neurons"],
     )
     hparams.setdefault("precision", fastest_precision(device))
-    trained_in = hparams["precision"]
-    if "precision" in run_opts.overridden_args:
-        trained_in = run_opts["precision"]
-    if trained_in == "bf16":  # and evaluated in, unless told otherwise
-        hparams.setdefault("eval_precision", "bf16")
     datasets, label_encoder = dataio_prep(hparams, device)
 
     with as_input_error("The run options"):
