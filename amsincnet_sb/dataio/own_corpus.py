@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +30,7 @@ from amsincnet_sb.dataio.manifest import (
     totals,
     write_manifest,
 )
+from amsincnet_sb.dataio.over_files import over_files
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
@@ -398,22 +398,23 @@ def check_recordings(listing):
     """
     everything, left_out = hashlib.sha256(), list(listing.left_out)
     same, rates, channels = defaultdict(list), Counter(), Counter()
-    with ThreadPoolExecutor(THREADS) as pool:
-        checked = tqdm(
-            pool.map(partial(_check, listing.data_folder), listing.sentences),
-            total=len(listing.sentences),
-            desc="recordings",
-            disable=None,  # no bar unless someone watches
-        )
-        for sentence, (utterance, found) in zip(listing.sentences, checked):
-            if utterance is None:
-                left_out.append((sentence.wav, found))
-                continue
-            samples, info = found
-            same[samples].append(utterance)
-            everything.update(f"{sentence} {samples.hex()}\n".encode())
-            rates[info.sample_rate] += 1
-            channels[info.channels] += 1
+    checked = tqdm(
+        over_files(
+            partial(_check, listing.data_folder), listing.sentences, THREADS
+        ),
+        total=len(listing.sentences),
+        desc="recordings",
+        disable=None,  # no bar unless someone watches
+    )
+    for sentence, (utterance, found) in zip(listing.sentences, checked):
+        if utterance is None:
+            left_out.append((sentence.wav, found))
+            continue
+        samples, info = found
+        same[samples].append(utterance)
+        everything.update(f"{sentence} {samples.hex()}\n".encode())
+        rates[info.sample_rate] += 1
+        channels[info.channels] += 1
     kept = set()
     for first, *copies in same.values():
         rivals = {u.spk_id: u.wav for u in (first, *copies)}

@@ -1,11 +1,10 @@
 """A corpus held in memory as one long tensor."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from amsincnet_sb.dataio.over_files import over_files
 from amsincnet_sb.nnet.windows import window_samples
 from amsincnet_sb.utils.errors import InputError
 
@@ -95,18 +94,16 @@ class ResidentAudio:
             item = dataset[index]
             return {**item, "sig": _smallest(item["sig"])}
 
-        # Decoding happens outside the interpreter lock.
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            items = list(
-                tqdm(
-                    pool.map(load, range(len(dataset))),
-                    total=len(dataset),
-                    desc="Loading audio",
-                    unit="file",
-                    disable=None if progress else True,
-                    dynamic_ncols=True,
-                )
+        items = list(
+            tqdm(
+                over_files(load, range(len(dataset))),
+                total=len(dataset),
+                desc="Loading audio",
+                unit="file",
+                disable=None if progress else True,
+                dynamic_ncols=True,
             )
+        )
         return cls(
             [item.pop("sig") for item in items],
             [int(item["spk_id_encoded"]) for item in items],
@@ -177,7 +174,8 @@ def _smallest(wave):
     # In numpy: an operation of torch would wake a team of threads, for each
     # of thousands of sentences, which takes minutes where there are many cores.
     scaled = wave.numpy() * np.float32(32768)
-    short = np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)
+    with np.errstate(invalid="ignore"):  # NaN becomes what it is not equal to
+        short = np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)
     return torch.from_numpy(short) if (short == scaled).all() else wave
 
 

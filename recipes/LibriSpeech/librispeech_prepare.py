@@ -19,11 +19,11 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from amsincnet_sb.dataio.audio import audio_info
 from amsincnet_sb.dataio.manifest import corpus_files
+from amsincnet_sb.dataio.over_files import over_files
 from amsincnet_sb.dataio.own_corpus import (
     Listed,
     Listing,
@@ -35,7 +35,6 @@ from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 
 TRAIN_SECONDS = 12, 15  # of each speaker, all training sentences together
 TEST_SECONDS = 2, 6  # of each speaker's test sentence
-THREADS = 8
 
 _FILE = re.compile(r"(?:.*/)?([0-9]+)/([0-9]+)/\1-\2-[0-9]+\.flac")
 
@@ -154,14 +153,11 @@ def list_speakers(data_folder):
         return path, info.frames, info.sample_rate
 
     speakers, left_out = defaultdict(list), []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for path, found in zip(
-            paths.values(), pool.map(measure, paths.values())
-        ):
-            if isinstance(found, str):
-                left_out.append((path, found))
-            else:
-                speakers[Path(path).parts[-3]].append(found)
+    for path, found in zip(paths.values(), over_files(measure, paths.values())):
+        if isinstance(found, str):
+            left_out.append((path, found))
+        else:
+            speakers[Path(path).parts[-3]].append(found)
     return dict(sorted(speakers.items(), key=lambda s: int(s[0]))), left_out
 
 

@@ -17,7 +17,6 @@ SincNet", SLT 2018, https://arxiv.org/abs/1808.00158
 import os
 import re
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +33,7 @@ from amsincnet_sb.dataio.manifest import (
     totals,
     write_manifest,
 )
+from amsincnet_sb.dataio.over_files import over_files
 from amsincnet_sb.utils.errors import InputError
 
 logger = get_logger(__name__)
@@ -42,7 +42,6 @@ SUFFIXES = (".wav", ".wrd")
 WRD_RATE = 16_000  # Hz; .WRD files count samples of the original recording
 WINDOW = 0.2  # seconds; training cannot draw a chunk from less
 MAX_WRD_BYTES = 100_000  # real ones have a few hundred
-THREADS = 8
 
 _LDC = re.compile(r"(train|test)/(dr[1-8])/([a-z0-9]+)/([^/]+)")
 _FLAT = re.compile(r"()(dr[1-8])-([a-z0-9]+)/([^/]+)")
@@ -204,17 +203,16 @@ def scan_timit(data_folder, all_speakers=False):
     root = find_timit(data_folder, all_speakers)
     sentences, left_out = list_sentences(data_folder, root, all_speakers)
     kept, notes = [], []
-    with ThreadPoolExecutor(THREADS) as pool:
-        checked = tqdm(
-            pool.map(partial(check_sentence, data_folder), sentences),
-            total=len(sentences),
-            desc="TIMIT",
-            disable=None,  # no bar unless someone watches
-        )
-        for utterance, bad, odd in checked:
-            kept += [utterance] if utterance else []
-            left_out += bad
-            notes += odd
+    checked = tqdm(
+        over_files(partial(check_sentence, data_folder), sentences),
+        total=len(sentences),
+        desc="TIMIT",
+        disable=None,  # no bar unless someone watches
+    )
+    for utterance, bad, odd in checked:
+        kept += [utterance] if utterance else []
+        left_out += bad
+        notes += odd
     trained = {u.spk_id for u in kept if _trains(u)}
     tested = {u.spk_id for u in kept if not _trains(u)}
     left_out += [
