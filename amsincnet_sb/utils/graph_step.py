@@ -406,10 +406,8 @@ class _Snapshot:
         self.tensors = list(tensors)
         self._bytes = [t.view(-1).view(torch.uint8) for t in self.tensors]
         sizes = [len(part) for part in self._bytes]
-        self._old, self._now = (
-            torch.empty(sum(sizes), dtype=torch.uint8, device=t.device)
-            for t in (self.tensors[0],) * 2
-        )
+        flat = torch.cat(self._bytes)
+        self._old, self._now = flat, flat.clone()
         self._old_parts = self._old.split(sizes)
         self._now_parts = self._now.split(sizes)
 
