@@ -286,10 +286,7 @@ class SincTDNN(WindowedEmbedding):
 
 def _batch_norm(size):
     # torch's momentum is the weight of the new value
-    norm = nn.BatchNorm1d(size, momentum=0.05)
-    # Counted for a momentum of None only, with a kernel a step.
-    norm.num_batches_tracked = None
-    return norm
+    return nn.BatchNorm1d(size, momentum=0.05)
 
 
 def _convolve(x, weight, stride):

@@ -62,8 +62,7 @@ class SynchronizedBatchNorm(_BatchNorm):
         self._check_input_dim(x)
         momentum = self.momentum
         if self.track_running_stats:
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
+            self.num_batches_tracked.add_(1)
             if momentum is None:
                 momentum = 1.0 / self.num_batches_tracked
         y, mean, var, count = _synchronized(x, self.weight, self.bias, self.eps)
