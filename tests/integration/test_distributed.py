@@ -154,7 +154,9 @@ def assert_close(recipe, output, expected, **tolerance):
             theirs["train_loss"], **tolerance
         )
         assert ours["train_frame_error"] == theirs["train_frame_error"]
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.02)
+        # A bias before a BatchNorm has a gradient of rounding noise, of which
+        # Adam takes the sign; running means follow it slowly.
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.05)
 
 
 def test_two_processes_train_as_one(recipe, one, two):
