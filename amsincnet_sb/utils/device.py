@@ -40,7 +40,10 @@ def own_device(asked=None):
         device = f"cuda:{get_local_rank()}"
     number = torch.device(device).index or 0
     if number >= torch.cuda.device_count():
-        raise InputError(f"--device={device}: there is no such GPU here.")
+        raise InputError(
+            f"--device={device}: there is no such GPU here; give --device=cpu, "
+            "or start as many processes as there are GPUs."
+        )
     return device
 
 

@@ -10,8 +10,6 @@ steps, its evaluations left out, is the last column.
 """
 
 import argparse
-import json
-import os
 import resource
 import statistics
 import subprocess
@@ -22,16 +20,11 @@ import time
 from pathlib import Path
 
 import torch
+from recipe_process import RECIPE, environment, records
+from train_step import make_step, timed
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
 
-from train_step import make_step, timed  # noqa: E402
-
-from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus  # noqa: E402
-
-RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
 NETWORKS = {"am_sincnet.yaml": "sinc_tdnn", "released.yaml": "sincnet"}
 
 
@@ -79,13 +72,11 @@ def run(args, corpus, output):
         *(f"--number_of_epochs={args.epochs}",),
         *(f"--batches_per_epoch={args.batches}",),
     ]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
     start = time.perf_counter()
     done = subprocess.run(
         command,
         cwd=RECIPE,
-        env=environment,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -93,8 +84,7 @@ def run(args, corpus, output):
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(done.stdout[-3000:])
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    return seconds, [json.loads(line) for line in lines]
+    return seconds, records(output)
 
 
 def main():
@@ -119,11 +109,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         generate_demo_corpus(corpus, speakers=args.speakers)
-        seconds, records = run(args, corpus, Path(folder) / "results")
+        seconds, found = run(args, corpus, Path(folder) / "results")
     memory.done.set()
     ram = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     steps = args.epochs * args.batches
-    last = records[-1]
+    last = found[-1]
     print(f"{args.hparams}, {steps} steps of 128; {name}, generated speech")
     print(
         "| steps | evaluations | command to last figure, s | of that before "
@@ -133,10 +123,10 @@ def main():
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     outside = seconds - last["seconds"]
-    at = [record["seconds"] for record in records]
+    at = [record["seconds"] for record in found]
     between = [b - a for a, b in zip(at, at[1:])] or at
     print(
-        f"| {steps} | {len(records)} | {seconds:.1f} | {outside:.1f} "
+        f"| {steps} | {len(found)} | {seconds:.1f} | {outside:.1f} "
         f"| {last['sentence_error']:.3f} | {port:.2f} "
         f"| {port * steps / 1e3:.1f} | {port * steps / 1e3 / seconds:.2f} "
         f"| {ram:.2f} | {memory.most:.2f} | {at[0]:.1f} "

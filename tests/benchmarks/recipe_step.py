@@ -1,9 +1,9 @@
 """Time of a step inside the recipe, against the bare recorded step.
 
 Example: ``python tests/benchmarks/recipe_step.py``. The recipe itself trains
-on generated speech; epochs are timed from
-their first step to the device's last, and in turns with them as many steps
-without SpeechBrain's loop around them. Claim: the loop costs at most a tenth.
+on generated speech; epochs are timed from their first step to the device's
+last, and in turns with them as many steps without SpeechBrain's loop around
+them. Claim: the loop costs at most a tenth.
 
 With ``--profile FILE`` the kernels of some steps are listed there, in the order
 of the device's time they take.

@@ -12,7 +12,6 @@ tensor of the last checkpoints must then be the same, bit for bit.
 """
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -22,19 +21,15 @@ import time
 from pathlib import Path
 
 import torch
+from recipe_process import RECIPE, environment, records
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus  # noqa: E402
-from amsincnet_sb.utils.signals import STOPPED  # noqa: E402
+from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
+from amsincnet_sb.utils.signals import STOPPED
 
 MORE = {}  # options of the recipe
 NOT_RANDOM = dict.fromkeys(
     ("dropout", "equalizer_std_db", "mixture_probability", "band_mask"), 0
 )
-PATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
 
 
 def start(gpus, corpus, output, hparams, **options):
@@ -50,7 +45,7 @@ def start(gpus, corpus, output, hparams, **options):
     return subprocess.Popen(
         command,
         cwd=RECIPE,
-        env={**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"},
+        env=environment(OMP_NUM_THREADS="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -69,10 +64,9 @@ def finish(process, statuses=(0,)):
     return text
 
 
-def records(output):
-    """The evaluations of a run."""
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+def run(*arguments, **options):
+    """The recipe from start to end."""
+    return finish(start(*arguments, **options))
 
 
 def speed(args, corpus, folder):
@@ -84,18 +78,16 @@ def speed(args, corpus, folder):
     rows += [(args.gpus[-1], True)] * (args.sync and args.gpus[-1] > 1)
     for gpus, synchronized in rows:
         output = folder / f"speed-{gpus}-{synchronized}"
-        finish(
-            start(
-                gpus,
-                corpus,
-                output,
-                args.hparams,
-                number_of_epochs=4,
-                batches_per_epoch=args.steps // 2,
-                valid_interval=2,
-                batch_size=args.batch,
-                sync_batchnorm=synchronized,
-            )
+        run(
+            gpus,
+            corpus,
+            output,
+            args.hparams,
+            number_of_epochs=4,
+            batches_per_epoch=args.steps // 2,
+            valid_interval=2,
+            batch_size=args.batch,
+            sync_batchnorm=synchronized,
         )
         first, last = records(output)[:2]
         seconds = last["seconds"] - first["seconds"]
@@ -121,21 +113,19 @@ def check(args, corpus, folder):
         losses = []
         for gpus in (1, args.gpus[-1]):
             output = folder / f"check-{precision}-{gpus}"
-            finish(
-                start(
-                    gpus,
-                    corpus,
-                    output,
-                    args.hparams,
-                    **NOT_RANDOM,
-                    **small,
-                    number_of_epochs=1,
-                    batches_per_epoch=20,
-                    valid_interval=1,
-                    batch_size=args.batch // gpus,
-                    sync_batchnorm=True,
-                    precision=precision,
-                )
+            run(
+                gpus,
+                corpus,
+                output,
+                args.hparams,
+                **NOT_RANDOM,
+                **small,
+                number_of_epochs=1,
+                batches_per_epoch=20,
+                valid_interval=1,
+                batch_size=args.batch // gpus,
+                sync_batchnorm=True,
+                precision=precision,
             )
             losses.append(records(output)[0]["train_loss"])
         off = abs(losses[1] / losses[0] - 1)
@@ -178,7 +168,7 @@ def resume(args, corpus, folder):
             "valid_interval": 1,
             "batch_size": args.batch,
         }
-        finish(start(gpus, corpus, outputs[0], args.hparams, **options))
+        run(gpus, corpus, outputs[0], args.hparams, **options)
         process = start(gpus, corpus, outputs[1], args.hparams, **options)
         # The first evaluation says that it is training.
         while process.poll() is None:
@@ -191,7 +181,7 @@ def resume(args, corpus, folder):
         text = finish(process, statuses=(STOPPED, 1, -signal.SIGTERM))
         stops = [line for line in text.splitlines() if "Stopped " in line]
         print(f"{gpus} GPUs:", *stops[:1])
-        finish(start(gpus, corpus, outputs[1], args.hparams, **options))
+        run(gpus, corpus, outputs[1], args.hparams, **options)
         one, other = map(last_checkpoint, outputs)
         same = one.keys() == other.keys() and all(
             torch.equal(value, other[key])

@@ -18,6 +18,9 @@ COMMON = {
     "equalizer_std_db": 0,
     "mixture_probability": 0,
     "band_mask": 0,
+    # A bias before a BatchNorm has a gradient of rounding noise, of which Adam
+    # takes the sign: steps are small, because running means follow slowly.
+    "lr": 0.0001,
     "batches_per_epoch": 4,
     "ckpt_interval_steps": 1,
     "distributed_backend": "gloo",
@@ -154,9 +157,7 @@ def assert_close(recipe, output, expected, **tolerance):
             theirs["train_loss"], **tolerance
         )
         assert ours["train_frame_error"] == theirs["train_frame_error"]
-        # A bias before a BatchNorm has a gradient of rounding noise, of which
-        # Adam takes the sign; running means follow it slowly.
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.05)
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.02)
 
 
 def test_two_processes_train_as_one(recipe, one, two):

@@ -7,7 +7,6 @@ take over 5 % longer than the first (on a GPU) or memory has grown.
 """
 
 import argparse
-import importlib.util
 import os
 import statistics
 import sys
@@ -21,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(RECIPE))
 
 import torch  # noqa: E402
+import train  # noqa: E402
 
 from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus  # noqa: E402
 
@@ -57,10 +57,6 @@ def main():
     parser.add_argument("--steps", type=int, default=400, help="an epoch")
     parser.add_argument("--hparams", default="am_sincnet_m005.yaml")
     args = parser.parse_args()
-    spec = importlib.util.spec_from_file_location("soak", RECIPE / "train.py")
-    train = importlib.util.module_from_spec(spec)
-    sys.modules["soak"] = train
-    spec.loader.exec_module(train)
 
     epochs, begun = [], []
     fit_train = train.SpeakerBrain._fit_train

@@ -1,0 +1,22 @@
+"""The TIMIT recipe as a process of its own, for what times or stops it."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
+sys.path.insert(0, str(ROOT))
+
+from amsincnet_sb.utils.history import History  # noqa: E402
+
+
+def environment(**more):
+    """Ours, in which this checkout is found."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def records(output):
+    """The evaluations of a run."""
+    return History(output / "metrics.jsonl").records()
