@@ -1,10 +1,11 @@
-"""Networks prepared for evaluation on a CPU."""
+"""Networks prepared for evaluation."""
 
 import copy
 
 import torch
 import torch.nn.functional as F
 
+from amsincnet_sb.lobes import windowed
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN, statistics
 from amsincnet_sb.nnet import fast_cpu
 
@@ -19,14 +20,15 @@ def for_evaluation(net, dtype=torch.float32):
     net : torch.nn.Module
         Maps windows ``[windows, window]`` to ``[windows, 1, embedding_size]``.
     dtype : torch.dtype
-        Of the matrix products on a CPU.
+        Of the matrix products. Windows that leave the range of float16 are
+        embedded in float32.
 
     Returns
     -------
     callable
-        Does the same: of a network of this package on a CPU its
-        :class:`Folded` form, which later changes of the network do not
-        reach, else the network itself.
+        Does the same: of a network of this package its :class:`Folded` form,
+        which later changes of the network do not reach, else the network
+        itself.
 
     Example
     -------
@@ -35,11 +37,30 @@ def for_evaluation(net, dtype=torch.float32):
     >>> embed(torch.randn(3, 3200)).shape
     torch.Size([3, 1, 32])
     """
-    if not getattr(net, "fast", False) or net.sinc.low.device.type != "cpu":
+    if not getattr(net, "fast", False) or _kernels(net) is None:
         return net
     kind = FoldedTDNN if isinstance(net, SincTDNN) else Folded
     folded = kind(net, dtype)
-    return lambda windows: folded.embed_windows(windows).unsqueeze(1)
+    wide = kind(net) if dtype == torch.float16 else None
+
+    def embed(windows):
+        """One embedding a window."""
+        x = folded.embed_windows(windows)
+        if wide is not None and not x.isfinite().all():
+            x = wide.embed_windows(windows)
+        return x.unsqueeze(1)
+
+    return embed
+
+
+def _kernels(net):
+    """The frozen layers for a network's device, or None if there are none."""
+    at = net.sinc.low
+    if windowed.fast_cuda is not None and windowed.fast_cuda.supports(at):
+        from amsincnet_sb.nnet.fast_cuda import frozen  # only where CUDA is
+
+        return frozen
+    return fast_cpu if at.device.type == "cpu" else None
 
 
 def fold_batchnorm(layer, norm):
@@ -86,10 +107,10 @@ class Folded:
     Arguments
     ---------
     net : amsincnet_sb.lobes.sincnet.SincNet
-        On the CPU.
+        On a CPU, or a GPU that the fast kernels support.
     dtype : torch.dtype
-        Of the matrix products; with ``torch.bfloat16`` everything between
-        them is still float32.
+        Of the matrix products; on a CPU everything between them is still
+        float32.
 
     Example
     -------
@@ -102,16 +123,16 @@ class Folded:
     True
     """
 
-    # The linear layers' weights fill a cache: many windows must share a pass
-    # over them, where the convolutions want few at a time.
+    # On a CPU. The linear layers' weights fill a cache: many windows must
+    # share a pass over them, where the convolutions want few at a time.
     group = 512
 
     def __init__(self, net, dtype=torch.float32):
-        self.dtype = dtype
+        kernels = _kernels(net)
         self.slope = net.negative_slope
         self.linear_embedding = net.linear_embedding
         self.flat_norm = copy.deepcopy(net.flat_norm)
-        self.cnn = fast_cpu.frozen_cnn(
+        self.cnn = kernels.frozen_cnn(
             (net.input_norm.weight, net.input_norm.bias),
             net.sinc.filters(),
             [(conv.weight, conv.bias) for conv in net.convs],
@@ -121,10 +142,15 @@ class Folded:
             net.negative_slope,
             dtype,
         )
-        self.linears = _fold_all(net.linears, net.fc_norms, dtype)
+        self._freeze_linears(net, kernels, dtype)
+
+    def _freeze_linears(self, net, kernels, dtype):
+        self.linears = [
+            kernels.frozen_linear(*fold_batchnorm(layer, norm), dtype)
+            for layer, norm in zip(net.linears, net.fc_norms)
+        ]
 
     @torch.no_grad()
-    @torch.autocast("cpu", enabled=False)
     def embed_windows(self, windows):
         """One embedding a window.
 
@@ -138,18 +164,23 @@ class Folded:
         torch.Tensor
             ``[windows, embedding_size]``, float32.
         """
-        return torch.cat([self._embed(x) for x in windows.split(self.group)])
+        with torch.autocast(windows.device.type, enabled=False):
+            return self._embed(windows)
 
-    def _embed(self, x):
-        return self._connect(
-            self.flat_norm(self.cnn(x).transpose(1, 2).flatten(1))
-        )
+    def _groups(self, windows):
+        return [windows] if windows.is_cuda else windows.split(self.group)
+
+    def _embed(self, windows):
+        return torch.cat([self._whole(x) for x in self._groups(windows)])
+
+    def _whole(self, x):
+        x = self.cnn(x).transpose(1, 2).flatten(1)
+        return self._connect(self.flat_norm(x))
 
     def _connect(self, x):
         last = len(self.linears) - 1
-        for layer, (weight, bias) in enumerate(self.linears):
-            y = fast_cpu.linear(x.to(self.dtype), weight, bias)
-            x = y.to(x.dtype)
+        for layer, linear in enumerate(self.linears):
+            x = linear(x).to(x.dtype)
             if layer < last or not self.linear_embedding:
                 x = F.leaky_relu_(x, self.slope)
         return x
@@ -161,9 +192,9 @@ class FoldedTDNN(Folded):
     Arguments
     ---------
     net : amsincnet_sb.lobes.sinc_tdnn.SincTDNN
-        On the CPU.
+        See :class:`Folded`.
     dtype : torch.dtype
-        Of the products.
+        Likewise.
 
     Example
     -------
@@ -182,9 +213,9 @@ class FoldedTDNN(Folded):
     group = 64
 
     def __init__(self, net, dtype=torch.float32):
-        self.dtype = dtype
+        kernels = _kernels(net)
         self.slope = net.negative_slope
-        self.cnn = fast_cpu.frozen_cnn(
+        self.cnn = kernels.frozen_cnn(
             None,
             net.sinc.filters(),
             [],
@@ -196,52 +227,29 @@ class FoldedTDNN(Folded):
             net.log_floor,
         )
         self.convs = [
-            (weight, bias, stride, residual)
-            for (weight, bias), stride, residual in zip(
-                _fold_all(net.convs, net.conv_norms, dtype),
-                net.tdnn_strides,
-                net.residual,
+            kernels.frozen_conv(
+                *fold_batchnorm(conv, norm),
+                conv.stride[0],
+                net.negative_slope,
+                residual,
+                dtype,
+            )
+            for conv, norm, residual in zip(
+                net.convs, net.conv_norms, net.residual
             )
         ]
+        self.statistics = getattr(kernels, "statistics", statistics)
         self.pool_norm = copy.deepcopy(net.pool_norm).eval()
-        self.linears = _fold_all(net.linears, net.fc_norms, dtype)
+        self._freeze_linears(net, kernels, dtype)
 
-    @torch.no_grad()
-    @torch.autocast("cpu", enabled=False)
-    def embed_windows(self, windows):
-        """One embedding a window.
-
-        Arguments
-        ---------
-        windows : torch.Tensor
-            ``[windows, window]``, float32; a strided view will do.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[windows, embedding_size]``, float32.
-        """
+    def _embed(self, windows):
         # Few at a time through the convolutions, all through the weights of
         # the linear layers, for the caches' sake.
-        pooled = [self._pool(x) for x in windows.split(self.group)]
+        pooled = [self._pool(x) for x in self._groups(windows)]
         return self._connect(self.pool_norm(torch.cat(pooled)))
 
     def _pool(self, x):
-        x = self.cnn(x).to(self.dtype)
-        for weight, bias, stride, residual in self.convs:
-            y = F.leaky_relu_(
-                fast_cpu.conv(x, weight, stride, bias), self.slope
-            )
-            if residual:
-                cut = (x.shape[1] - y.shape[1]) // 2
-                y += x[:, cut : cut + y.shape[1]]
-            x = y
-        return statistics(x)
-
-
-def _fold_all(layers, norms, dtype):
-    """Weight and bias of each layer with its norm folded in."""
-    return [
-        tuple(part.to(dtype) for part in fold_batchnorm(layer, norm))
-        for layer, norm in zip(layers, norms)
-    ]
+        x = self.cnn(x)
+        for conv in self.convs:
+            x = conv(x)
+        return self.statistics(x)

@@ -12,7 +12,7 @@ from torch import nn
 
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.nnet.augment import BandMask
-from amsincnet_sb.nnet.normalization import TimeLayerNorm
+from amsincnet_sb.nnet.normalization import BatchNorm, TimeLayerNorm
 from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["SincTDNN"]
@@ -200,13 +200,13 @@ class SincTDNN(WindowedEmbedding):
             and conv.kernel_size[0] % 2 == 1
             for conv in self.convs
         ]
-        self.conv_norms = nn.ModuleList(map(_batch_norm, tdnn_channels))
+        self.conv_norms = nn.ModuleList(map(BatchNorm, tdnn_channels))
         sizes = [2 * channels[-1], *fc_neurons]
-        self.pool_norm = _batch_norm(sizes[0])
+        self.pool_norm = BatchNorm(sizes[0])
         self.linears = nn.ModuleList(
             nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes, sizes[1:])
         )
-        self.fc_norms = nn.ModuleList(map(_batch_norm, fc_neurons))
+        self.fc_norms = nn.ModuleList(map(BatchNorm, fc_neurons))
         self.dropout = nn.Dropout(dropout)
 
     def sinc_map(self, windows):
@@ -282,11 +282,6 @@ class SincTDNN(WindowedEmbedding):
             if i < last:
                 x = self.dropout(F.leaky_relu(x, self.negative_slope))
         return x
-
-
-def _batch_norm(size):
-    # torch's momentum is the weight of the new value
-    return nn.BatchNorm1d(size, momentum=0.05)
 
 
 def _convolve(x, weight, stride):

@@ -11,7 +11,7 @@ from torch import nn
 
 from amsincnet_sb.lobes.classifiers import init_linear_
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
-from amsincnet_sb.nnet.normalization import TimeLayerNorm
+from amsincnet_sb.nnet.normalization import BatchNorm, TimeLayerNorm
 from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["SincNet"]
@@ -178,11 +178,7 @@ class SincNet(WindowedEmbedding):
         if released_init:
             for linear in self.linears:
                 init_linear_(linear)
-        self.fc_norms = nn.ModuleList(
-            # torch's momentum is the weight of the new value
-            nn.BatchNorm1d(size, momentum=0.05)
-            for size in fc_neurons
-        )
+        self.fc_norms = nn.ModuleList(map(BatchNorm, fc_neurons))
         self.dropout = nn.Dropout(dropout)
 
     def cnn(self, windows):

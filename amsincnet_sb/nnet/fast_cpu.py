@@ -26,7 +26,16 @@ from torch.autograd.function import once_differentiable
 
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 
-__all__ = ["RMSprop", "cnn", "conv", "frozen_cnn", "linear", "sinc_map"]
+__all__ = [
+    "RMSprop",
+    "cnn",
+    "conv",
+    "frozen_cnn",
+    "frozen_conv",
+    "frozen_linear",
+    "linear",
+    "sinc_map",
+]
 
 # Numbers in the sinc layer's full map for one slice: 16 windows of the released
 # network. From 4 to 24 are about equally fast with 32 MB of cache; from 16 on,
@@ -650,6 +659,57 @@ def conv(x, weight, stride=1, bias=None):
     weight = weight.unsqueeze(2)
     weight = weight.contiguous(memory_format=torch.channels_last)
     return _map(F.conv2d(_image(x), weight, bias, stride=(1, stride)))
+
+
+def frozen_conv(weight, bias, stride, slope, residual, dtype):
+    """A convolution with fixed parameters and what follows it.
+
+    Arguments
+    ---------
+    weight, bias, stride, slope, residual, dtype
+        See :func:`amsincnet_sb.nnet.fast_cuda.frozen.frozen_conv`.
+
+    Returns
+    -------
+    callable
+        ``[batch, time, in]`` to ``[batch, (time - taps) // stride + 1, out]``.
+    """
+    weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
+    cut = weight.shape[2] // 2
+
+    @torch.no_grad()
+    def run(x):
+        """Maps to maps."""
+        x = x.to(dtype)
+        y = F.leaky_relu_(conv(x, weight, stride, bias), slope)
+        if residual:
+            y += x[:, cut : cut + y.shape[1]]
+        return y
+
+    return run
+
+
+def frozen_linear(weight, bias, dtype):
+    """:func:`linear` with fixed parameters.
+
+    Arguments
+    ---------
+    weight, bias, dtype
+        See :func:`amsincnet_sb.nnet.fast_cuda.frozen.frozen_linear`.
+
+    Returns
+    -------
+    callable
+        ``[batch, in]`` to ``[batch, out]``, of that type.
+    """
+    weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
+
+    @torch.no_grad()
+    def run(x):
+        """Vectors to vectors."""
+        return linear(x.to(dtype), weight, bias)
+
+    return run
 
 
 def linear(x, weight, bias):

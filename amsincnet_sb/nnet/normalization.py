@@ -1,9 +1,10 @@
-"""Normalisation over time as the SincNet family computes it."""
+"""Normalisation over time, as the SincNet family computes it, and batch."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["TimeLayerNorm"]
+__all__ = ["BatchNorm", "TimeLayerNorm"]
 
 
 class TimeLayerNorm(nn.Module):
@@ -71,3 +72,54 @@ class TimeLayerNorm(nn.Module):
         """What ``print(module)`` shows."""
         affine = "" if self.weight is not None else ", affine=False"
         return f"{self.shape}, eps={self.eps}{affine}"
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """:class:`torch.nn.BatchNorm1d` that does not count the batches.
+
+    The count serves averages over all batches alone, and counting takes a
+    GPU as long as many a layer. The state dictionary has it all the same.
+
+    Arguments
+    ---------
+    num_features : int
+        Of the input.
+    momentum : float
+        Weight of a batch in the running statistics.
+    **kwargs : dict
+        See torch.nn.BatchNorm1d.
+
+    Example
+    -------
+    >>> norm = BatchNorm(3)
+    >>> norm(torch.randn(4, 3)).shape, int(norm.num_batches_tracked)
+    (torch.Size([4, 3]), 0)
+    """
+
+    def __init__(self, num_features, momentum=0.05, **kwargs):
+        super().__init__(num_features, momentum=momentum, **kwargs)
+
+    def forward(self, x):
+        """Normalise.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            ``[batch, features]`` or ``[batch, features, time]``.
+
+        Returns
+        -------
+        torch.Tensor
+            The same shape.
+        """
+        self._check_input_dim(x)
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import logging
 import math
+import warnings
 
 import torch
 
@@ -170,7 +171,12 @@ class TrainingStep:
             self._skipped,
             self._skipped_steps,
         ]
-        with without_effect(self.optimizer, changing):
+        with (
+            warnings.catch_warnings(),
+            without_effect(self.optimizer, changing),
+        ):
+            # The spectra of an equalizer are left to cuFFT, as they should.
+            warnings.filterwarnings("ignore", ".*complex operators")
             for _ in range(self._left):
                 with self._aside():
                     self._try_eager()

@@ -14,6 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amsincnet_sb.lobes import windowed
+from amsincnet_sb.lobes.folded import Folded, FoldedTDNN, for_evaluation
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
+from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet import fast_cuda
 
 pytest.importorskip("triton")
@@ -30,6 +34,7 @@ FAMILY = [
     (90, (18, 17), (9, 2), (1, 4)),
     (64, (16,), (11,), (2,)),
     (79, (3, 2), (7, 1), (3, 3)),
+    (2100, (2,), (5,), (2,)),  # more time than a tile
 ]
 
 
@@ -162,9 +167,83 @@ def check_finiteness(device):
                 assert values.isfinite().all() == (bad == 3e38)
 
 
+def evaluated(kind, device="cpu", **arguments):
+    """A network in evaluation mode, and windows."""
+    torch.manual_seed(0)
+    net = kind(**arguments).to(device).eval()
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                module.running_mean.uniform_(-0.5, 0.5)
+                module.running_var.uniform_(0.5, 2.0)
+                module.weight.uniform_(0.5, 2.0)
+                module.bias.uniform_(-0.5, 0.5)
+    return net, torch.randn(5, net.window, device=device)
+
+
+def check_frozen(device, networks, dtypes):
+    """Folded networks against the plain ones, and what float16 cannot hold."""
+    for kind, folded, arguments in networks:
+        net, x = evaluated(kind, device, **arguments)
+        net.fast = False
+        with torch.no_grad():
+            exact = net.double().embed_windows(x.double())
+        for dtype, bound in dtypes.items():
+            wide = torch.promote_types(dtype, torch.float32)
+            y = folded(net.to(wide), dtype).embed_windows(x.to(wide))
+            assert y.dtype == wide
+            assert relative(y, exact) < bound, (kind, dtype)
+        net.fast = True
+        net.float()
+        half = for_evaluation(net, torch.float16)(x)
+        assert half.shape == (len(x), 1, net.embedding_size)
+        assert 0 < relative(half[:, 0], exact) < 3e-3
+        with torch.no_grad():
+            net.fc_norms[0].weight.mul_(1e6)
+            single = folded(net).embed_windows(x)
+            assert (
+                not folded(net, torch.float16).embed_windows(x).isfinite().all()
+            )
+            half = for_evaluation(net, torch.float16)(x)
+        torch.testing.assert_close(half[:, 0], single, rtol=0, atol=0)
+
+
+SMALL = {"window": 300, "fc_neurons": [24, 20]}
+SMALL_NETWORKS = [
+    (
+        SincTDNN,
+        FoldedTDNN,
+        {
+            **SMALL,
+            "sinc_channels": 10,
+            "sinc_kernel_size": 51,
+            "tdnn_channels": [12, 16, 16, 33],
+            "tdnn_kernel_sizes": [5, 4, 3, 1],
+            "tdnn_strides": [3, 1, 1, 1],
+        },
+    ),
+    (
+        SincNet,
+        Folded,
+        {
+            **SMALL,
+            "cnn_channels": [10, 6],
+            "cnn_kernel_sizes": [51, 5],
+            "cnn_pools": [3, 2],
+        },
+    ),
+]
+
+
 def interpreted():
     """What is checked in the interpreter."""
     check_finiteness("cpu")
+    windowed.fast_cuda = fast_cuda
+    check_frozen(
+        "cpu",
+        SMALL_NETWORKS,
+        {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 3e-3},
+    )
     for shape in FAMILY:
         arguments, leaves = problem(shape, 3)
         value, grads = errors(
@@ -393,6 +472,36 @@ def test_repeats_bit_for_bit_and_compiles_whole():
     whole = torch.compile(fast_cuda.cnn, fullgraph=True, dynamic=False)
     for a, b in zip(run(whole), first):
         assert relative(a, b.double()) < 2e-2
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_frozen_networks_on_gpu(precision):
+    """Each type of product as exact as it can be."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    single = 1e-5 if precision == "highest" else 3e-3
+    full = [(SincTDNN, FoldedTDNN, {}), (SincNet, Folded, {})]
+    try:
+        check_frozen(
+            "cuda",
+            SMALL_NETWORKS + full,
+            {
+                torch.float32: single,
+                torch.float16: 3e-3,
+                torch.bfloat16: 3e-2,
+            },
+        )
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_compiled_programs_are_kept_apart():
+    """The compiler's caches know which version of the operators they are of."""
+    assert "amsincnet-" in torch.compiler.config.cache_key_tag
+    kept = torch.compiler.config.cache_key_tag
+    fast_cuda._tag_compiled()
+    assert torch.compiler.config.cache_key_tag == kept
 
 
 if __name__ == "__main__":

@@ -21,9 +21,12 @@ uses atomics: results repeat bit for bit.
 import importlib.util
 import math
 import os
+import zlib
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.compiler import config as compiler_config
 
 __all__ = ["cnn", "conv", "finiteness", "linear", "sinc_map", "supports"]
 
@@ -35,6 +38,21 @@ _LARGE = 2**14
 _MARK_BLOCK = 4096
 # As TimeLayerNorm: keeps the square root differentiable at zero.
 _TINY = 1e-20
+
+
+def _tag_compiled():
+    """Keep programs compiled with other versions of the operators apart.
+
+    torch.compile keeps what it made between runs, under the names of the
+    operators alone; a gradient that has changed since would not be seen.
+    """
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    tag = f"amsincnet-{zlib.crc32(b''.join(s.read_bytes() for s in sources))}"
+    if tag not in compiler_config.cache_key_tag:
+        compiler_config.cache_key_tag += tag
+
+
+_tag_compiled()
 
 
 def supports(x):
@@ -105,14 +123,20 @@ def cnn(x, input_norm, filters, convs, norms, pools, eps=1e-6, slope=0.2):
         ``[batch, channels * time]``, channel-major; of the precision computed
         in. Differentiable once with respect to every tensor given.
     """
+    layers = input_norm, filters, convs, norms, pools
+    return _map_of(x, layers, eps, slope, 0.0).transpose(1, 2).flatten(1)
+
+
+def _map_of(x, layers, eps, slope, floor, keep=None):
+    """Time-major."""
+    input_norm, filters, convs, norms, pools = layers
     x = _padded_sinc_map(
-        x, input_norm, filters, norms[0], pools[0], eps, slope, 0.0
+        x, input_norm, filters, norms[0], pools[0], eps, slope, floor, keep
     )
     for conv, norm, pool in zip(convs, norms[1:], pools[1:]):
         with torch.autocast(x.device.type, enabled=False):
             x = _conv_layer(x, *conv, *norm, pool, eps, slope)[0]
-    channels = norms[-1][0].shape[0]
-    return x[..., :channels].transpose(1, 2).flatten(1)
+    return x[..., : len(norms[-1][0])]
 
 
 def sinc_map(
@@ -151,14 +175,12 @@ def sinc_map(
     """
     if keep is not None:
         keep = F.pad(keep.to(torch.int8), (0, -len(filters) % 16))
-    x = _padded_sinc_map(
-        x, input_norm, filters, norm, pool, eps, slope, floor, keep
-    )
-    return x[..., : len(filters)]
+    layers = input_norm, filters, [], [norm], [pool]
+    return _map_of(x, layers, eps, slope, floor, keep)
 
 
 def _padded_sinc_map(
-    x, input_norm, filters, norm, pool, eps, slope, floor, keep=None
+    x, input_norm, filters, norm, pool, eps, slope, floor, keep
 ):
     dtype = _product_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -180,7 +202,9 @@ def _product_dtype(x):
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
     # The range of float16 is too small for gradients without loss scaling.
-    return torch.bfloat16 if dtype == torch.float16 else dtype
+    if dtype == torch.float16 and torch.is_grad_enabled():
+        return torch.bfloat16
+    return dtype
 
 
 def conv(x, weight, stride=1):
@@ -362,6 +386,13 @@ def _norm_tiles(time, most, warps):
     return {"TB": tb, "CB": 16, "num_warps": warps if tb > 128 else 4}
 
 
+def _norm_grad_tiles(size, batch):
+    """Numbers of a program, its warps, and how many examples it goes over."""
+    block = 1024
+    splits = max(1, min(batch, 16, 528 // -(-size // block)))
+    return block, 4, -(-batch // splits)
+
+
 def _power_of_2(n):
     return 1 << (n - 1).bit_length()
 
@@ -426,7 +457,9 @@ def _affine_gradient(parts, channels):
     ]
 
 
-def _window_gemm(a, w, bias, out, code, rows, tiles, **shape):
+def _window_gemm(
+    a, w, bias, out, code, rows, tiles, slope=None, skip=-1, **shape
+):
     acc, precision = _arithmetic(a)
     grid = (-(-rows // tiles["BM"]) * -(-shape["N"] // tiles["BN"]),)
     _kernels().window_gemm[grid](
@@ -435,8 +468,11 @@ def _window_gemm(a, w, bias, out, code, rows, tiles, **shape):
         bias,
         out,
         code,
+        slope or 0.0,
         rows,
         BIAS=0 if bias is None else len(bias),
+        RELU=slope is not None,
+        SKIP=skip,
         ACC=acc,
         PRECISION=precision,
         **shape,
@@ -444,27 +480,29 @@ def _window_gemm(a, w, bias, out, code, rows, tiles, **shape):
     )
 
 
-def _window_grad(a, d, rows, **shape):
-    """Gradient of a weight matrix, ``[KK, N]``."""
-    acc, precision = _arithmetic(a)
-    tiles = _grad_tiles(shape["N"], shape["KK"], a.element_size())
-    count = -(-shape["KK"] // tiles["BK"]) * -(-shape["N"] // tiles["BN"])
+def _splits(rows, size, n, itemsize):
+    """Into how many parts a window_grad is split, and rows of each."""
+    tiles = _grad_tiles(n, size, itemsize)
+    count = -(-size // tiles["BK"]) * -(-n // tiles["BN"])
     # About two programs a multiprocessor, whatever the shape; a constant, so
     # that the order of summation is the same on every device.
     splits = max(1, min(264 // count, rows // 512))
-    size = -(-rows // (splits * tiles["BR"])) * tiles["BR"]
-    splits = -(-rows // size)
-    parts = torch.empty(
-        splits,
-        shape["KK"],
-        shape["N"],
-        dtype=_sum_dtype(a),
-        device=a.device,
-    )
+    each = -(-rows // (splits * tiles["BR"])) * tiles["BR"]
+    return -(-rows // each), each
+
+
+def _window_grad(a, d, rows, **shape):
+    """Gradient of a weight matrix in parts to be added up, ``[_, KK, N]``."""
+    acc, precision = _arithmetic(a)
+    size, n = shape["KK"], shape["N"]
+    tiles = _grad_tiles(n, size, a.element_size())
+    count = -(-size // tiles["BK"]) * -(-n // tiles["BN"])
+    splits, each = _splits(rows, size, n, a.element_size())
+    parts = torch.empty(splits, size, n, dtype=_sum_dtype(a), device=a.device)
     _kernels().window_grad[(count, splits)](
-        a, d, parts, rows, size, ACC=acc, PRECISION=precision, **shape, **tiles
+        a, d, parts, rows, each, ACC=acc, PRECISION=precision, **shape, **tiles
     )
-    return parts.sum(0)
+    return parts
 
 
 def _sum_dtype(x):
@@ -531,7 +569,11 @@ def _norm_backward(
     time = affine.shape[1]
     acc = _arithmetic(z)[0]
     total, dot = torch.empty_like(mean), torch.empty_like(mean)
+    # A convolution's gradient has rows of its own behind the last.
+    if dy.stride()[1:] != (cp, 1) or dy.stride(0) % cp:
+        dy = dy.contiguous()
     common = {"T": time, "TZ": stored, "CP": cp, "ACC": acc}
+    common |= {"TY": dy.stride(0) // cp}
     common |= {"ABS": absolute, "LOG": floor > 0, "MASKED": keep is not None}
     kept = z if keep is None else keep
     tiles = _norm_tiles(time, 256, 8)
@@ -552,11 +594,8 @@ def _norm_backward(
         **common,
     )
     d = z.new_empty(batch, rows * pool, cp)
-    block = 1024
-    columns = -(-rows * cp // block)
-    splits = max(1, min(batch, 16, 528 // columns))
-    examples = -(-batch // splits)
-    splits = -(-batch // examples)
+    block, warps, examples = _norm_grad_tiles(rows * cp, batch)
+    columns, splits = -(-rows * cp // block), -(-batch // examples)
     parts = torch.empty(2, splits, time, cp, dtype=mean.dtype, device=z.device)
     _kernels().norm_backward[(columns, splits)](
         dy,
@@ -581,7 +620,7 @@ def _norm_backward(
         LEAD=lead,
         POOL=pool,
         BLOCK=block,
-        num_warps=4,
+        num_warps=warps,
         **common,
     )
     return d, parts
@@ -702,7 +741,7 @@ def _sinc_layer_backward(
     s = _SincShape(samples, channels, taps, pool)
     batch = z.shape[0]
     d, parts = _norm_backward(
-        dy.contiguous(),
+        dy,
         z,
         code,
         affine,
@@ -909,7 +948,7 @@ def _conv_layer_backward(
     lead = -(-(taps - 1) // pool)
     stored = lead + -(-rows // pool)
     d, parts = _norm_backward(
-        dy.contiguous(),
+        dy,
         z,
         code,
         affine,
@@ -934,7 +973,7 @@ def _conv_layer_backward(
         D0=lead * pool * cp,
         KK=taps * cin,
         N=cp,
-    )
+    ).sum(0)
     dweight = _rearrange(
         grad,
         grad.new_empty(channels, channels_in, taps),
@@ -1041,13 +1080,13 @@ def _(x, weight, matrix, stride):
     return x.new_empty(x.shape[0], time, weight.shape[0])
 
 
-def _plain_gemm(a, matrix, out, **rows):
+def _plain_gemm(a, matrix, out, bias=None, **rows):
     """Overlapping rows of ``a`` times a ``[k, n]`` matrix."""
     size, n = matrix.shape
     _window_gemm(
         a,
         matrix.contiguous(),
-        None,
+        bias,
         out,
         out,  # nothing is pooled, so no code is written
         out.numel() // n,
@@ -1079,6 +1118,7 @@ def _conv_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradients of the input, in whole steps, and of the forward matrix.
 
+    The latter in parts, which the compiler adds up where it writes them.
     ``d`` is the output's gradient with zeros around it: as many ``before`` as
     the input's gradient looks back.
     """
@@ -1107,9 +1147,15 @@ def _conv_backward(
 
 @_conv_backward.register_fake
 def _(d, x, matrix, stride, taps, before):
+    batch, rows, cin = x.shape
     blocks = d.shape[1] - before
-    dx = x.new_empty(x.shape[0], blocks * stride, x.shape[2])
-    return dx, x.new_empty(taps * x.shape[2], d.shape[2], dtype=_sum_dtype(x))
+    time = (rows - taps) // stride + 1
+    size, n = taps * cin, d.shape[2]
+    splits, _ = _splits(batch * time, size, n, x.element_size())
+    return (
+        x.new_empty(batch, blocks * stride, cin),
+        x.new_empty(splits, size, n, dtype=_sum_dtype(x)),
+    )
 
 
 def _plain_context(ctx, inputs, output):
@@ -1130,7 +1176,8 @@ def _plain_gradient(ctx, dy):
     matrix = matrix.view(cout, cin, reach, stride).flip(2)
     matrix = matrix.permute(2, 0, 3, 1).reshape(reach * cout, stride * cin)
     dx, grad = _conv_backward(d, x, matrix, stride, taps, reach - 1)
-    dweight = grad.view(taps, cin, cout).permute(2, 1, 0).to(weight.dtype)
+    grad = grad.sum(0).view(taps, cin, cout)
+    dweight = grad.permute(2, 1, 0).to(weight.dtype)
     return dx[:, :rows], dweight, None, None
 
 

@@ -134,6 +134,7 @@ def window_gemm(
     bias,
     out,
     code,
+    slope,
     M,
     J: tl.constexpr,  # rows an example
     SB: tl.constexpr,  # elements from one example to the next
@@ -151,6 +152,8 @@ def window_gemm(
     POOL: tl.constexpr,
     ABS: tl.constexpr,
     BIAS: tl.constexpr,  # length of the bias, 0 for none
+    RELU: tl.constexpr,  # whether a LeakyReLU follows
+    SKIP: tl.constexpr,  # where in a row of a what is added begins, or -1
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
@@ -161,7 +164,8 @@ def window_gemm(
 
     ``out[m, n]`` is the product ``a[m, q, :] · w[q, :, n]`` of the phase
     ``q`` at which it (or its magnitude) is largest, ``code`` that ``q``. The
-    unpooled map is never written.
+    unpooled map is never written. Bias, LeakyReLU and a residual connection
+    can follow.
     """
     tiles = tl.cdiv(N, BN)
     rows = (tl.program_id(0) // tiles) * BM + tl.arange(0, BM)
@@ -259,8 +263,13 @@ def window_gemm(
                 best, which = _better(best, which, acc, q, ABS)
     if BIAS > 0:
         best += tl.load(bias + n, mask=n < BIAS, other=0.0)[None, :]
-    at = rows[:, None].to(tl.int64) * N + n[None, :]
+    if RELU:
+        best = tl.where(best > 0, best, best * slope)
     ok = row_ok[:, None] & col_ok[None, :]
+    if SKIP >= 0:
+        from_a = a + a_row[:, None] + (SKIP + n)[None, :]
+        best += tl.load(from_a, mask=ok, other=0.0).to(ACC)
+    at = rows[:, None].to(tl.int64) * N + n[None, :]
     tl.store(out + at, best.to(out.dtype.element_ty), mask=ok)
     if POOL > 1:
         tl.store(code + at, which, mask=ok)
@@ -352,6 +361,30 @@ def fold(
 
 
 @triton.jit
+def _values(
+    z,
+    t,
+    c,
+    floor,
+    T: tl.constexpr,
+    CP: tl.constexpr,
+    ABS: tl.constexpr,
+    LOG: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """What is normalised of some moments and channels; 0 behind the end."""
+    ok = (t < T)[:, None]
+    v = tl.load(z + t[:, None] * CP + c[None, :], mask=ok, other=0.0).to(ACC)
+    return tl.where(ok, _shown(v, floor, ABS, LOG), 0.0)
+
+
+@triton.jit
+def _centred_square(v, mean, t, T: tl.constexpr):
+    v = tl.where((t < T)[:, None], v - mean[None, :], 0.0)
+    return v * v
+
+
+@triton.jit
 def norm_forward(
     z,
     gain,
@@ -383,34 +416,29 @@ def norm_forward(
     c = (tl.program_id(0) % (CP // CB)) * CB + tl.arange(0, CB)
     t = tl.arange(0, TB)
     z += example * TZ * CP
-    total = tl.zeros((TB, CB), ACC)
-    for t0 in range(0, T, TB):
-        at = (t0 + t)[:, None] * CP + c[None, :]
-        ok = (t0 + t < T)[:, None]
-        v = tl.load(z + at, mask=ok, other=0.0).to(ACC)
-        total += tl.where(ok, _shown(v, floor, ABS, LOG), 0.0)
-    mean = tl.sum(total, 0) / T
-    total = tl.zeros((TB, CB), ACC)
-    for t0 in range(0, T, TB):
-        at = (t0 + t)[:, None] * CP + c[None, :]
-        ok = (t0 + t < T)[:, None]
-        v = tl.load(z + at, mask=ok, other=0.0).to(ACC)
-        v = _shown(v, floor, ABS, LOG)
-        v = tl.where(ok, v - mean[None, :], 0.0)
-        total += v * v
-    std = tl.sqrt(tl.sum(total, 0) / (T - 1) + tiny)
-    scale = 1.0 / (std + eps)
+    y += example * T * CP
     shown = c < C
     if MASKED:
         shown = shown & (tl.load(keep + example * CP + c) != 0)
-    y += example * T * CP
+    v = _values(z, t, c, floor, T, CP, ABS, LOG, ACC)
+    total = v
+    # One pass where all of time fits in a tile; else what follows reads again.
+    for t0 in range(TB, T, TB):
+        total += _values(z, t0 + t, c, floor, T, CP, ABS, LOG, ACC)
+    mean = tl.sum(total, 0) / T
+    total = _centred_square(v, mean, t, T)
+    for t0 in range(TB, T, TB):
+        u = _values(z, t0 + t, c, floor, T, CP, ABS, LOG, ACC)
+        total += _centred_square(u, mean, t0 + t, T)
+    std = tl.sqrt(tl.sum(total, 0) / (T - 1) + tiny)
+    scale = 1.0 / (std + eps)
     for t0 in range(0, T, TB):
         at = (t0 + t)[:, None] * CP + c[None, :]
         ok = (t0 + t < T)[:, None]
-        v = tl.load(z + at, mask=ok, other=0.0).to(ACC)
-        v = _shown(v, floor, ABS, LOG)
-        v = (v - mean[None, :]) * scale[None, :]
-        u = tl.load(gain + at, mask=ok, other=0.0).to(ACC) * v
+        if T > TB:
+            v = _values(z, t0 + t, c, floor, T, CP, ABS, LOG, ACC)
+        u = tl.load(gain + at, mask=ok, other=0.0).to(ACC)
+        u = u * ((v - mean[None, :]) * scale[None, :])
         u += tl.load(shift + at, mask=ok, other=0.0).to(ACC)
         u = tl.where(u > 0, u, u * slope)
         u = tl.where(shown[None, :], u, 0.0)
@@ -435,6 +463,7 @@ def norm_sums(
     floor,
     T: tl.constexpr,
     TZ: tl.constexpr,
+    TY: tl.constexpr,  # rows an example in dy
     CP: tl.constexpr,
     ABS: tl.constexpr,
     LOG: tl.constexpr,
@@ -450,7 +479,7 @@ def norm_sums(
     mean = tl.load(mean_in + example * CP + c)
     scale = 1.0 / (tl.load(std_in + example * CP + c) + eps)
     z += example * TZ * CP
-    dy += example * T * CP
+    dy += example * TY * CP
     total = tl.zeros((TB, CB), ACC)
     dot = tl.zeros((TB, CB), ACC)
     for t0 in range(0, T, TB):
@@ -495,6 +524,7 @@ def norm_backward(
     floor,
     T: tl.constexpr,
     TZ: tl.constexpr,
+    TY: tl.constexpr,
     TD: tl.constexpr,  # pooled rows an example in d, LEAD among them
     LEAD: tl.constexpr,
     CP: tl.constexpr,
@@ -534,7 +564,7 @@ def norm_backward(
         v = _shown(raw, floor, ABS, LOG)
         scale = 1.0 / (std + eps)
         v = (v - mean) * scale
-        u = tl.load(dy + e * T * CP + at, mask=ok, other=0.0).to(ACC)
+        u = tl.load(dy + e * TY * CP + at, mask=ok, other=0.0).to(ACC)
         if MASKED:
             kept = tl.load(keep + e * CP + c, mask=here, other=0) != 0
             u = tl.where(kept, u, 0.0)
@@ -561,6 +591,40 @@ def norm_backward(
     part = tl.cast(split, tl.int64) * T * CP
     tl.store(dgain + part + at, gain_sum, mask=valid)
     tl.store(dshift + part + at, shift_sum, mask=valid)
+
+
+@triton.jit
+def mean_and_std(
+    x,
+    out,
+    tiny,
+    T: tl.constexpr,
+    C: tl.constexpr,
+    ACC: tl.constexpr,
+    TB: tl.constexpr,
+    CB: tl.constexpr,
+):
+    """Of each channel over time: all means of an example, then the others."""
+    example = (tl.program_id(0) // tl.cdiv(C, CB)).to(tl.int64)
+    c = (tl.program_id(0) % tl.cdiv(C, CB)) * CB + tl.arange(0, CB)
+    t = tl.arange(0, TB)
+    x += example * T * C
+    total = tl.zeros((TB, CB), ACC)
+    for t0 in range(0, T, TB):
+        at = (t0 + t)[:, None] * C + c[None, :]
+        ok = (t0 + t < T)[:, None] & (c < C)[None, :]
+        total += tl.load(x + at, mask=ok, other=0.0).to(ACC)
+    mean = tl.sum(total, 0) / T
+    total = tl.zeros((TB, CB), ACC)
+    for t0 in range(0, T, TB):
+        at = (t0 + t)[:, None] * C + c[None, :]
+        ok = (t0 + t < T)[:, None] & (c < C)[None, :]
+        v = tl.load(x + at, mask=ok, other=0.0).to(ACC)
+        total += _centred_square(v, mean, t0 + t, T)
+    std = tl.sqrt(tl.sum(total, 0) / T + tiny)
+    out += example * 2 * C + c
+    tl.store(out, mean, mask=c < C)
+    tl.store(out + C, std, mask=c < C)
 
 
 @triton.jit

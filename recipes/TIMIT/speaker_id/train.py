@@ -36,7 +36,11 @@ from amsincnet_sb.dataio.streaming import open_audio
 from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.nnet.schedules import parameter_groups
-from amsincnet_sb.utils.device import fastest_precision, own_device
+from amsincnet_sb.utils.device import (
+    evaluation_precision,
+    fastest_precision,
+    own_device,
+)
 from amsincnet_sb.utils.distributed import (
     add_over_ranks,
     on_main,
@@ -496,6 +500,7 @@ def main():
         hparams["fc_neurons"],
     )
     hparams.setdefault("precision", fastest_precision(device))
+    hparams.setdefault("eval_precision", evaluation_precision(device))
     datasets, label_encoder = dataio_prep(hparams, device)
 
     with as_input_error("The run options"):
