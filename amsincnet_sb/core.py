@@ -203,6 +203,12 @@ class RecordedBrain(sb.Brain):
             self.modules.parameters(),
             averages=[] if self.sync_batchnorm else self._running_statistics(),
             dtype=self._traffic_dtype(),
+            closing=[
+                parameter
+                for name, module in self.modules.named_modules()
+                if name in self.split_before
+                for parameter in list(module.parameters())[:1]
+            ],
         )
         if not self.recording:
             # A checkpoint of a recorded run brings its settings with it.

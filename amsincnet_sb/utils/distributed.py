@@ -1,5 +1,7 @@
 """Several processes: what they tell each other, and when."""
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 from speechbrain.utils.distributed import (
@@ -239,6 +241,9 @@ class GradientReducer:
         ``torch.bfloat16`` halves the traffic.
     bucket_bytes : int
         A bucket is closed when it has this size.
+    closing : sequence of torch.nn.Parameter
+        A bucket is closed behind each of these: where a compiled step is cut
+        in two, so that none waits for gradients of both sides.
 
     Attributes
     ----------
@@ -262,9 +267,10 @@ class GradientReducer:
         averages=(),
         dtype=None,
         bucket_bytes=BUCKET_BYTES,
+        closing=(),
     ):
         self.enabled = True
-        self.averages = list(averages)
+        self.averages = [average.view(-1) for average in averages]
         self._hooks = []
         self._alone = world_size() == 1
         self._finite = None
@@ -273,12 +279,15 @@ class GradientReducer:
         parameters = [p for p in parameters if p.requires_grad]
         self.device = parameters[0].device
         self._buckets, self._next, open_ones = [], 0, {}
+        closing = {id(parameter) for parameter in closing}
         for parameter in reversed(parameters):
             bucket = open_ones.get(parameter.dtype)
             if bucket is None or bucket.bytes >= bucket_bytes:
                 bucket = open_ones[parameter.dtype] = _Bucket()
                 self._buckets.append(bucket)
             bucket.add(parameter)
+            if id(parameter) in closing:
+                open_ones.clear()
         for bucket in self._buckets:
             bucket.make_buffer(dtype)
             for parameter in bucket.parameters:
@@ -290,8 +299,10 @@ class GradientReducer:
         sizes = [*(a.numel() for a in self.averages), 1]
         self._flat = torch.zeros(sum(sizes), device=self.device)
         self._places = self._flat.split(sizes)
-        self._work = []
+        self._afterwards = []
         self._stream = None
+        # A division less, where the network of GPUs can do it on the way.
+        self._nccl = dist.get_backend() == "nccl"
         if self.device.type == "cuda":
             self._stream = torch.cuda.Stream(self.device)
 
@@ -313,15 +324,14 @@ class GradientReducer:
 
         def fill():
             """Into the buffer."""
-            for place, average in zip(self._places, self.averages):
-                place.copy_(average.reshape(-1))
+            if self.averages:
+                torch._foreach_copy_(self._places[:-1], self.averages)
             self._places[-1].copy_(~self._finite)
 
         def empty():
             """Out of it again."""
-            self._flat.div_(world_size())
-            for place, average in zip(self._places, self.averages):
-                average.copy_(place.view_as(average))
+            if self.averages:
+                torch._foreach_copy_(self.averages, self._places[:-1])
 
         # Taken out after the backward pass, which still needs what was there.
         self._start(self._flat, fill, empty, late=True)
@@ -343,11 +353,9 @@ class GradientReducer:
         self._next = len(self._buckets)
         if self._stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
-        for work, empty in self._work:
-            if work is not None:
-                work.wait()
-            empty()
-        self._work.clear()
+        for then in self._afterwards:
+            then()
+        self._afterwards.clear()
         return self._places[-1][0] == 0
 
     def detach(self):
@@ -373,20 +381,26 @@ class GradientReducer:
         self._start(bucket.buffer, bucket.fill, bucket.empty)
 
     def _start(self, buffer, fill, empty, late=False):
-        """Fill a buffer, add it up over the processes, take out the mean."""
+        """Fill a buffer, average it over the processes, take that out."""
         if self._stream is None:
             fill()
-            self._work.append((dist.all_reduce(buffer, async_op=True), empty))
+            work = dist.all_reduce(buffer, async_op=True)
+            divide = partial(buffer.div_, world_size())
+            self._afterwards += [work.wait, divide, empty]
             return
         # The copies too are made beside the backward pass, not within it.
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             fill()
-            dist.all_reduce(buffer)
+            if self._nccl:
+                dist.all_reduce(buffer, op=dist.ReduceOp.AVG)
+            else:
+                dist.all_reduce(buffer)
+                buffer.div_(world_size())
             if not late:
                 empty()
         if late:
-            self._work.append((None, empty))
+            self._afterwards.append(empty)
 
 
 class _Bucket:
@@ -426,5 +440,4 @@ class _Bucket:
 
     def empty(self):
         """Means out of the buffer."""
-        self.buffer.div_(world_size())
         torch._foreach_copy_([p.grad for p in self.parameters], self.places)

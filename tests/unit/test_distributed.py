@@ -65,8 +65,12 @@ net, x, y = net_and_data((12, 5))
 unused = nn.Parameter(torch.ones(2))
 averages = [net[1].running_mean, net[1].running_var]
 reducer = GradientReducer(
-    [*net.parameters(), unused], averages, torch.bfloat16
+    [*net.parameters(), unused],
+    averages,
+    torch.bfloat16,
+    closing=[net[1].weight],
 )
+results["buckets"] = [len(each.parameters) for each in reducer._buckets]
 loss = loss_of(net(mine(x)), mine(y))
 reducer.forwarded(loss)
 loss.backward()
@@ -266,6 +270,8 @@ def test_means_of_gradients_and_statistics(results):
             torch.testing.assert_close(a, mean, rtol=0.02, atol=0.01)
         assert_close(statistics, [sum(both) / 2 for both in zip(*averages)])
         assert torch.equal(unused, torch.zeros(2))
+        # The unused one, the last layer and the norm; the first layer.
+        assert results[rank]["buckets"] == [5, 1]
 
 
 def test_accumulated_gradients(results):
