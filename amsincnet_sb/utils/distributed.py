@@ -10,6 +10,7 @@ from speechbrain.utils.distributed import (
     is_distributed_initialized,
 )
 
+from amsincnet_sb.nnet.fast_cuda import finiteness
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 BUCKET_BYTES = 16 * 2**20
+# A multiprocessor copies so many numbers at a time; a whole weight each would
+# leave most of them idle.
+PIECE = 2**14
 
 
 def world_size():
@@ -223,9 +227,9 @@ class GradientReducer:
     Takes the place of DistributedDataParallel in a step that is recorded as
     a CUDA graph: it wraps no module, and what it starts is recorded with the
     backward pass. Gradients are put end to end in buckets, in the reverse
-    order of the parameters; as soon as a bucket is complete, its sum over the
-    processes starts, on a stream of its own. A parameter without a gradient
-    counts as one with zeros.
+    order of the parameters; as soon as one is complete, unless it is the last,
+    its sum over the processes starts, on a stream of its own. A parameter
+    without a gradient counts as one with zeros.
 
     A step calls :meth:`forwarded`, the backward pass and :meth:`finish`.
 
@@ -249,6 +253,9 @@ class GradientReducer:
     ----------
     enabled : bool
         False while gradients are only accumulated.
+    signs : list of torch.Tensor
+        Of several GPUs, after :meth:`finish`: scalars that are finite if all
+        gradients are. Else nothing.
 
     Example
     -------
@@ -271,6 +278,7 @@ class GradientReducer:
     ):
         self.enabled = True
         self.averages = [average.view(-1) for average in averages]
+        self.signs = []
         self._hooks = []
         self._alone = world_size() == 1
         self._finite = None
@@ -316,25 +324,15 @@ class GradientReducer:
             Scalar.
         """
         self._finite = torch.isfinite(loss.detach())
+        self.signs = []
         if self._alone or not self.enabled:
             return
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
         self._next = 0
 
-        def fill():
-            """Into the buffer."""
-            if self.averages:
-                torch._foreach_copy_(self._places[:-1], self.averages)
-            self._places[-1].copy_(~self._finite)
-
-        def empty():
-            """Out of it again."""
-            if self.averages:
-                torch._foreach_copy_(self.averages, self._places[:-1])
-
-        # Taken out after the backward pass, which still needs what was there.
-        self._start(self._flat, fill, empty, late=True)
+        self._afterwards = []
+        self._start(self._flat, self._fill_averages)
 
     @torch.no_grad()
     def finish(self):
@@ -347,15 +345,17 @@ class GradientReducer:
         """
         if self._alone or not self.enabled:
             return self._finite
-        for bucket in self._buckets[self._next :]:
-            bucket.fill_gaps()
-            self._reduce(bucket)
-        self._next = len(self._buckets)
         if self._stream is not None:
             torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        for bucket in self._buckets[self._next :]:
+            bucket.fill_gaps()
+            self._reduce(bucket, beside=False)
+        self._next = len(self._buckets)
         for then in self._afterwards:
             then()
-        self._afterwards.clear()
+        # Only now: the backward pass needs what was there.
+        if self.averages:
+            torch._foreach_copy_(self.averages, self._places[:-1])
         return self._places[-1][0] == 0
 
     def detach(self):
@@ -368,39 +368,51 @@ class GradientReducer:
         if not self.enabled:
             return
         bucket.missing -= 1
-        # In the same order everywhere, whatever the order they arrive in.
+        # In the same order everywhere, whatever the order they arrive in. The
+        # last one has nothing beside which it could travel.
         while (
-            self._next < len(self._buckets)
+            self._next < len(self._buckets) - 1
             and self._buckets[self._next].missing == 0
         ):
             self._reduce(self._buckets[self._next])
             self._next += 1
 
-    @torch.no_grad()
-    def _reduce(self, bucket):
-        self._start(bucket.buffer, bucket.fill, bucket.empty)
+    def _fill_averages(self):
+        if self.averages:
+            torch._foreach_copy_(self._places[:-1], self.averages)
+        self._places[-1].copy_(~self._finite)
 
-    def _start(self, buffer, fill, empty, late=False):
+    @torch.no_grad()
+    def _reduce(self, bucket, beside=True):
+        """Replace a bucket's gradients by their means over the processes."""
+        self._start(bucket.buffer, bucket.fill, bucket.empty, beside)
+
+    def _start(self, buffer, fill, empty=None, beside=True):
         """Fill a buffer, average it over the processes, take that out."""
         if self._stream is None:
             fill()
             work = dist.all_reduce(buffer, async_op=True)
-            divide = partial(buffer.div_, world_size())
-            self._afterwards += [work.wait, divide, empty]
+            self._afterwards += [
+                work.wait,
+                partial(buffer.div_, world_size()),
+                *([] if empty is None else [empty]),
+            ]
             return
-        # The copies too are made beside the backward pass, not within it.
-        self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._stream):
+        stream = torch.cuda.current_stream(self.device)
+        if beside:
+            # The copies too are made there, not within the backward pass.
+            self._stream.wait_stream(stream)
+            stream = self._stream
+        with torch.cuda.stream(stream):
             fill()
             if self._nccl:
                 dist.all_reduce(buffer, op=dist.ReduceOp.AVG)
             else:
                 dist.all_reduce(buffer)
                 buffer.div_(world_size())
-            if not late:
+            if empty is not None:
+                self.signs += finiteness([buffer])
                 empty()
-        if late:
-            self._afterwards.append(empty)
 
 
 class _Bucket:
@@ -423,10 +435,7 @@ class _Bucket:
         self.buffer = torch.zeros(
             sum(sizes), dtype=dtype or first.dtype, device=first.device
         )
-        self.places = [
-            place.view_as(p)
-            for place, p in zip(self.buffer.split(sizes), self.parameters)
-        ]
+        self._places = _pieces(self.buffer.split(sizes))
 
     def fill_gaps(self):
         """Gradients where there are none."""
@@ -436,8 +445,18 @@ class _Bucket:
 
     def fill(self):
         """Gradients into the buffer."""
-        torch._foreach_copy_(self.places, [p.grad for p in self.parameters])
+        torch._foreach_copy_(self._places, self._gradients())
 
     def empty(self):
         """Means out of the buffer."""
-        torch._foreach_copy_([p.grad for p in self.parameters], self.places)
+        torch._foreach_copy_(self._gradients(), self._places)
+
+    def _gradients(self):
+        return _pieces([p.grad for p in self.parameters])
+
+
+def _pieces(tensors):
+    """All numbers of some tensors, which the views share with them."""
+    if tensors[0].device.type == "cpu":
+        return [tensor.view(-1) for tensor in tensors]
+    return [p for tensor in tensors for p in tensor.view(-1).split(PIECE)]

@@ -269,7 +269,7 @@ class TrainingStep:
             )
             signs = [norm]
         else:
-            signs = finiteness(
+            signs = self.reducer.signs or finiteness(
                 [p.grad for p in self.parameters if p.grad is not None]
             )
         finite = self._finish(finite, signs, self._updated())

@@ -155,13 +155,15 @@ def errors(function, arguments, leaves, exact, exact_leaves, reference=plain):
     return relative(y, want), [relative(a, b) for a, b in pairs]
 
 
-def check_finiteness(device):
+def check_finiteness(device, dtype=torch.float32):
     """One number anywhere in small and large tensors tells."""
     sizes = [(5,), (3, 70_000), (2**16,)]
     for which, size in enumerate(sizes):
         for at in (0, -1, size[-1] // 2):
             for bad in (float("nan"), float("inf"), -float("inf"), 3e38):
-                tensors = [torch.randn(s, device=device) for s in sizes]
+                tensors = [
+                    torch.randn(s, device=device, dtype=dtype) for s in sizes
+                ]
                 tensors[which].view(-1)[at] = bad
                 values = torch.stack(fast_cuda.finiteness(tensors))
                 assert values.isfinite().all() == (bad == 3e38)
@@ -455,6 +457,7 @@ def test_logarithmic_sinc_map_on_gpu(bf16, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
 def test_finiteness(device):
     check_finiteness(device)
+    check_finiteness(device, torch.bfloat16)
 
 
 @on_gpu
