@@ -10,6 +10,7 @@ from amsincnet_sb.utils.errors import InputError
 __all__ = [
     "evaluation_precision",
     "fastest_precision",
+    "has_bfloat16",
     "own_device",
     "visible_gpus",
 ]
@@ -96,6 +97,26 @@ def evaluation_precision(device):
     'fp32'
     """
     return "fp16" if _has_fast_products(device) else "fp32"
+
+
+def has_bfloat16(device):
+    """Whether a device multiplies bfloat16 numbers itself.
+
+    Arguments
+    ---------
+    device : str
+        As in :func:`fastest_precision`.
+
+    Returns
+    -------
+    bool
+        A processor that does not takes seconds for what is done in
+        milliseconds in float32.
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return known is None or known()
 
 
 def _has_fast_products(device):

@@ -25,6 +25,7 @@ from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.folded import Folded, FoldedTDNN, for_evaluation
 from amsincnet_sb.nnet.scoring import log_posteriors
+from amsincnet_sb.utils.device import has_bfloat16
 from amsincnet_sb.utils.metrics import SentenceErrors
 
 FOLDED = {"sincnet": Folded, "sinc_tdnn": FoldedTDNN}
@@ -53,6 +54,8 @@ def on_cpu(args):
         "folded, bfloat16": lambda: folded[1].embed_windows(windows),
         "preparation": lambda: kind(net),
     }
+    if not has_bfloat16("cpu"):
+        del rows["folded, bfloat16"]
     print_table(in_turns(rows, args.turns), args.windows)
 
 

@@ -26,6 +26,7 @@ from amsincnet_sb.lobes.sinc_tdnn import SincTDNN  # noqa: E402
 from amsincnet_sb.lobes.sincnet import SincNet  # noqa: E402
 from amsincnet_sb.nnet import fast_cpu  # noqa: E402
 from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
+from amsincnet_sb.utils.device import has_bfloat16  # noqa: E402
 
 NETWORKS = {"sincnet": SincNet, "sinc_tdnn": SincTDNN}
 
@@ -93,10 +94,9 @@ def processor():
             )
     except (OSError, StopIteration):
         pass
-    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return (
         f"{name}, {torch.get_num_threads()} threads, "
-        f"{'with' if native else 'without'} bfloat16, "
+        f"{'with' if has_bfloat16('cpu') else 'without'} bfloat16, "
         f"torch {torch.__version__}"
     )
 
@@ -113,15 +113,13 @@ def main():
     torch.set_num_threads(args.threads)
     sizes = args.batch, args.speakers
     print(f"training step of {args.network}, batch {args.batch}; {processor()}")
+    types = ("float32", "bfloat16") if has_bfloat16("cpu") else ("float32",)
     steps = {
-        "straightforward, float32": make_step(
-            args.network, False, False, *sizes
-        ),
-        "straightforward, bfloat16": make_step(
-            args.network, False, True, *sizes
-        ),
-        "fast, float32": make_step(args.network, True, False, *sizes),
-        "fast, bfloat16": make_step(args.network, True, True, *sizes),
+        f"{version}, {name}": make_step(
+            args.network, version == "fast", name == "bfloat16", *sizes
+        )
+        for version in ("straightforward", "fast")
+        for name in types
     }
     print_table(in_turns(steps, args.turns), args.batch)
 

@@ -136,6 +136,19 @@ def test_a_started_run_on_another_corpus(recipe, refused, own, results):
     assert "--output_folder" in sentence
 
 
+@pytest.mark.parametrize("kept", [0.5, 0.97, None])
+def test_a_damaged_list_of_speakers(recipe, refused, finished, results, kept):
+    shutil.copytree(finished, results)
+    path = results / "save" / "label_encoder.txt"
+    text = path.read_text(encoding="utf-8")
+    damaged = "\0\1" if kept is None else text[: int(kept * len(text))]
+    path.write_text(damaged, encoding="utf-8")
+    assert f"{path} is damaged" in refused("am_sincnet_m005.yaml")
+    path.unlink()
+    recipe("am_sincnet_m005.yaml", results, whole=True)
+    assert path.read_text(encoding="utf-8") == text
+
+
 def test_odd_recordings(recipe, own, finished, results):
     """Test sentences are spoiled, so training must be that of `finished`."""
     speakers = sorted(path for path in own.glob("TRAIN/*/*") if path.is_dir())

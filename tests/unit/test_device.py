@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from amsincnet_sb.utils.device import own_device, visible_gpus
+from amsincnet_sb.utils.device import (
+    evaluation_precision,
+    fastest_precision,
+    has_bfloat16,
+    own_device,
+    visible_gpus,
+)
 from amsincnet_sb.utils.errors import InputError
 
 
@@ -43,3 +49,28 @@ def test_other_processes_get_the_gpus_that_this_one_sees(
     assert visible_gpus() == ["2", "5"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert visible_gpus() == []
+
+
+@pytest.mark.parametrize(
+    "capability, precisions",
+    [((7, 5), ("fp32", "fp32")), ((8, 0), ("bf16", "fp16"))],
+)
+def test_precisions_are_those_of_the_tensor_cores(
+    monkeypatch, capability, precisions
+):
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: capability
+    )
+    found = fastest_precision("cuda:1"), evaluation_precision("cuda:1")
+    assert found == precisions
+    assert fastest_precision("cpu") == evaluation_precision("cpu") == "fp32"
+
+
+def test_products_of_bfloat16(monkeypatch):
+    for known in (True, False):
+        monkeypatch.setattr(
+            torch.ops.mkldnn,
+            "_is_mkldnn_bf16_supported",
+            lambda known=known: known,
+        )
+        assert has_bfloat16("cpu") is known

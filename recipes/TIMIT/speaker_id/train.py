@@ -39,6 +39,7 @@ from amsincnet_sb.nnet.schedules import parameter_groups
 from amsincnet_sb.utils.device import (
     evaluation_precision,
     fastest_precision,
+    has_bfloat16,
     own_device,
 )
 from amsincnet_sb.utils.distributed import (
@@ -409,8 +410,13 @@ def keep_speakers(label_encoder, hparams):
     """
     path = hparams["label_encoder_file"]
     if hparams["checkpointer"].list_checkpoints() and os.path.exists(path):
-        with as_input_error(path):
+        try:
             known = sb.dataio.encoder.CategoricalEncoder.from_saved(path)
+        except (ValueError, SyntaxError, LookupError, OSError) as error:
+            raise InputError(
+                f"{path} is damaged; move it away, and the run goes on with "
+                "the speakers of its training manifest."
+            ) from error
         if known.lab2ind != label_encoder.lab2ind:
             raise InputError(
                 f"{hparams['output_folder']} holds a run on other speakers "
@@ -515,6 +521,11 @@ def main():
             run_opts=run_opts,
             checkpointer=hparams["checkpointer"],
         )
+    if "bf16" in (brain.precision, brain.eval_precision):
+        if not has_bfloat16(device):
+            logger.warning(
+                "This device has no bfloat16 products: fp32 is far faster."
+            )
     # An item of a data set is a whole batch, drawn by (seed, epoch, item).
     whole = {"batch_size": None}
     train_loader = sb.dataio.dataloader.make_dataloader(
