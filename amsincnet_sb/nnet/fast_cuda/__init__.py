@@ -26,7 +26,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch.compiler import config as compiler_config
 
 __all__ = ["cnn", "conv", "finiteness", "linear", "sinc_map", "supports"]
 
@@ -46,10 +45,13 @@ def _tag_compiled():
     torch.compile keeps what it made between runs, under the names of the
     operators alone; a gradient that has changed since would not be seen.
     """
+    config = getattr(torch.compiler, "config", None)
+    if not hasattr(config, "cache_key_tag"):  # an older PyTorch
+        return
     sources = sorted(Path(__file__).parent.glob("*.py"))
     tag = f"amsincnet-{zlib.crc32(b''.join(s.read_bytes() for s in sources))}"
-    if tag not in compiler_config.cache_key_tag:
-        compiler_config.cache_key_tag += tag
+    if tag not in config.cache_key_tag:
+        config.cache_key_tag += tag
 
 
 _tag_compiled()
@@ -480,29 +482,27 @@ def _window_gemm(
     )
 
 
-def _splits(rows, size, n, itemsize):
-    """Into how many parts a window_grad is split, and rows of each."""
+def _grad_parts(rows, size, n, itemsize):
+    """Of a window_grad: tiles, programs a part, parts, and rows of each."""
     tiles = _grad_tiles(n, size, itemsize)
     count = -(-size // tiles["BK"]) * -(-n // tiles["BN"])
     # About two programs a multiprocessor, whatever the shape; a constant, so
     # that the order of summation is the same on every device.
-    splits = max(1, min(264 // count, rows // 512))
-    each = -(-rows // (splits * tiles["BR"])) * tiles["BR"]
-    return -(-rows // each), each
+    parts = max(1, min(264 // count, rows // 512))
+    each = -(-rows // (parts * tiles["BR"])) * tiles["BR"]
+    return tiles, count, -(-rows // each), each
 
 
 def _window_grad(a, d, rows, **shape):
     """Gradient of a weight matrix in parts to be added up, ``[_, KK, N]``."""
     acc, precision = _arithmetic(a)
     size, n = shape["KK"], shape["N"]
-    tiles = _grad_tiles(n, size, a.element_size())
-    count = -(-size // tiles["BK"]) * -(-n // tiles["BN"])
-    splits, each = _splits(rows, size, n, a.element_size())
-    parts = torch.empty(splits, size, n, dtype=_sum_dtype(a), device=a.device)
-    _kernels().window_grad[(count, splits)](
-        a, d, parts, rows, each, ACC=acc, PRECISION=precision, **shape, **tiles
+    tiles, count, parts, each = _grad_parts(rows, size, n, a.element_size())
+    out = torch.empty(parts, size, n, dtype=_sum_dtype(a), device=a.device)
+    _kernels().window_grad[(count, parts)](
+        a, d, out, rows, each, ACC=acc, PRECISION=precision, **shape, **tiles
     )
-    return parts
+    return out
 
 
 def _sum_dtype(x):
@@ -572,8 +572,8 @@ def _norm_backward(
     # A convolution's gradient has rows of its own behind the last.
     if dy.stride()[1:] != (cp, 1) or dy.stride(0) % cp:
         dy = dy.contiguous()
-    common = {"T": time, "TZ": stored, "CP": cp, "ACC": acc}
-    common |= {"TY": dy.stride(0) // cp}
+    common = {"T": time, "TZ": stored, "TY": dy.stride(0) // cp}
+    common |= {"CP": cp, "ACC": acc}
     common |= {"ABS": absolute, "LOG": floor > 0, "MASKED": keep is not None}
     kept = z if keep is None else keep
     tiles = _norm_tiles(time, 256, 8)
@@ -1151,10 +1151,10 @@ def _(d, x, matrix, stride, taps, before):
     blocks = d.shape[1] - before
     time = (rows - taps) // stride + 1
     size, n = taps * cin, d.shape[2]
-    splits, _ = _splits(batch * time, size, n, x.element_size())
+    _, _, parts, _ = _grad_parts(batch * time, size, n, x.element_size())
     return (
         x.new_empty(batch, blocks * stride, cin),
-        x.new_empty(splits, size, n, dtype=_sum_dtype(x)),
+        x.new_empty(parts, size, n, dtype=_sum_dtype(x)),
     )
 
 
