@@ -34,8 +34,10 @@ FAMILY = [
     (90, (18, 17), (9, 2), (1, 4)),
     (64, (16,), (11,), (2,)),
     (79, (3, 2), (7, 1), (3, 3)),
-    (2100, (2,), (5,), (2,)),  # more time than a tile
 ]
+
+# More time than a tile of the normalisation has.
+LONG = (2100, (2,), (5,), (2,))
 
 
 def plain(x, input_norm, filters, convs, norms, pools, eps=1e-6, slope=0.2):
@@ -157,7 +159,7 @@ def errors(function, arguments, leaves, exact, exact_leaves, reference=plain):
 
 def check_finiteness(device, dtype=torch.float32):
     """One number anywhere in small and large tensors tells."""
-    sizes = [(5,), (3, 70_000), (2**16,)]
+    sizes = [(5,), (3, 7000), (2**14,)]
     for which, size in enumerate(sizes):
         for at in (0, -1, size[-1] // 2):
             for bad in (float("nan"), float("inf"), -float("inf"), 3e38):
@@ -210,7 +212,7 @@ def check_frozen(device, networks, dtypes):
         torch.testing.assert_close(half[:, 0], single, rtol=0, atol=0)
 
 
-SMALL = {"window": 300, "fc_neurons": [24, 20]}
+SMALL = {"window": 240, "fc_neurons": [24, 20]}
 SMALL_NETWORKS = [
     (
         SincTDNN,
@@ -244,8 +246,11 @@ def interpreted():
     check_frozen(
         "cpu",
         SMALL_NETWORKS,
-        {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 3e-3},
+        {torch.float64: 1e-12, torch.float16: 3e-3},
     )
+    long, leaves = problem(LONG, 2)
+    value, grads = errors(fast_cuda.cnn, long, leaves, long, leaves)
+    assert max(value, *grads) < 1e-13, (value, grads)
     for shape in FAMILY:
         arguments, leaves = problem(shape, 3)
         value, grads = errors(
@@ -372,7 +377,7 @@ def test_aligned_linear_equals_linear(size):
 
 
 @on_gpu
-@pytest.mark.parametrize("shape", [DEFAULT, *FAMILY])
+@pytest.mark.parametrize("shape", [DEFAULT, LONG, *FAMILY])
 def test_float32_on_gpu(shape, monkeypatch):
     """As exact as float32 convolutions, where TF32 is not allowed."""
     # SpeechBrain allows it when it is imported.
