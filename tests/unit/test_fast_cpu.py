@@ -250,6 +250,36 @@ def test_frozen_keeps_its_parameters():
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("by_product", [True, False])
+@pytest.mark.parametrize(
+    "shape",
+    # batch, time, channels in and out, taps, stride
+    [(9, 50, 16, 32, 5, 3), (2, 31, 5, 18, 3, 1), (1, 20, 16, 3, 2, 3)],
+)
+def test_conv(shape, by_product, monkeypatch):
+    """On processors of both kinds, the first weight in several products."""
+    monkeypatch.setattr(fast_cpu, "_WEIGHTS_BY_PRODUCT", by_product)
+    monkeypatch.setattr(fast_cpu, "_PRODUCT_ROWS", 40)
+    batch, time, c_in, c_out, taps, stride = shape
+    torch.manual_seed(0)
+    x = torch.randn(batch, time, c_in, requires_grad=True)
+    weight = torch.randn(c_out, c_in, taps, requires_grad=True)
+    exact = [leaf.detach().double().requires_grad_() for leaf in (x, weight)]
+    y = fast_cpu.conv(x, weight, stride)
+    assert ("_Conv" in y.grad_fn.name()) == by_product
+    expected = F.conv1d(exact[0].transpose(1, 2), exact[1], stride=stride)
+    expected = expected.transpose(1, 2)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-4)
+    direction = torch.randn_like(expected)
+    gradients = torch.autograd.grad(y, [x, weight], direction.float())
+    wanted = torch.autograd.grad(expected, exact, direction)
+    for ours, theirs in zip(gradients, wanted):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-4)
+    alone = fast_cpu.conv(x.detach(), weight, stride)
+    alone = torch.autograd.grad(alone, weight, direction.float())[0]
+    torch.testing.assert_close(alone, gradients[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_linear(dtype):
     torch.manual_seed(0)
