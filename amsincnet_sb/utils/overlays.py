@@ -5,11 +5,13 @@ import os
 
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.error import YAMLError
 
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import atomic_write
 
-__all__ = ["resolve_overlay", "plain_options"]
+__all__ = ["follow_folder", "plain_options", "resolve_overlay"]
 
 COMMAND_LINE = "The command line"
 
@@ -134,6 +136,54 @@ def plain_options(hparams_file, overrides, hints=None):
             f"{hparams_file} cannot be resolved: {reason}."
         ) from error
     return dict(resolved)
+
+
+def follow_folder(file, key):
+    """Have the paths in a yaml file follow the folder that a key names.
+
+    SpeechBrain keeps the hyperparameters of a run with every path spelled
+    out; repeated from them with another folder, the run would write into the
+    first one. Paths within the folder become references to the key.
+
+    Arguments
+    ---------
+    file : str or Path
+        Changed in place; comments stay.
+    key : str
+        At the root of the file.
+
+    Example
+    -------
+    >>> file = getfixture("tmp_path") / "hyperparams.yaml"
+    >>> _ = file.write_text("out: /a b\\nsave: /a b/save\\nelse: /a bc/d\\n")
+    >>> follow_folder(file, "out")
+    >>> print(file.read_text())
+    out: /a b
+    save: !ref <out>/save
+    else: /a bc/d
+    <BLANKLINE>
+    """
+    yaml = YAML()
+    yaml.width = 2**16  # nothing is broken into lines
+    with open(file, encoding="utf-8") as stream:
+        tree = yaml.load(stream)
+    folder = os.path.join(tree[key], "")
+
+    def following(value):
+        """The same, with references."""
+        if isinstance(value, dict):
+            for name in value:
+                value[name] = following(value[name])
+        elif isinstance(value, list):
+            value[:] = [following(each) for each in value]
+        elif isinstance(value, str) and value.startswith(folder):
+            path = f"<{key}>/{value[len(folder) :]}"
+            value = TaggedScalar(path, style=None, tag="!ref")
+        return value
+
+    following(tree)
+    with atomic_write(file) as stream:
+        yaml.dump(tree, stream)
 
 
 def _parse_overrides(overrides):

@@ -173,7 +173,8 @@ def recipe(corpus):
 @pytest.fixture(scope="session")
 def finished(recipe, tmp_path_factory):
     """Results of two epochs; to be looked at, not to be changed."""
-    output = tmp_path_factory.mktemp("finished") / "results"
+    # A name that does not fit on a line of yaml.
+    output = tmp_path_factory.mktemp("finished") / f"results of {'a' * 60} run"
     return recipe("am_sincnet_m005.yaml", output, whole=True)
 
 

@@ -53,10 +53,13 @@ from amsincnet_sb.utils.errors import (
     as_input_error,
     exit_on_input_error,
 )
-from amsincnet_sb.utils.files import atomic_write
 from amsincnet_sb.utils.history import History
 from amsincnet_sb.utils.metrics import SentenceErrors
-from amsincnet_sb.utils.overlays import plain_options, resolve_overlay
+from amsincnet_sb.utils.overlays import (
+    follow_folder,
+    plain_options,
+    resolve_overlay,
+)
 from amsincnet_sb.utils.plots import plot_curves
 from amsincnet_sb.utils.pretrained import write_pretrained
 
@@ -426,22 +429,6 @@ def keep_speakers(label_encoder, hparams):
     label_encoder.save(path)
 
 
-def keep_folder_reference(output_folder):
-    """Let --output_folder move all of a run repeated from its results.
-
-    Arguments
-    ---------
-    output_folder : str
-        With a ``hyperparams.yaml`` in which every path is spelled out.
-    """
-    path = os.path.join(output_folder, "hyperparams.yaml")
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    text = text.replace(f": {output_folder}/", ": !ref <output_folder>/")
-    with atomic_write(path) as file:
-        file.write(text)
-
-
 def main():
     """Prepare the corpus, train, evaluate, and write the model out."""
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
@@ -486,7 +473,9 @@ def main():
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    on_main(keep_folder_reference, hparams["output_folder"])
+    # So that --output_folder moves all of a run repeated from its results.
+    kept = os.path.join(hparams["output_folder"], "hyperparams.yaml")
+    on_main(follow_folder, kept, "output_folder")
     for line in corpus.report() if corpus else []:
         logger.info(line)
 
