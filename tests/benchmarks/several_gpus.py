@@ -219,7 +219,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="between two evaluations; 16000, of which an evaluation and a "
+        "checkpoint are 2 %%, or 1000 with --resume",
+    )
     parser.add_argument("--hparams", default="am_sincnet_m005.yaml")
     parser.add_argument("--sync", action="store_true")
     parser.add_argument(
@@ -231,6 +236,7 @@ def main():
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
+    args.steps = args.steps or (1000 if args.resume else 16000)
     device = "no GPU"
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
