@@ -439,8 +439,7 @@ class _Network:
         self.norms = [(gain, bias), rest[:2]]
         self.convs = []
         for weight, bias, *norm in zip(*[iter(rest[2:])] * 4):
-            weight = weight.unsqueeze(2).to(self.dtype)
-            weight = weight.contiguous(memory_format=torch.channels_last)
+            weight = _weight_image(weight.to(self.dtype))
             self.convs.append((weight, bias.to(self.dtype)))
             self.norms.append(norm)
 
@@ -664,16 +663,15 @@ def conv(x, weight, stride=1, bias=None):
     if _WEIGHTS_BY_PRODUCT and weight.requires_grad and bias is None:
         if x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
             return _Conv.apply(x, weight, stride)
-    return _convolve(x, weight, stride, bias)
+    return _convolve(x, _weight_image(weight), stride, bias)
 
 
-def _convolve(x, weight, stride, bias=None):
-    return _map(
-        F.conv2d(_image(x), _weight_image(weight), bias, stride=(1, stride))
-    )
+def _convolve(x, image, stride, bias=None):
+    return _map(F.conv2d(_image(x), image, bias, stride=(1, stride)))
 
 
 def _weight_image(weight):
+    """``[out, in, taps]`` as the weight of a convolution of images."""
     weight = weight.unsqueeze(2)
     return weight.contiguous(memory_format=torch.channels_last)
 
@@ -686,7 +684,7 @@ class _Conv(torch.autograd.Function):
         """See torch.autograd.Function."""
         ctx.stride = stride
         ctx.save_for_backward(x, weight)
-        return _convolve(x, weight, stride)
+        return _convolve(x, _weight_image(weight), stride)
 
     @staticmethod
     @once_differentiable
@@ -735,14 +733,15 @@ def frozen_conv(weight, bias, stride, slope, residual, dtype):
     callable
         ``[batch, time, in]`` to ``[batch, (time - taps) // stride + 1, out]``.
     """
-    weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
+    image = _weight_image(weight.detach().to(dtype))
+    bias = bias.detach().to(dtype)
     cut = weight.shape[2] // 2
 
     @torch.no_grad()
     def run(x):
         """Maps to maps."""
         x = x.to(dtype)
-        y = F.leaky_relu_(conv(x, weight, stride, bias), slope)
+        y = F.leaky_relu_(_convolve(x, image, stride, bias), slope)
         if residual:
             y += x[:, cut : cut + y.shape[1]]
         return y
