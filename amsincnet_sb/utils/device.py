@@ -114,7 +114,7 @@ def has_bfloat16(device):
         milliseconds in float32.
     """
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return known is None or known()
 

@@ -510,11 +510,11 @@ def main():
             run_opts=run_opts,
             checkpointer=hparams["checkpointer"],
         )
-    if "bf16" in (brain.precision, brain.eval_precision):
-        if not has_bfloat16(device):
-            logger.warning(
-                "This device has no bfloat16 products: fp32 is far faster."
-            )
+    rounded = "bf16" in (brain.precision, brain.eval_precision)
+    if rounded and not has_bfloat16(device):
+        logger.warning(
+            "This device has no bfloat16 products: fp32 is far faster."
+        )
     # An item of a data set is a whole batch, drawn by (seed, epoch, item).
     whole = {"batch_size": None}
     train_loader = sb.dataio.dataloader.make_dataloader(
