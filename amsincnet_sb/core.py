@@ -24,6 +24,7 @@ from amsincnet_sb.utils.distributed import (
     rank,
     world_size,
 )
+from amsincnet_sb.utils.finite import finiteness
 from amsincnet_sb.utils.graph_step import TrainingStep, unrecord_optimizer
 from amsincnet_sb.utils.signals import STOPPED, StopRequest, stop_requests
 
@@ -391,7 +392,13 @@ class RecordedBrain(sb.Brain):
         """Update the weights, unless a number of the step is not finite."""
         finite = self.reducer.finish()
         if not self.scaler.is_enabled():  # which looks after its gradients
-            finite = finite & _all_finite(self.modules.parameters())
+            gradients = [
+                parameter.grad
+                for parameter in self.modules.parameters()
+                if parameter.grad is not None
+            ]
+            for value in finiteness(gradients) if gradients else []:
+                finite = finite & value.isfinite()
         self._accumulated = None
         if finite:
             super().optimizers_step()
@@ -658,15 +665,3 @@ class RecordedBrain(sb.Brain):
 
 class _StopEvaluation(Exception):
     """Somebody asked to stop while a stage is evaluated."""
-
-
-def _all_finite(parameters):
-    """Whether all gradients are; a scalar tensor."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return torch.tensor(True)
-    sums = torch.stack([g.sum(dtype=torch.float32) for g in gradients])
-    if sums.isfinite().all():
-        return sums.new_ones((), dtype=torch.bool)
-    # A sum may overflow where no number does.
-    return torch.stack([g.isfinite().all() for g in gradients]).all()

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from amsincnet_sb.lobes import windowed
-from amsincnet_sb.lobes.sinc_tdnn import SincTDNN, statistics
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.nnet import fast_cpu
+from amsincnet_sb.nnet.pooling import statistics
 
 __all__ = ["Folded", "FoldedTDNN", "fold_batchnorm", "for_evaluation"]
 

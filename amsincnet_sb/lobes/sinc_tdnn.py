@@ -13,6 +13,7 @@ from torch import nn
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.nnet.augment import BandMask
 from amsincnet_sb.nnet.normalization import BatchNorm, TimeLayerNorm
+from amsincnet_sb.nnet.pooling import statistics
 from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["SincTDNN"]
@@ -287,24 +288,3 @@ class SincTDNN(WindowedEmbedding):
 def _convolve(x, weight, stride):
     """A convolution of maps ``[batch, time, channels]``, the plain form."""
     return F.conv1d(x.transpose(1, 2), weight, stride=stride).transpose(1, 2)
-
-
-def statistics(x):
-    """Mean and standard deviation over time, in float32.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        ``[batch, time, channels]``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, 2 * channels]``.
-    """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    mean = x.mean(1)
-    # What the mean does to it adds up to zero: no gradient to be computed.
-    variance = (x - mean.detach().unsqueeze(1)).square().mean(1)
-    # Keeps the square root differentiable where nothing varies.
-    return torch.cat([mean, (variance + 1e-6).sqrt()], 1)

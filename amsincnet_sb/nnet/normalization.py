@@ -4,7 +4,38 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["BatchNorm", "TimeLayerNorm"]
+__all__ = ["BatchNorm", "TimeLayerNorm", "standardise"]
+
+# Far below the variance of one 16-bit step, far above underflow: keeps the
+# square root differentiable at zero without moving any other value.
+TINY = 1e-20
+
+
+def standardise(x, eps):
+    """``(x − mean) / (std + eps)`` over the last axis.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        ``[..., time]``; half precisions are computed in float32.
+    eps : float
+        Added to the standard deviation, which is the unbiased one.
+
+    Returns
+    -------
+    torch.Tensor
+        The same shape.
+
+    Example
+    -------
+    >>> standardise(torch.tensor([1.0, 2.0, 3.0]), eps=0)
+    tensor([-1.,  0.,  1.])
+    """
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    centred = x - x.mean(-1, keepdim=True)
+    variance = centred.square().sum(-1, keepdim=True) / (x.shape[-1] - 1)
+    return centred / ((variance + TINY).sqrt() + eps)
 
 
 class TimeLayerNorm(nn.Module):
@@ -33,10 +64,6 @@ class TimeLayerNorm(nn.Module):
     torch.Size([2, 80, 983])
     """
 
-    # Far below the variance of one 16-bit step, far above underflow: keeps
-    # the square root differentiable at zero without moving any other value.
-    tiny = 1e-20
-
     def __init__(self, shape, eps=1e-6, affine=True):
         super().__init__()
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -60,12 +87,7 @@ class TimeLayerNorm(nn.Module):
         torch.Tensor
             The same shape.
         """
-        if x.dtype in (torch.float16, torch.bfloat16):
-            x = x.float()
-        centred = x - x.mean(-1, keepdim=True)
-        variance = centred.square().sum(-1, keepdim=True) / (x.shape[-1] - 1)
-        std = (variance + self.tiny).sqrt()
-        x = centred / (std + self.eps)
+        x = standardise(x, self.eps)
         return x if self.weight is None else self.weight * x + self.bias
 
     def extra_repr(self):

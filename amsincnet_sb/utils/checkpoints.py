@@ -133,15 +133,19 @@ class AtomicCheckpointer(Checkpointer):
             """Where a folder is written before it counts."""
             return path.with_name(UNFINISHED + path.name)
 
-        for name in (UNFINISHED, DELETED):
-            for rest in self.checkpoints_dir.glob(name + "*"):
-                shutil.rmtree(rest, ignore_errors=True)
+        self._sweep()
         self._new_checkpoint_dirpath = lambda: aside(made[0](self))
         self._custom_checkpoint_dirpath = lambda n: aside(made[1](self, n))
         try:
             yield
         finally:
             del self._new_checkpoint_dirpath, self._custom_checkpoint_dirpath
+
+    def _sweep(self):
+        """Remove what was half written or half deleted."""
+        for name in (UNFINISHED, DELETED):
+            for rest in self.checkpoints_dir.glob(name + "*"):
+                shutil.rmtree(rest, ignore_errors=True)
 
     def _finish(self, saved):
         """Flush, add checksums, take the name."""
@@ -205,6 +209,7 @@ class AtomicCheckpointer(Checkpointer):
         on_main(self._delete, orders, num_to_keep, ckpt_predicate, verbosity)
 
     def _delete(self, orders, num_to_keep, ckpt_predicate, verbosity):
+        self._sweep()
         ranked = [
             [
                 found.path
@@ -300,8 +305,9 @@ class AtomicCheckpointer(Checkpointer):
         try:
             with open(path / METAFNAME, encoding="utf-8") as file:
                 meta = yaml.safe_load(file)
-            usable = "end-of-epoch" in meta and "unixtime" in meta
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError):
+            usable = "end-of-epoch" in meta
+            usable = usable and isinstance(meta["unixtime"], (int, float))
+        except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
             usable = False
         if not usable:
             logger.warning(

@@ -10,8 +10,8 @@ from speechbrain.utils.distributed import (
     is_distributed_initialized,
 )
 
-from amsincnet_sb.nnet.fast_cuda import finiteness
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.finite import finiteness
 
 __all__ = [
     "GradientReducer",

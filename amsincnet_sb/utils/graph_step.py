@@ -13,8 +13,8 @@ import warnings
 
 import torch
 
-from amsincnet_sb.nnet.fast_cuda import finiteness
 from amsincnet_sb.utils.distributed import GradientReducer
+from amsincnet_sb.utils.finite import finiteness
 
 __all__ = ["TrainingStep", "unrecord_optimizer", "without_effect"]
 

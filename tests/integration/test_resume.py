@@ -1,6 +1,7 @@
 """Interrupted and started again, a run ends as if nothing had happened."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,8 +125,20 @@ def test_after_the_record_and_before_the_checkpoint(
 
 
 def test_a_finished_run_stays_as_it_is(recipe, finished, tmp_path):
+    """And gets rid of what a kill at its end has left."""
     output = recipe(HPARAMS, tmp_path / "results")
+    (last,) = (output / "save").glob("CKPT*")
+    older = shutil.copytree(last, last.with_name("CKPT+2020-01-01+00-00-00+00"))
+    (older / "CKPT.yaml").write_text(
+        "end-of-epoch: true\nunixtime: 1600000000.0\n"
+    )
+    shutil.copytree(last, last.with_name(f".saving-{last.name}"))
+    recipe(HPARAMS, output, test_only=True)
+    assert older.exists()
     recipe(HPARAMS, output)
+    assert [path.name for path in (output / "save").glob("*CKPT*")] == [
+        last.name
+    ]
     assert_same(recipe, output, finished)
 
 

@@ -83,15 +83,17 @@ def test_a_damaged_one_is_passed_over_and_left_alone(
     assert left == {path.name: path.read_bytes() for path in newest.iterdir()}
 
 
-def test_every_byte_counts(tmp_path):
-    """Any one byte changed in the weights is noticed."""
-    path = save(tmp_path, 1.0).path / "layer.ckpt"
+@pytest.mark.parametrize("name, step", [("layer.ckpt", 97), ("CKPT.yaml", 1)])
+def test_every_byte_counts(tmp_path, name, step):
+    """Any one byte changed in the weights or in what is said of them."""
+    save(tmp_path, 1.0, name="a")
+    path = save(tmp_path, 2.0, name="b").path / name
     data = path.read_bytes()
-    for at in range(0, len(data), 97):
+    for at in range(0, len(data), step):
         changed = bytearray(data)
-        changed[at] ^= 1
+        changed[at] ^= 1 if at % 2 else 64
         path.write_bytes(changed)
-        assert recovered(tmp_path) is None
+        assert recovered(tmp_path) == 1.0
 
 
 def test_a_full_disk_keeps_the_older_ones(tmp_path, monkeypatch):

@@ -11,6 +11,12 @@ from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.folded import Folded, fold_batchnorm
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet import fast_cpu
+from amsincnet_sb.nnet.fast_cpu import (
+    maps,
+    onednn_linear,
+    rmsprop,
+    strided_conv,
+)
 from amsincnet_sb.nnet.losses import AMSoftmax
 
 ARCHITECTURES = {
@@ -113,7 +119,7 @@ def test_values_and_gradients(name, windows, monkeypatch):
     net = make_net(name, torch.float64)
     positions = net.window - net.sinc.kernel_size + 1
     size = windows * net.sinc.out_channels * positions
-    monkeypatch.setattr(fast_cpu, "_SLICE", size)
+    monkeypatch.setattr(maps, "_SLICE", size)
     x = audio(net, 5, torch.float64).requires_grad_()
     direction = torch.randn_like(plain(x, *arguments(net)))
     expected, wanted = gradients(plain, net, x, direction)
@@ -258,8 +264,8 @@ def test_frozen_keeps_its_parameters():
 )
 def test_conv(shape, by_product, monkeypatch):
     """On processors of both kinds, the first weight in several products."""
-    monkeypatch.setattr(fast_cpu, "_WEIGHTS_BY_PRODUCT", by_product)
-    monkeypatch.setattr(fast_cpu, "_PRODUCT_ROWS", 40)
+    monkeypatch.setattr(strided_conv, "_WEIGHTS_BY_PRODUCT", by_product)
+    monkeypatch.setattr(strided_conv, "_PRODUCT_ROWS", 40)
     batch, time, c_in, c_out, taps, stride = shape
     torch.manual_seed(0)
     x = torch.randn(batch, time, c_in, requires_grad=True)
@@ -295,7 +301,7 @@ def test_linear(dtype):
 
 
 def test_linear_under_autocast(monkeypatch):
-    monkeypatch.setattr(fast_cpu, "_ROWS", 8)
+    monkeypatch.setattr(onednn_linear, "_ROWS", 8)
     torch.manual_seed(0)
     leaves = [torch.randn(s) for s in [(16, 64), (20, 64), (20,)]]
     leaves = [each.requires_grad_() for each in leaves]
@@ -313,7 +319,7 @@ def test_linear_under_autocast(monkeypatch):
 
 @pytest.mark.parametrize("weight_decay", [0, 0.1])
 def test_rmsprop_is_torch_bit_for_bit(weight_decay, monkeypatch):
-    monkeypatch.setattr(fast_cpu, "_PART", 16)
+    monkeypatch.setattr(rmsprop, "_PART", 16)
     torch.manual_seed(0)
     weights = [torch.randn(9, 5), torch.randn(3), torch.randn(())]
     ours = [each.clone().requires_grad_() for each in weights]

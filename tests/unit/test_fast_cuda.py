@@ -19,6 +19,8 @@ from amsincnet_sb.lobes.folded import Folded, FoldedTDNN, for_evaluation
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet import fast_cuda
+from amsincnet_sb.nnet.fast_cuda import support
+from amsincnet_sb.utils.finite import finiteness
 
 pytest.importorskip("triton")
 on_gpu = pytest.mark.skipif(
@@ -158,7 +160,10 @@ def errors(function, arguments, leaves, exact, exact_leaves, reference=plain):
 
 
 def check_finiteness(device, dtype=torch.float32):
-    """One number anywhere in small and large tensors tells."""
+    """Two numbers anywhere in small and large tensors tell.
+
+    Those that are finite have a sum that is not.
+    """
     sizes = [(5,), (3, 7000), (2**14,)]
     for which, size in enumerate(sizes):
         for at in (0, -1, size[-1] // 2):
@@ -166,8 +171,8 @@ def check_finiteness(device, dtype=torch.float32):
                 tensors = [
                     torch.randn(s, device=device, dtype=dtype) for s in sizes
                 ]
-                tensors[which].view(-1)[at] = bad
-                values = torch.stack(fast_cuda.finiteness(tensors))
+                tensors[which].view(-1)[[at, at - 1]] = bad
+                values = torch.stack(finiteness(tensors))
                 assert values.isfinite().all() == (bad == 3e38)
 
 
@@ -345,7 +350,7 @@ def test_supports_only_what_it_can_run():
     assert not fast_cuda.supports(torch.zeros(1))
 
     def ask(x):
-        return x + 1 if fast_cuda._capable(0) else x - 1
+        return x + 1 if support._capable(0) else x - 1
 
     # The question may be part of what is compiled.
     asked = torch.compile(ask, fullgraph=True, backend="eager")

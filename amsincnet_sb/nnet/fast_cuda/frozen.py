@@ -8,7 +8,11 @@ of float16 numbers have the digits of TF32 ones at twice the speed.
 import torch
 import torch.nn.functional as F
 
-from amsincnet_sb.nnet import fast_cuda
+from amsincnet_sb.nnet.fast_cuda.launch import kernels, plain_gemm, power_of_2
+from amsincnet_sb.nnet.fast_cuda.maps import map_of
+from amsincnet_sb.nnet.fast_cuda.precision import arithmetic, sum_dtype
+from amsincnet_sb.nnet.fast_cuda.strided_conv import matrix_of, pad_channels
+from amsincnet_sb.nnet.pooling import VARIANCE_FLOOR
 
 __all__ = ["frozen_cnn", "frozen_conv", "frozen_linear", "statistics"]
 
@@ -21,7 +25,7 @@ def frozen_cnn(
     Arguments
     ---------
     input_norm, filters, convs, norms, pools, eps, slope, floor
-        See :func:`amsincnet_sb.nnet.fast_cuda.cnn` and ``sinc_map``.
+        See :func:`amsincnet_sb.nnet.fast_cuda.maps.cnn` and ``sinc_map``.
     dtype : torch.dtype
         Of the products.
 
@@ -44,7 +48,7 @@ def frozen_cnn(
     def run(x):
         """Windows to features."""
         with torch.autocast(x.device.type, dtype=dtype, enabled=half):
-            return fast_cuda._map_of(x, layers, eps, slope, floor)
+            return map_of(x, layers, eps, slope, floor)
 
     return run
 
@@ -77,21 +81,21 @@ def frozen_conv(weight, bias, stride, slope, residual, dtype):
         ``[batch, time, in]`` to ``[batch, (time - taps) // stride + 1, out]``.
     """
     out, channels, taps = weight.shape
-    pad_in, pad_out = -channels % 16, -out % 16
-    matrix = F.pad(weight.detach(), (0, 0, 0, pad_in, 0, pad_out)).to(dtype)
-    matrix = matrix.permute(2, 1, 0).reshape(-1, out + pad_out).contiguous()
+    matrix = matrix_of(pad_channels(weight.detach()), dtype).contiguous()
+    columns = matrix.shape[1]
+    pad = len(matrix) // taps - channels
     bias = bias.detach().clone()
-    skip = taps // 2 * (channels + pad_in) if residual else -1
+    skip = taps // 2 * (channels + pad) if residual else -1
 
     @torch.no_grad()
     def run(x):
         """Maps to maps."""
         x = x.to(dtype)
-        x = F.pad(x, (0, pad_in)) if pad_in else x.contiguous()
+        x = F.pad(x, (0, pad)) if pad else x.contiguous()
         batch, rows, cin = x.shape
         time = (rows - taps) // stride + 1
-        y = x.new_empty(batch, time, out + pad_out)
-        fast_cuda._plain_gemm(
+        y = x.new_empty(batch, time, columns)
+        plain_gemm(
             x,
             matrix,
             y,
@@ -139,7 +143,7 @@ def frozen_linear(weight, bias, dtype):
 
 @torch.no_grad()
 def statistics(x):
-    """See :func:`amsincnet_sb.lobes.sinc_tdnn.statistics`; without gradient.
+    """See :func:`amsincnet_sb.nnet.pooling.statistics`; without gradient.
 
     Arguments
     ---------
@@ -153,18 +157,16 @@ def statistics(x):
     """
     x = x.contiguous()
     batch, time, channels = x.shape
-    out = torch.empty(
-        batch, 2 * channels, dtype=fast_cuda._sum_dtype(x), device=x.device
-    )
+    out = torch.empty(batch, 2 * channels, dtype=sum_dtype(x), device=x.device)
     tile = 32
-    fast_cuda._kernels().mean_and_std[(batch * -(-channels // tile),)](
+    kernels().mean_and_std[(batch * -(-channels // tile),)](
         x,
         out,
-        1e-6,
+        VARIANCE_FLOOR,
         T=time,
         C=channels,
-        ACC=fast_cuda._arithmetic(x)[0],
-        TB=min(128, fast_cuda._power_of_2(time)),
+        ACC=arithmetic(x)[0],
+        TB=min(128, power_of_2(time)),
         CB=tile,
         num_warps=4,
     )

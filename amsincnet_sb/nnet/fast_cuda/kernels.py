@@ -485,8 +485,7 @@ def norm_sums(
     for t0 in range(0, T, TB):
         at = (t0 + t)[:, None] * CP + c[None, :]
         ok = (t0 + t < T)[:, None]
-        v = tl.load(z + at, mask=ok, other=0.0).to(ACC)
-        v = _shown(v, floor, ABS, LOG)
+        v = _values(z, t0 + t, c, floor, T, CP, ABS, LOG, ACC)
         v = (v - mean[None, :]) * scale[None, :]
         g = tl.load(gain + at, mask=ok, other=0.0).to(ACC)
         u = g * v + tl.load(shift + at, mask=ok, other=0.0).to(ACC)

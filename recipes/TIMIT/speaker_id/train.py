@@ -532,6 +532,9 @@ def main():
         progressbar=progressbar,
         valid_loader_kwargs=whole.copy(),
     )
+    if not brain.test_only:
+        # A kill may have left what the last checkpoint replaced.
+        hparams["checkpointer"].delete_checkpoints(num_to_keep=1)
     brain.evaluate(
         datasets["test"],
         progressbar=progressbar,

@@ -1,0 +1,34 @@
+"""A map over time as one vector."""
+
+import torch
+
+__all__ = ["VARIANCE_FLOOR", "statistics"]
+
+# Keeps the square root differentiable where nothing varies.
+VARIANCE_FLOOR = 1e-6
+
+
+def statistics(x):
+    """Mean and standard deviation over time, in float32.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        ``[batch, time, channels]``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[batch, 2 * channels]``: all means, then all deviations, of which the
+        squares are means over time and not the unbiased ones.
+
+    Example
+    -------
+    >>> statistics(torch.tensor([[[1.0], [3.0]]])).round(decimals=3)
+    tensor([[2., 1.]])
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean = x.mean(1)
+    # What the mean does to it adds up to zero: no gradient to be computed.
+    variance = (x - mean.detach().unsqueeze(1)).square().mean(1)
+    return torch.cat([mean, (variance + VARIANCE_FLOOR).sqrt()], 1)
