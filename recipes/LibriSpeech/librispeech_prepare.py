@@ -22,11 +22,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from amsincnet_sb.dataio.audio import audio_info
+from amsincnet_sb.dataio.listings import Listed, Listing
 from amsincnet_sb.dataio.manifest import corpus_files
 from amsincnet_sb.dataio.over_files import over_files
 from amsincnet_sb.dataio.own_corpus import (
-    Listed,
-    Listing,
     check_recordings,
     training_command,
     write_preparation,

@@ -24,13 +24,13 @@ from timit_prepare import parse_wrd
 
 from amsincnet_sb.dataio.audio import audio_info, read_audio
 from amsincnet_sb.dataio.labels import read_labels
+from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.manifest import (
     Provenance,
     Utterance,
     read_manifest,
     write_manifest,
 )
-from amsincnet_sb.dataio.own_corpus import list_corpus
 from amsincnet_sb.inference.evaluation import read_trials
 from amsincnet_sb.released import load_released, read_scp
 from amsincnet_sb.utils.errors import InputError

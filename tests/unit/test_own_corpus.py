@@ -14,10 +14,10 @@ from hypothesis import (
     strategies as st,
 )
 
+from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.manifest import Provenance, Utterance, read_manifest
 from amsincnet_sb.dataio.own_corpus import (
     find_manifests,
-    list_corpus,
     prepare_own_corpus,
     split_sentences,
 )
