@@ -78,7 +78,7 @@ def prepare_own_corpus(
 
     Example
     -------
-    >>> import numpy as np
+    >>> import numpy as np, soundfile
     >>> folder, noise = getfixture("tmp_path"), np.random.default_rng(0)
     >>> for name in ("ann/1.wav", "ann/2.flac", "bob/x/1.wav", "bob/x/2.wav"):
     ...     (folder / name).parent.mkdir(parents=True, exist_ok=True)
