@@ -1,25 +1,29 @@
 """Who is speaking?"""
 
 import copy
-import json
 import logging
-import math
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
 from amsincnet_sb.dataio.read_ahead import read_ahead
-from amsincnet_sb.inference.score_norm import MIN_COHORT, compare
+from amsincnet_sb.inference.kept import (
+    merge_enrolled,
+    read_calibration,
+    read_cohort,
+    read_enrolled,
+    write_calibration,
+    write_enrolled,
+)
+from amsincnet_sb.inference.recordings import windows_of
+from amsincnet_sb.inference.score_norm import compare
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.folded import for_evaluation
 from amsincnet_sb.nnet.scoring import log_posteriors
-from amsincnet_sb.nnet.windows import window_samples
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write, exclusive
+from amsincnet_sb.utils.files import exclusive
 from amsincnet_sb.utils.pretrained import (
     find_pretrained,
     read_pretrained,
@@ -31,16 +35,12 @@ __all__ = ["Analysis", "Candidate", "SpeakerIdentifier", "UNKNOWN"]
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"
-CALIBRATION, COHORT = "calibration.json", "cohort.npz"
-ENROLLED = "enrolled.npz"
 
 # A cosine and a share, for a model that has not been calibrated. Where the
 # errors of one kind equal those of the other differs from model to model.
 DEFAULT_THRESHOLDS = {"verification": 0.8, "identification": 0.3}
 # Mean cosine of a speaker's windows with that speaker's class vector.
 DEFAULT_OWN_COSINE = 0.3
-
-BLOCK = 2**24  # samples of a file in memory at once
 
 
 class Candidate(NamedTuple):
@@ -235,11 +235,12 @@ class SpeakerIdentifier:
             hop=hop,
             own_cosine=config.get("own_cosine", DEFAULT_OWN_COSINE),
         )
-        model.calibration = _read_calibration(folder / CALIBRATION)
+        size = embedding_model.embedding_size
+        model.calibration = read_calibration(folder)
         # A cohort without a threshold found with it would be of no use.
         if "verification" in model.calibration:
-            model.cohort = model._read_cohort(folder)
-        model._set_enrolled(model._read_enrolled(folder))
+            model.cohort = read_cohort(folder, size)
+        model._set_enrolled(read_enrolled(folder, size))
         model._keep()
         return model
 
@@ -511,6 +512,7 @@ class SpeakerIdentifier:
             If the folder exists, or cannot be written, or another process
             has enrolled or removed the same speaker in the meantime.
         """
+        size = self.embedding_model.embedding_size
         if folder is None:
             folder = self.folder
             if folder is None:
@@ -530,74 +532,22 @@ class SpeakerIdentifier:
                 safetensors,
                 self.own_cosine,
             )
-            self._write_calibration(folder)
-            self._write_enrolled(folder, self._enrolled)
+            write_calibration(folder, self.calibration, self.cohort)
+            write_enrolled(folder, self._enrolled, size)
             return
         # What another process has changed since the model was loaded stays.
         with exclusive(folder / "config.json"):
-            enrolled = self._merged(folder)
-            calibration, cohort, _ = self._kept
+            calibration, cohort, before = self._kept
+            enrolled = merge_enrolled(folder, size, before, self._enrolled)
             if self.calibration != calibration or self.cohort is not cohort:
-                self._write_calibration(folder)
-            self._write_enrolled(folder, enrolled)
+                write_calibration(folder, self.calibration, self.cohort)
+            write_enrolled(folder, enrolled, size)
         self._set_enrolled(enrolled)
         self._keep()
 
     def _keep(self):
         calibration = copy.copy(self.calibration)
         self._kept = calibration, self.cohort, self._enrolled
-
-    def _merged(self, folder):
-        """The enrolled speakers of a folder with our changes."""
-        found, kept = self._read_enrolled(folder), self._kept[2]
-        for name in {**kept, **self._enrolled}:
-            ours, before = self._enrolled.get(name), kept.get(name)
-            if ours is before:
-                continue
-            theirs = found.get(name)
-            if (theirs is None) != (before is None) or (
-                theirs is not None and not torch.equal(theirs, before)
-            ):
-                raise InputError(
-                    f"{folder}: the speaker {name!r} has been changed by "
-                    "another process in the meantime; do it again."
-                )
-            found.pop(name, None)
-            if ours is not None:
-                found[name] = ours
-        return found
-
-    def _read_enrolled(self, folder):
-        path = folder / ENROLLED
-        size = self.embedding_model.embedding_size
-        return _read_enrolled(path, size) if path.is_file() else {}
-
-    def _read_cohort(self, folder):
-        path = folder / COHORT
-        size = self.embedding_model.embedding_size
-        return _read_cohort(path, size) if path.is_file() else None
-
-    def _write_calibration(self, folder):
-        if self.cohort is not None:
-            with atomic_write(folder / COHORT, "wb") as file:
-                np.savez(file, vectors=self.cohort.float().numpy())
-        if self.calibration:
-            with atomic_write(folder / CALIBRATION) as file:
-                json.dump(self.calibration, file, indent=1)
-
-    def _write_enrolled(self, folder, enrolled):
-        if not enrolled and not (folder / ENROLLED).exists():
-            return
-        size = self.embedding_model.embedding_size
-        vectors = np.zeros((len(enrolled), size), np.float32)
-        for row, vector in zip(vectors, enrolled.values()):
-            row[:] = vector
-        with atomic_write(folder / ENROLLED, "wb") as file:
-            np.savez(
-                file,
-                speakers=np.array(list(enrolled), dtype=np.str_),
-                vectors=vectors,
-            )
 
     def analyse(self, audio):
         """Everything the model has to say about a recording.
@@ -733,58 +683,9 @@ class SpeakerIdentifier:
             yield piece or Analysis(*(total / count for total in sums))
 
     def _windows(self, audio):
-        """Batches of windows of a recording, ``[windows, window]``."""
-        window, hop = self.embedding_model.window, self.hop
-        # Whoever gives samples may know why they are what they are.
-        is_file = not torch.is_tensor(audio)
-        rest, silent, seen = torch.zeros(0), is_file, False
-        for block in self._blocks(audio):
-            silent = silent and is_silent(block)
-            wave = torch.cat([rest, block]) if len(rest) else block
-            rest = wave
-            if len(wave) >= window:
-                windows, seen = wave.unfold(0, window, hop), True
-                yield from windows.split(self.windows_per_batch)
-                rest = wave[len(windows) * hop :]
-        if silent:
-            raise InputError(
-                f"{audio}: it is silent; give a recording of somebody."
-            )
-        if not seen:
-            length = torch.tensor([len(rest)])
-            first = torch.zeros_like(length)
-            yield rest[window_samples(first, length, window, hop)]
-
-    def _blocks(self, audio):
-        """A recording in pieces that memory can hold, each ``[time]``."""
-        sample_rate = self.embedding_model.sample_rate
-        if torch.is_tensor(audio):
-            if audio.numel() == 0 or not audio.isfinite().all():
-                raise InputError(
-                    "The recording is empty or holds values that are not "
-                    "numbers."
-                )
-            if audio.dim() != 1 or not audio.is_floating_point():
-                raise InputError(
-                    f"The recording is a {audio.dtype} tensor of shape "
-                    f"{tuple(audio.shape)} but must be floating point, [time]."
-                )
-            yield audio.float().cpu()
-            return
-        frames, rate, *_ = audio_info(audio)
-        # Whole seconds start at a whole sample of either rate, and a second
-        # on both sides is more than the resampling filter looks at.
-        step = rate * max(1, BLOCK // rate)
-        margin = 0 if rate == sample_rate else rate
-        for start in range(0, frames, step):
-            stop = min(start + step, frames)
-            first = max(0, start - margin)
-            last = min(stop + margin, frames)
-            wave = read_audio(audio, first, last, sample_rate)
-            skip = (start - first) // rate * sample_rate
-            if last > stop:
-                wave = wave[: skip + (stop - start) // rate * sample_rate]
-            yield wave[skip:]
+        net = self.embedding_model
+        sizes = net.window, self.hop, net.sample_rate
+        return windows_of(audio, *sizes, self.windows_per_batch)
 
     @property
     def trained_speakers(self):
@@ -828,70 +729,3 @@ class SpeakerIdentifier:
 
 def _is_several(audio):
     return isinstance(audio, list | tuple)
-
-
-def _read_calibration(path):
-    """Thresholds from ``calibration.json``; none where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        calibration = json.loads(path.read_text(encoding="utf-8"))
-        if not set(calibration) <= set(DEFAULT_THRESHOLDS):
-            raise ValueError("unknown task")
-        for task in calibration.values():
-            numbers = task["threshold"], task.get("own_cosine", 0.0)
-            if not all(map(math.isfinite, numbers)):
-                raise ValueError("a threshold that is no number")
-    except (AttributeError, LookupError, OSError, TypeError, ValueError) as e:
-        raise InputError(
-            f"{path} does not hold thresholds ({e}); remove it and run "
-            "amsincnet evaluate --calibrate."
-        ) from e
-    return calibration
-
-
-def _read_enrolled(path, size):
-    """Class vectors by name from ``enrolled.npz``; nothing is executed."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = file["speakers"].tolist()
-            vectors = file["vectors"]
-        good = (
-            len(set(names)) == len(names)
-            and all(type(name) is str for name in names)
-            and vectors.shape == (len(names), size)
-            and vectors.dtype == np.float32
-            and np.isfinite(vectors).all()
-        )
-        if not good:
-            raise ValueError(f"not one vector of {size} numbers a name")
-    except Exception as error:
-        # Whatever a damaged file makes numpy and zipfile raise.
-        raise InputError(
-            f"{path} does not hold enrolled speakers of this model ({error}); "
-            "remove it and enrol them again."
-        ) from error
-    return dict(zip(names, torch.from_numpy(vectors)))
-
-
-def _read_cohort(path, size):
-    """Directions of speakers from ``cohort.npz``; nothing is executed."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            vectors = file["vectors"]
-        good = (
-            vectors.ndim == 2
-            and len(vectors) >= MIN_COHORT
-            and vectors.shape[1] == size
-            and vectors.dtype == np.float32
-            and np.isfinite(vectors).all()
-        )
-        if not good:
-            raise ValueError(f"not one vector of {size} numbers a speaker")
-    except Exception as error:
-        # Whatever a damaged file makes numpy and zipfile raise.
-        raise InputError(
-            f"{path} does not hold a cohort of this model ({error}); remove "
-            "it and run amsincnet evaluate --calibrate."
-        ) from error
-    return torch.from_numpy(vectors)

@@ -9,7 +9,7 @@ import soundfile
 import torch
 import torch.nn.functional as F
 
-from amsincnet_sb.inference import identifier
+from amsincnet_sb.inference import recordings
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
@@ -352,10 +352,12 @@ def test_a_file_in_pieces(who, tmp_path, monkeypatch, rate, seconds):
     samples = 0.1 * generator.standard_normal((int(rate * seconds), 2))
     path = tmp_path / "long.wav"
     soundfile.write(path, samples, rate)
-    whole = torch.cat(list(who._blocks(path)))
+    whole = torch.cat(
+        list(recordings.blocks_of(path, who.embedding_model.sample_rate))
+    )
     expected = who.analyse(path)
-    monkeypatch.setattr(identifier, "BLOCK", rate)
-    pieces = list(who._blocks(path))
+    monkeypatch.setattr(recordings, "BLOCK", rate)
+    pieces = list(recordings.blocks_of(path, who.embedding_model.sample_rate))
     assert len(pieces) == np.ceil(seconds)
     assert torch.equal(torch.cat(pieces), whole) or torch.allclose(
         torch.cat(pieces), whole, atol=1e-6
