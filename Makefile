@@ -31,8 +31,9 @@ demo: install
 	$(bin)/amsincnet identify $(DEMO)/results \
 	    "$$(ls $(DEMO)/corpus/TRAIN/DR1/*/SI*.WAV | head -n 1)"
 
+# A process for each core, but the memory of four at most.
 test: install
-	$(bin)/python -m pytest -q
+	$(bin)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadfile
 
 # Minutes: kill loops, many fuzz cases, a corpus of VoxCeleb's size.
 test-slow: install

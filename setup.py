@@ -35,7 +35,7 @@ setup(
     extras_require={
         "plots": ["matplotlib"],
         "export": EXPORT,
-        "test": ["pytest", "hypothesis", "matplotlib", *EXPORT],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "matplotlib", *EXPORT],
         "lint": ["ruff==0.12.4", "yamllint==1.35.1"],
     },
     entry_points={"console_scripts": ["amsincnet = amsincnet_sb.cli:main"]},
