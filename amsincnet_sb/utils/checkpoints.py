@@ -167,6 +167,50 @@ class AtomicCheckpointer(Checkpointer):
         files = {k: final / p.name for k, p in saved.paramfiles.items()}
         return Checkpoint(final, saved.meta, files)
 
+    def save_and_keep_only(
+        self,
+        meta=None,
+        end_of_epoch=True,
+        name=None,
+        num_to_keep=1,
+        keep_recent=True,
+        importance_keys=(),
+        max_keys=(),
+        min_keys=(),
+        ckpt_predicate=None,
+        verbosity=logging.INFO,
+    ):
+        """Save a checkpoint, delete others; see the base class.
+
+        That one adds to its default ``importance_keys`` with every call, so
+        that each takes longer than the one before.
+
+        Arguments
+        ---------
+        meta, end_of_epoch, name :
+            See :meth:`save_checkpoint`.
+        num_to_keep, max_keys, min_keys, ckpt_predicate :
+            See :meth:`delete_checkpoints`.
+        keep_recent : bool
+            Whether to keep the most recent ``num_to_keep``, too.
+        importance_keys : sequence of callable
+            See :meth:`delete_checkpoints`.
+        verbosity : int
+            Logging level of the messages.
+        """
+        super().save_and_keep_only(
+            meta,
+            end_of_epoch,
+            name,
+            num_to_keep,
+            keep_recent,
+            list(importance_keys),
+            max_keys,
+            min_keys,
+            ckpt_predicate,
+            verbosity,
+        )
+
     def delete_checkpoints(
         self,
         *,

@@ -146,7 +146,7 @@ def test_kill_loop(train, corpus, tmp_path):
     whole = result(tmp_path / "whole")
     took = time.monotonic() - begun
     # From a fork to the kill: time enough for what comes after training.
-    longest = max(3.0, took / 4)
+    longest = max(3.0, took / 2)
     generator = random.Random(0)
     kills = writing = number = 0
     while kills < KILLS:

@@ -125,6 +125,29 @@ def test_keep_only(tmp_path):
     assert len(folders) == 1 and recovered(tmp_path) == 3.0
 
 
+def test_no_save_asks_more_than_the_one_before(tmp_path, monkeypatch):
+    """Nor does it keep what an earlier one was told to keep."""
+    checkpointer, _ = make(tmp_path)
+    asked, find = [], checkpointer.find_checkpoints
+
+    def counted(**order):
+        asked.append(order)
+        return find(**order)
+
+    monkeypatch.setattr(checkpointer, "find_checkpoints", counted)
+    for number in range(5):
+        checkpointer.save_and_keep_only({"error": number}, name=f"v{number}")
+    assert len(asked) == 5
+    for number in (6, 5):
+        checkpointer.save_and_keep_only(
+            {"error": number},
+            name=f"w{number}",
+            keep_recent=False,
+            min_keys=["error"],
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["CKPT+v4"]
+
+
 def test_checksums_cover_every_file(tmp_path):
     path = save(tmp_path, 1.0).path
     sums = json.loads((path / CHECKSUMS).read_text())
