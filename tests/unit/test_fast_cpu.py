@@ -11,13 +11,9 @@ from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.folded import Folded, fold_batchnorm
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet import fast_cpu
-from amsincnet_sb.nnet.fast_cpu import (
-    maps,
-    onednn_linear,
-    rmsprop,
-    strided_conv,
-)
+from amsincnet_sb.nnet.fast_cpu import maps, onednn_linear, strided_conv
 from amsincnet_sb.nnet.losses import AMSoftmax
+from amsincnet_sb.nnet.optimizers import RMSprop
 
 ARCHITECTURES = {
     "released": dict(),
@@ -317,29 +313,6 @@ def test_linear_under_autocast(monkeypatch):
         assert (a - b).norm() < 0.01 * b.norm()
 
 
-@pytest.mark.parametrize("weight_decay", [0, 0.1])
-def test_rmsprop_is_torch_bit_for_bit(weight_decay, monkeypatch):
-    monkeypatch.setattr(rmsprop, "_PART", 16)
-    torch.manual_seed(0)
-    weights = [torch.randn(9, 5), torch.randn(3), torch.randn(())]
-    ours = [each.clone().requires_grad_() for each in weights]
-    theirs = [each.clone().requires_grad_() for each in weights]
-    settings = dict(lr=1e-2, alpha=0.95, eps=1e-8, weight_decay=weight_decay)
-    a = fast_cpu.RMSprop(ours, **settings)
-    b = torch.optim.RMSprop(theirs, **settings)
-    for _ in range(3):
-        for mine, other in zip(ours[:2], theirs):
-            mine.grad = torch.randn_like(mine)
-            other.grad = mine.grad.clone()
-        a.step()
-        b.step()
-        b.load_state_dict(copy.deepcopy(a.state_dict()))
-    for mine, other in zip(ours, theirs):
-        assert torch.equal(mine, other)
-    a.load_state_dict(b.state_dict())
-    assert a.step(lambda: 3.0) == 3.0
-
-
 class PlainNet(SincNet):
     def cnn(self, windows):
         return plain(windows, *arguments(self))
@@ -358,7 +331,7 @@ def test_rmsprop_step_equals_the_plain_one():
     fast = make_net("released", torch.float64)
     for net, kind in (
         (as_plain(fast), torch.optim.RMSprop),
-        (fast, fast_cpu.RMSprop),
+        (fast, RMSprop),
     ):
         torch.manual_seed(0)
         classify = CosineClassifier(4, 5).double()

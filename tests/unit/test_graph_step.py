@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from amsincnet_sb.nnet.losses import AMSoftmax
+from amsincnet_sb.nnet.optimizers import RMSprop
 from amsincnet_sb.utils.graph_step import (
     TrainingStep,
     unrecord_optimizer,
@@ -22,6 +23,7 @@ on_gpu = pytest.mark.skipif(
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-3, alpha=0.95),
+    "our rmsprop": lambda p: RMSprop(p, lr=1e-3, alpha=0.95),
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2),
 }
 

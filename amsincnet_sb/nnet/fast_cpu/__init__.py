@@ -25,11 +25,9 @@ it so:
 
 from amsincnet_sb.nnet.fast_cpu.maps import cnn, frozen_cnn, sinc_map
 from amsincnet_sb.nnet.fast_cpu.onednn_linear import frozen_linear, linear
-from amsincnet_sb.nnet.fast_cpu.rmsprop import RMSprop
 from amsincnet_sb.nnet.fast_cpu.strided_conv import conv, frozen_conv
 
 __all__ = [
-    "RMSprop",
     "cnn",
     "conv",
     "frozen_cnn",

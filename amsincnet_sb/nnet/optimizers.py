@@ -1,4 +1,6 @@
-"""RMSprop for large weights."""
+"""An optimizer for networks whose weights do not fit in a cache."""
+
+import inspect
 
 import torch
 
@@ -8,19 +10,21 @@ __all__ = ["RMSprop"]
 # enough to be worth a call.
 _PART = 2**18
 
+# Without what it does for the sake of `differentiable`, which cannot be
+# compiled.
+_step_of_torch = inspect.unwrap(torch.optim.RMSprop.step)
+
 
 class RMSprop(torch.optim.RMSprop):
-    """:class:`torch.optim.RMSprop` that works in the cache, part by part.
+    """:class:`torch.optim.RMSprop`, on a CPU part by part in the cache.
 
     The same numbers bit for bit and the same ``state_dict``, without
-    temporaries of a weight's size, which cost more than the arithmetic. The
-    plain form of the algorithm alone: no momentum, not centred.
+    temporaries of a weight's size, which cost a CPU more than the arithmetic.
+    With momentum, centred, or on another device it is torch's own.
 
     Arguments
     ---------
-    params : iterable
-        As for every optimizer.
-    lr, alpha, eps, weight_decay : float
+    *args, **kwargs
         See :class:`torch.optim.RMSprop`.
 
     Example
@@ -32,9 +36,6 @@ class RMSprop(torch.optim.RMSprop):
     >>> weight.detach()
     tensor([0.5528, 0.5528, 0.5528])
     """
-
-    def __init__(self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0):
-        super().__init__(params, lr, alpha, eps, weight_decay)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -50,6 +51,8 @@ class RMSprop(torch.optim.RMSprop):
         torch.Tensor or None
             What the closure returns.
         """
+        if not all(map(_is_simple, self.param_groups)):
+            return _step_of_torch(self, closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -67,18 +70,23 @@ class RMSprop(torch.optim.RMSprop):
             state["square_avg"] = torch.zeros_like(weight)
         state["step"] += 1
         alpha, decay = group["alpha"], group["weight_decay"]
+        tensors = weight, weight.grad, state["square_avg"]
+        if all(tensor.is_contiguous() for tensor in tensors):
+            tensors = [tensor.view(-1) for tensor in tensors]
         for part, grad, average in zip(
-            *(
-                each.view(-1).split(_PART)
-                for each in (
-                    weight,
-                    weight.grad.contiguous(),
-                    state["square_avg"],
-                )
-            )
+            *(each.split(_PART) for each in tensors)
         ):
             if decay:
                 grad = grad.add(part, alpha=decay)
             average.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
             root = average.sqrt().add_(group["eps"])
             part.addcdiv_(grad, root, value=-group["lr"])
+
+
+def _is_simple(group):
+    """Whether a group is one for the loop over parts."""
+    special = ("momentum", "centered", "maximize", "differentiable")
+    return not any(group[name] for name in special) and all(
+        weight.device.type == "cpu" and weight.is_floating_point()
+        for weight in group["params"]
+    )
