@@ -135,7 +135,7 @@ def _flatten(tree, prefix=""):
             flat.update(_flatten(value, f"{prefix}/{key}"))
         return flat
     if torch.is_tensor(tree):
-        return {prefix: (tree.dtype, tree.shape, tree.numpy().tobytes())}
+        return {prefix: (tree.dtype, tree.shape, tree.cpu().numpy().tobytes())}
     return {prefix: tree}
 
 
