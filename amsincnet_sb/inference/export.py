@@ -171,29 +171,42 @@ def export_onnx(model, path):
     Raises
     ------
     InputError
-        If a package is missing, or the file cannot be written.
+        If a package is missing or fails, or the file cannot be written.
     RuntimeError
         If the file would not compute what the model does; there is none then.
     """
     try:
+        import onnx
         import onnx_ir
         import onnxruntime
-        import onnxscript  # noqa: F401
+        import onnxscript
     except ImportError as error:
         raise InputError(MISSING) from error
     scorer = WaveformScorer(model)
     samples = torch.export.Dim("samples", min=1)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            scorer,
-            (torch.zeros(10 * scorer.window),),
-            input_names=["waveform"],
-            output_names=["scores", "embedding"],
-            dynamic_shapes=({0: samples},),
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                scorer,
+                (torch.zeros(10 * scorer.window),),
+                input_names=["waveform"],
+                output_names=["scores", "embedding"],
+                dynamic_shapes=({0: samples},),
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:
+            # Not every version of these packages works with every other.
+            versions = ", ".join(
+                f"{package.__name__} {package.__version__}"
+                for package in (torch, onnx, onnx_ir, onnxscript)
+            )
+            raise InputError(
+                "The ONNX exporter fails with the versions installed here "
+                f"({versions}); install the latest ones with pip install -U "
+                "onnx onnx_ir onnxscript."
+            ) from error
     onnx_ir.passes.common.RemoveUnusedNodesPass()(program.model)
     file = program.model_proto
     metadata = {

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import logging
 import math
+import types
 import warnings
 
 import torch
@@ -275,21 +276,22 @@ class TrainingStep:
         finite = self._finish(finite, signs, self._updated())
         self._state.restore_unless(finite)
 
-    @torch.no_grad()
     def _plain_finish(self, finite, signs, updated):
         """Update if all is finite; says whether. Compiled, a few kernels."""
-        finite = finite & torch.stack(signs).isfinite().all()
-        if self.device.type != "cpu":
-            self._guarded_update(finite, updated)
-        elif finite:
-            self._optimizer_step(self.optimizer)
-        place = torch.arange(self.remembered, device=self.device)
-        skipped = (place == self._skipped % self.remembered) & ~finite
-        self._skipped_steps.copy_(
-            torch.where(skipped, self.step, self._skipped_steps)
-        )
-        self._skipped.add_(~finite)
-        self.step.add_(1)
+        # Not a decorator, whose code all functions share.
+        with torch.no_grad():
+            finite = finite & torch.stack(signs).isfinite().all()
+            if self.device.type != "cpu":
+                self._guarded_update(finite, updated)
+            elif finite:
+                self._optimizer_step(self.optimizer)
+            place = torch.arange(self.remembered, device=self.device)
+            skipped = (place == self._skipped % self.remembered) & ~finite
+            self._skipped_steps.copy_(
+                torch.where(skipped, self.step, self._skipped_steps)
+            )
+            self._skipped.add_(~finite)
+            self.step.add_(1)
         return finite
 
     def _updated(self):
@@ -387,7 +389,7 @@ class TrainingStep:
         self._prepare_optimizer()
 
 
-def _compiled(function):
+def _compiled(method):
     """Compiled into kernels that do not depend on what was measured.
 
     The compiler would try some forms of a sum and take the fastest of the
@@ -398,7 +400,24 @@ def _compiled(function):
     options = None
     if hasattr(config, "deterministic"):
         options = {"deterministic": True}
-    return torch.compile(function, dynamic=False, options=options)
+    return torch.compile(_with_own_code(method), dynamic=False, options=options)
+
+
+def _with_own_code(method):
+    """The method, as code that no other object's has been compiled from.
+
+    Of one piece of code the compiler makes eight programs; the ninth training
+    in a process would not be compiled, and round otherwise.
+    """
+    function = method.__func__
+    own = types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    return types.MethodType(own, method.__self__)
 
 
 class _Snapshot:

@@ -133,7 +133,9 @@ def test_speechbrain_loads_the_model(pretrained, finished, corpus, tmp_path):
     before = sorted(p.name for p in pretrained.iterdir())
     for kind in (EncoderClassifier, SpeakerRecognition):
         theirs = kind.from_hparams(
-            source=str(pretrained), savedir=tmp_path / kind.__name__
+            source=str(pretrained),
+            savedir=tmp_path / kind.__name__,
+            run_opts={"device": "cpu"},
         )
         embedding = theirs.encode_batch(wave[None])
         assert embedding.shape == (1, 1, 8)
@@ -141,7 +143,9 @@ def test_speechbrain_loads_the_model(pretrained, finished, corpus, tmp_path):
     assert sorted(p.name for p in pretrained.iterdir()) == before
 
     classifier = EncoderClassifier.from_hparams(
-        source=str(pretrained), savedir=tmp_path / "EncoderClassifier"
+        source=str(pretrained),
+        savedir=tmp_path / "EncoderClassifier",
+        run_opts={"device": "cpu"},
     )
     scores, _, index, names = classifier.classify_batch(wave[None])
     assert scores.shape == (1, 4)

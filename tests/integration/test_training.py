@@ -73,6 +73,7 @@ def test_the_margin_of_the_command_line_reaches_the_loss(
         margin=0.07,
         batches_per_epoch=10,
         number_of_epochs=1,
+        record_step=False,  # the loss is called in every step
     )
     # A ramp over a fifth of the run, then the whole of it.
     assert margins[:3] == pytest.approx([0, 0.035, 0.07])

@@ -166,6 +166,17 @@ def test_onnx_without_its_packages(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_onnx_with_packages_that_do_not_fit(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise IndexError("list index out of range")
+
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(InputError, match="onnxscript [0-9].* pip install -U"):
+        export_onnx(identifier(CosineClassifier), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 class TestSafetensors:
     @pytest.fixture
     def folder(self, tmp_path):

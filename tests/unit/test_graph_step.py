@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from amsincnet_sb.nnet.losses import AMSoftmax
 from amsincnet_sb.nnet.optimizers import RMSprop
 from amsincnet_sb.utils.graph_step import (
     TrainingStep,
+    _compiled,
     unrecord_optimizer,
     without_effect,
 )
@@ -367,3 +369,35 @@ def test_a_run_that_goes_on_equals_one_that_starts():
             train()
         for key, value in states[-1][0].items():
             assert torch.equal(other.net.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_however_many_in_a_process_all_are_compiled(device, monkeypatch):
+    """The compiler gives up on code that it has compiled several times."""
+    programs = []
+
+    def counted(graph, _):
+        programs.append(graph)
+        return graph.forward
+
+    compiler = partial(torch.compile, backend=counted)
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda f, dynamic, options: compiler(f, fullgraph=True),
+    )
+    kept = []
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for _ in range(4):
+            task = Task(device)
+            optimizer = OPTIMIZERS["adamw"](task.net.parameters())
+            step = TrainingStep(
+                task, optimizer, ("loss", "wrong"), compile=False, graph=False
+            )
+            step._forward = _compiled(step._plain_forward)
+            if device == "cuda":  # elsewhere it asks whether all is finite
+                step._finish = _compiled(step._plain_finish)
+            for _ in range(2):
+                step()
+            kept.append(step)
+    assert len(programs) == (8 if device == "cuda" else 4)

@@ -217,7 +217,7 @@ def test_a_missing_base(write, tmp_path):
         ("a: *b", "line 1"),
         ("a: 2024-13-45", "month"),
         ("a: !!int x", "invalid literal"),
-        ("[" * 400, "recursion"),
+        ("[" * 4000, "recursion"),
         ("- 1\n- 2", "key: value"),
         ("", "key: value"),
         ("text", "key: value"),
