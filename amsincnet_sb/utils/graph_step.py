@@ -148,7 +148,7 @@ class TrainingStep:
         )
         if self._compile:
             self._forward = _compiled(self._forward)
-            self._finish = _compiled(self._finish)
+            self._finish = _compiled(self._finish, one_rounding=False)
 
     def __call__(self):
         """Do one step. On CUDA the work may be still going on at return."""
@@ -389,17 +389,22 @@ class TrainingStep:
         self._prepare_optimizer()
 
 
-def _compiled(method):
+def _compiled(method, one_rounding=True):
     """Compiled into kernels that do not depend on what was measured.
 
     The compiler would try some forms of a sum and take the fastest of the
     moment; a run that goes on elsewhere would then add up in another order.
+    Nor, without ``one_rounding`` of a product and a sum, do they depend on the
+    order in which the compiler sees tensors, which is another one for an
+    optimizer's state that was loaded than for one that was made.
     """
     from torch._inductor import config  # slow to import
 
-    options = None
+    options = {}
     if hasattr(config, "deterministic"):
-        options = {"deterministic": True}
+        options["deterministic"] = True
+    if not one_rounding:
+        options["emulate_precision_casts"] = True
     return torch.compile(_with_own_code(method), dynamic=False, options=options)
 
 

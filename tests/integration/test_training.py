@@ -137,7 +137,7 @@ def test_gradient_clipping_is_off_unless_asked_for(recipe, finished, tmp_path):
 
 
 def test_the_seed_decides(recipe, finished, tmp_path):
-    again = recipe("am_sincnet_m005.yaml", tmp_path / "again", device="cpu")
+    again = recipe("am_sincnet_m005.yaml", tmp_path / "again")
     other = recipe("am_sincnet_m005.yaml", tmp_path / "other", seed=1235)
     assert recipe.state(again) == recipe.state(finished)
     assert recipe.state(other) != recipe.state(finished)
