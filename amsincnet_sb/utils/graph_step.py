@@ -148,7 +148,7 @@ class TrainingStep:
         )
         if self._compile:
             self._forward = _compiled(self._forward)
-            self._finish = _compiled(self._finish, one_rounding=False)
+            self._finish = _compiled(self._finish)
 
     def __call__(self):
         """Do one step. On CUDA the work may be still going on at return."""
@@ -371,6 +371,11 @@ class TrainingStep:
         for state in self.optimizer.state.values():
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].to(self.device)
+            for value in filter(torch.is_tensor, state.values()):
+                # The compiler marks a state, copies and checkpoints keep the
+                # mark, and of a marked one it makes another program, which
+                # rounds otherwise.
+                vars(value).pop("_dynamo_static_input_type", None)
 
     def _refresh_rates(self):
         """Copy learning rates given as numbers into the recorded tensors."""
@@ -389,22 +394,17 @@ class TrainingStep:
         self._prepare_optimizer()
 
 
-def _compiled(method, one_rounding=True):
+def _compiled(method):
     """Compiled into kernels that do not depend on what was measured.
 
     The compiler would try some forms of a sum and take the fastest of the
     moment; a run that goes on elsewhere would then add up in another order.
-    Nor, without ``one_rounding`` of a product and a sum, do they depend on the
-    order in which the compiler sees tensors, which is another one for an
-    optimizer's state that was loaded than for one that was made.
     """
     from torch._inductor import config  # slow to import
 
-    options = {}
+    options = None
     if hasattr(config, "deterministic"):
-        options["deterministic"] = True
-    if not one_rounding:
-        options["emulate_precision_casts"] = True
+        options = {"deterministic": True}
     return torch.compile(_with_own_code(method), dynamic=False, options=options)
 
 

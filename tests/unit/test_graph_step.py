@@ -1,6 +1,7 @@
 """The recorded training step against a loop written by hand."""
 
 import copy
+import io
 import logging
 import math
 from functools import partial
@@ -14,6 +15,7 @@ from amsincnet_sb.nnet.optimizers import RMSprop
 from amsincnet_sb.utils.graph_step import (
     TrainingStep,
     _compiled,
+    _make_state,
     unrecord_optimizer,
     without_effect,
 )
@@ -398,3 +400,36 @@ def test_however_many_in_a_process_all_are_compiled(device, monkeypatch):
                 step()
             kept.append(step)
     assert len(programs) == (8 if device == "cuda" else 4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "our rmsprop"])
+def test_the_same_program_for_a_state_that_was_loaded(name):
+    """Another one would round otherwise, and a resumed run end elsewhere."""
+    programs, saved = [], None
+
+    def kept(graph, _):
+        programs.append(graph.code)
+        return graph.forward
+
+    for _ in range(3):
+        task = Task("cpu")
+        optimizer = OPTIMIZERS[name](task.net.parameters())
+        task(torch.tensor(0))[0].backward()
+        if saved is None:
+            _make_state(optimizer, [*task.net.parameters()])
+            task(torch.tensor(0))[0].backward()
+        else:
+            saved.seek(0)
+            optimizer.load_state_dict(torch.load(saved, weights_only=True))
+        step = TrainingStep(task, optimizer, ("loss", "wrong"))
+        step._compile = True  # as on a GPU
+        step._prepare_optimizer()
+        step._refresh_rates()
+        update = torch.compile(
+            lambda *arguments, step=step: step._guarded_update(*arguments),
+            backend=kept,
+        )
+        update(torch.tensor(True), step._updated())
+        saved = io.BytesIO()
+        torch.save(optimizer.state_dict(), saved)
+    assert len(programs) == 3 and len(set(programs)) == 1
