@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
@@ -223,6 +224,13 @@ def _read(path):
     except (YAMLError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not a yaml file: {_one_line(error)}."
+        ) from error
+    except NotImplementedError as error:  # of ruamel.yaml, which keeps comments
+        line = re.search(r"line: ([0-9]+)", str(error))
+        where = f", line {int(line[1]) + 1}" if line else ""
+        raise InputError(
+            f"{path}{where}: a comment stands where it cannot be kept; give it "
+            "a line of its own."
         ) from error
     if not isinstance(tree, dict):
         raise InputError(

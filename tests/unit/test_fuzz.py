@@ -163,6 +163,7 @@ def test_manifest(tmp_path_factory, manifest, data):
     )
 )
 @example(data=b"!include:base.yamlbase.yaml\nmargin: 0.05\n")
+@example(data=b"base: base.yaml\nopt: #!new:torch.optim.SGD\n    l\n\n")
 @example(data=b"b!!python/object/apply:os.getcwd []ase: base.yaml\nmargin: 1\n")
 def test_overlay(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()

@@ -218,6 +218,7 @@ def test_a_missing_base(write, tmp_path):
         ("a: 2024-13-45", "month"),
         ("a: !!int x", "invalid literal"),
         ("[" * 4000, "recursion"),
+        ("a: 1\nb: # where\n    c\n\n", "line 2: a comment"),
         ("- 1\n- 2", "key: value"),
         ("", "key: value"),
         ("text", "key: value"),
