@@ -90,13 +90,7 @@ def read_cohort(folder, size):
     try:
         with np.load(path, allow_pickle=False) as file:
             vectors = file["vectors"]
-        good = (
-            vectors.ndim == 2
-            and len(vectors) >= MIN_COHORT
-            and vectors.shape[1] == size
-            and vectors.dtype == np.float32
-            and np.isfinite(vectors).all()
-        )
+        good = _are_vectors(vectors, size) and len(vectors) >= MIN_COHORT
         if not good:
             raise ValueError(f"not one vector of {size} numbers a speaker")
     except Exception as error:
@@ -161,11 +155,9 @@ def read_enrolled(folder, size):
             names = file["speakers"].tolist()
             vectors = file["vectors"]
         good = (
-            len(set(names)) == len(names)
+            _are_vectors(vectors, size)
+            and len(set(names)) == len(names) == len(vectors)
             and all(type(name) is str for name in names)
-            and vectors.shape == (len(names), size)
-            and vectors.dtype == np.float32
-            and np.isfinite(vectors).all()
         )
         if not good:
             raise ValueError(f"not one vector of {size} numbers a name")
@@ -230,7 +222,6 @@ def merge_enrolled(folder, size, before, ours):
         If a speaker has been changed by both.
     """
     found = read_enrolled(folder, size)
-    merged = dict(found)
     for name in {**before, **ours}:
         new, old = ours.get(name), before.get(name)
         if new is old:
@@ -243,7 +234,17 @@ def merge_enrolled(folder, size, before, ours):
                 f"{folder}: the speaker {name!r} has been changed by another "
                 "process in the meantime; do it again."
             )
-        merged.pop(name, None)
+        found.pop(name, None)
         if new is not None:
-            merged[name] = new
-    return merged
+            found[name] = new
+    return found
+
+
+def _are_vectors(array, size):
+    """Whether its rows are vectors of so many numbers, all finite."""
+    return (
+        array.ndim == 2
+        and array.shape[1] == size
+        and array.dtype == np.float32
+        and np.isfinite(array).all()
+    )

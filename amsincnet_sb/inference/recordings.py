@@ -35,8 +35,8 @@ def windows_of(audio, window, hop, sample_rate, most):
     Raises
     ------
     InputError
-        If it is unreadable, empty, not finite, or a silent file; at its end,
-        if it is silent.
+        If it is unreadable, empty or not finite, or, said after its last
+        window, a silent file.
     """
     # Whoever gives samples may know why they are what they are.
     is_file = not torch.is_tensor(audio)
