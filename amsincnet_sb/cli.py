@@ -488,8 +488,8 @@ def _evaluate(options):
         evaluate_model,
         report,
     )
+    from amsincnet_sb.plots import plot_det
     from amsincnet_sb.utils.files import atomic_write
-    from amsincnet_sb.utils.plots import plot_det
 
     model = _load(options)
     # Every window that the evaluation of a training run counts.
@@ -519,10 +519,7 @@ def _evaluate(options):
 
 
 def _prepare(options):
-    from amsincnet_sb.dataio.own_corpus import (
-        prepare_own_corpus,
-        training_command,
-    )
+    from amsincnet_sb.dataio.corpus import prepare_own_corpus, training_command
 
     summary = prepare_own_corpus(
         options.source,
@@ -542,9 +539,9 @@ def _prepare(options):
 
 
 def _sweep(options):
-    from amsincnet_sb.utils.device import visible_gpus
-    from amsincnet_sb.utils.plots import plot_margins
-    from amsincnet_sb.utils.sweep import Sweep, parse_margins
+    from amsincnet_sb.plots import plot_margins
+    from amsincnet_sb.training.device import visible_gpus
+    from amsincnet_sb.training.sweep import Sweep, parse_margins
 
     if options.jobs_per_device < 1:
         raise InputError(
@@ -585,7 +582,7 @@ def _demo_corpus(options):
 
 
 def _import_released(options):
-    from amsincnet_sb.released import import_released
+    from amsincnet_sb.original import import_released
 
     import_released(
         options.file,
@@ -625,7 +622,7 @@ def _result_file(options, name, made_by):
 
 
 def _plot_curves(options, picture):
-    from amsincnet_sb.utils.plots import plot_curves
+    from amsincnet_sb.plots import plot_curves
 
     made_by = "give the results folder of a run"
     metrics = _result_file(options, "metrics.jsonl", made_by)
@@ -633,7 +630,7 @@ def _plot_curves(options, picture):
 
 
 def _plot_det(options, picture):
-    from amsincnet_sb.utils.plots import plot_det
+    from amsincnet_sb.plots import plot_det
 
     made_by = "amsincnet evaluate writes it"
     path = _result_file(options, "evaluation.json", made_by)
@@ -651,14 +648,14 @@ def _plot_det(options, picture):
 
 
 def _plot_filters(options, picture):
-    from amsincnet_sb.utils.plots import plot_filters
-    from amsincnet_sb.utils.pretrained import read_pretrained
+    from amsincnet_sb.inference.pretrained import read_pretrained
+    from amsincnet_sb.plots import plot_filters
 
     return plot_filters(read_pretrained(options.results)[0].sinc, picture)
 
 
 def _plot_confusions(options, picture):
-    from amsincnet_sb.utils.plots import plot_confusions
+    from amsincnet_sb.plots import plot_confusions
 
     made_by = "give the results folder of a finished run"
     sentences = _result_file(options, "sentences.csv", made_by)
@@ -666,7 +663,7 @@ def _plot_confusions(options, picture):
 
 
 def _plot_margins(options, picture):
-    from amsincnet_sb.utils.plots import plot_margins
+    from amsincnet_sb.plots import plot_margins
 
     table = Path(options.results)
     if not table.is_file():

@@ -298,7 +298,7 @@ def _kaldi_lines(path):
 def _released_lists(train_scp, test_scp, labels, data_folder):
     """Lists and labels as the released code has them."""
     # Imported on demand: models and SpeechBrain come with it.
-    from amsincnet_sb.released import corpus_from_scp
+    from amsincnet_sb.original import corpus_from_scp
 
     root = os.path.abspath(data_folder or train_scp.parent)
     train, test = corpus_from_scp(

@@ -5,7 +5,7 @@ import math
 import torch
 
 from amsincnet_sb.dataio.audio import audio_info, read_chunk, resample
-from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.nnet.windows import window_samples
 from amsincnet_sb.utils.errors import InputError
 
@@ -18,7 +18,7 @@ FILTER_WIDTH, ROLLOFF = 6, 0.99
 class StreamingAudio:
     """Sentences of which only what is asked for is read.
 
-    Takes the place of :class:`amsincnet_sb.dataio.resident.ResidentAudio`
+    Takes the place of :class:`amsincnet_sb.dataio.audio_store.ResidentAudio`
     for corpora that do not fit into memory: memory holds a few numbers and
     two names for each sentence, and the same chunks have the same samples.
 
@@ -186,7 +186,7 @@ def open_audio(dataset, indices, sample_rate, max_resident_gb, device="cpu"):
     ---------
     dataset : speechbrain.dataio.dataset.DynamicItemDataset
         From a manifest, with output keys as
-        :meth:`amsincnet_sb.dataio.resident.ResidentAudio.from_dataset` asks.
+        :meth:`amsincnet_sb.dataio.audio_store.ResidentAudio.from_dataset` asks.
     indices : dict
         Speaker to its index.
     sample_rate : int

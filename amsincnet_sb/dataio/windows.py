@@ -14,7 +14,7 @@ class SentenceWindows(Dataset):
 
     An item is a whole batch. Windows run through the sentences without a
     break, so that batches are as large as the device likes whatever the
-    lengths of the sentences; :class:`amsincnet_sb.utils.metrics
+    lengths of the sentences; :class:`amsincnet_sb.training.metrics
     .SentenceErrors` puts the scores together again.
 
     Arguments
@@ -43,7 +43,7 @@ class SentenceWindows(Dataset):
 
     Example
     -------
-    >>> from amsincnet_sb.dataio.resident import ResidentAudio
+    >>> from amsincnet_sb.dataio.audio_store import ResidentAudio
     >>> audio = ResidentAudio([torch.rand(9), torch.rand(7)], [0, 1], "ab")
     >>> windows = SentenceWindows(audio, window=4, hop=2, batch_size=4)
     >>> [batch.sentence.tolist() for batch in windows]

@@ -9,9 +9,9 @@ from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.inference.identifier import Analysis
 from amsincnet_sb.inference.score_norm import MIN_COHORT
+from amsincnet_sb.inference.scoring import det_points, eer, min_dcf
+from amsincnet_sb.training.metrics import error_summary
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.metrics import error_summary
-from amsincnet_sb.utils.verification import det_points, eer, min_dcf
 
 __all__ = [
     "all_pairs",

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from amsincnet_sb.dataio.read_ahead import read_ahead
-from amsincnet_sb.inference.kept import (
+from amsincnet_sb.dataio.prefetch import read_ahead
+from amsincnet_sb.inference.audio_windows import windows_of
+from amsincnet_sb.inference.enrolment import (
     merge_enrolled,
     read_calibration,
     read_cohort,
@@ -17,18 +18,17 @@ from amsincnet_sb.inference.kept import (
     write_calibration,
     write_enrolled,
 )
-from amsincnet_sb.inference.recordings import windows_of
-from amsincnet_sb.inference.score_norm import compare
-from amsincnet_sb.lobes.classifiers import CosineClassifier
-from amsincnet_sb.lobes.folded import for_evaluation
-from amsincnet_sb.nnet.scoring import log_posteriors
-from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import exclusive
-from amsincnet_sb.utils.pretrained import (
+from amsincnet_sb.inference.pretrained import (
     find_pretrained,
     read_pretrained,
     write_pretrained,
 )
+from amsincnet_sb.inference.score_norm import compare
+from amsincnet_sb.lobes.classifiers import CosineClassifier
+from amsincnet_sb.lobes.frozen import for_evaluation
+from amsincnet_sb.nnet.scoring import log_posteriors
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import exclusive
 
 __all__ = ["Analysis", "Candidate", "SpeakerIdentifier", "UNKNOWN"]
 
@@ -503,7 +503,7 @@ class SpeakerIdentifier:
             A new folder, for a copy of the whole model. If not given, they
             are kept beside the model that was loaded.
         safetensors : bool
-            Of the copy: see :func:`amsincnet_sb.utils.pretrained
+            Of the copy: see :func:`amsincnet_sb.inference.pretrained
             .write_pretrained`.
 
         Raises

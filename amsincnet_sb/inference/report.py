@@ -8,16 +8,16 @@ from html import escape
 from pathlib import Path
 
 from amsincnet_sb.inference.evaluation import report
-from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write
-from amsincnet_sb.utils.history import History
-from amsincnet_sb.utils.plots import (
+from amsincnet_sb.inference.pretrained import find_pretrained, read_pretrained
+from amsincnet_sb.plots import (
     plot_confusions,
     plot_curves,
     plot_det,
     plot_filters,
 )
-from amsincnet_sb.utils.pretrained import find_pretrained, read_pretrained
+from amsincnet_sb.training.metrics_log import History
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import atomic_write
 
 __all__ = ["write_report"]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
-from amsincnet_sb.nnet.augment import BandMask
+from amsincnet_sb.nnet.augmentation import BandMask
 from amsincnet_sb.nnet.normalization import BatchNorm, TimeLayerNorm
 from amsincnet_sb.nnet.pooling import statistics
 from amsincnet_sb.nnet.sinc import SincConv
@@ -62,7 +62,7 @@ class SincTDNN(WindowedEmbedding):
         Probability, behind every fully connected layer but the last.
     band_mask : int
         Largest number of neighbouring filters silenced in training, see
-        :class:`amsincnet_sb.nnet.augment.BandMask`.
+        :class:`amsincnet_sb.nnet.augmentation.BandMask`.
     negative_slope : float
         Of the LeakyReLUs.
     min_low_hz, min_band_hz : float

@@ -56,7 +56,7 @@ class SincNet(WindowedEmbedding):
         See :class:`amsincnet_sb.nnet.sinc.SincConv`.
     fast : bool
         Use the implementation written for the device
-        (:mod:`amsincnet_sb.nnet.fast_cuda`, :mod:`amsincnet_sb.nnet.fast_cpu`)
+        (:mod:`amsincnet_sb.kernels.cuda`, :mod:`amsincnet_sb.kernels.cpu`)
         where there is one. It computes the same; False is for reference.
 
     Attributes

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from amsincnet_sb.nnet import fast_cpu
+from amsincnet_sb.kernels import cpu as fast_cpu
 from amsincnet_sb.nnet.windows import count_windows, window_samples
 
 __all__ = ["WindowedEmbedding"]
@@ -11,7 +11,7 @@ __all__ = ["WindowedEmbedding"]
 # What only a GPU needs takes seconds to import.
 fast_cuda = None
 if torch.cuda.is_available():
-    from amsincnet_sb.nnet import fast_cuda
+    from amsincnet_sb.kernels import cuda as fast_cuda
 
 
 class WindowedEmbedding(nn.Module):

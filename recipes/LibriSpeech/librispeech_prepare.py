@@ -22,14 +22,14 @@ from collections import defaultdict
 from pathlib import Path
 
 from amsincnet_sb.dataio.audio import audio_info
-from amsincnet_sb.dataio.listings import Listed, Listing
-from amsincnet_sb.dataio.manifest import corpus_files
-from amsincnet_sb.dataio.over_files import over_files
-from amsincnet_sb.dataio.own_corpus import (
+from amsincnet_sb.dataio.corpus import (
     check_recordings,
     training_command,
     write_preparation,
 )
+from amsincnet_sb.dataio.listings import Listed, Listing
+from amsincnet_sb.dataio.manifest import corpus_files
+from amsincnet_sb.dataio.over_files import over_files
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 
 TRAIN_SECONDS = 12, 15  # of each speaker, all training sentences together

@@ -20,13 +20,13 @@ import time
 import torch
 from train_step_cpu import NETWORKS, in_turns, print_table, processor
 
-from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.lobes.classifiers import CosineClassifier
-from amsincnet_sb.lobes.folded import Folded, FoldedTDNN, for_evaluation
+from amsincnet_sb.lobes.frozen import Folded, FoldedTDNN, for_evaluation
 from amsincnet_sb.nnet.scoring import log_posteriors
-from amsincnet_sb.utils.device import has_bfloat16
-from amsincnet_sb.utils.metrics import SentenceErrors
+from amsincnet_sb.training.device import has_bfloat16
+from amsincnet_sb.training.metrics import SentenceErrors
 
 FOLDED = {"sincnet": Folded, "sinc_tdnn": FoldedTDNN}
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.utils.pretrained import write_pretrained
 
 NETWORKS = {kind.__name__: kind for kind in (SincTDNN, SincNet)}
 COMMAND = [sys.executable, "-m", "amsincnet_sb.cli", "identify"]

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
 sys.path.insert(0, str(ROOT))
 
-from amsincnet_sb.utils.history import History  # noqa: E402
+from amsincnet_sb.training.metrics_log import History  # noqa: E402
 
 
 def environment(**more):

@@ -36,15 +36,15 @@ from speechbrain.processing.features import InputNormalization
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
-from amsincnet_sb.dataio.chunks import RandomChunks  # noqa: E402
+from amsincnet_sb.dataio.audio_store import ResidentAudio  # noqa: E402
+from amsincnet_sb.dataio.batches import RandomChunks  # noqa: E402
 from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
-from amsincnet_sb.dataio.resident import ResidentAudio  # noqa: E402
+from amsincnet_sb.inference.scoring import eer  # noqa: E402
 from amsincnet_sb.lobes.features import SincFeatures  # noqa: E402
 from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
 from amsincnet_sb.nnet.schedules import CosineSchedule  # noqa: E402
 from amsincnet_sb.nnet.warmup import MarginWarmup  # noqa: E402
-from amsincnet_sb.utils.graph_step import TrainingStep  # noqa: E402
-from amsincnet_sb.utils.verification import eer  # noqa: E402
+from amsincnet_sb.training.captured_step import TrainingStep  # noqa: E402
 
 FEATURES = ("fbank", "sinc")
 LOSSES = ("aam", "am-warmup")

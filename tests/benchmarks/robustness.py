@@ -20,13 +20,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
+from amsincnet_sb.dataio.audio_store import ResidentAudio  # noqa: E402
 from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
-from amsincnet_sb.dataio.resident import ResidentAudio  # noqa: E402
 from amsincnet_sb.dataio.windows import SentenceWindows  # noqa: E402
-from amsincnet_sb.lobes.folded import for_evaluation  # noqa: E402
+from amsincnet_sb.inference.pretrained import read_pretrained  # noqa: E402
+from amsincnet_sb.lobes.frozen import for_evaluation  # noqa: E402
 from amsincnet_sb.nnet.scoring import log_posteriors  # noqa: E402
-from amsincnet_sb.utils.metrics import SentenceErrors  # noqa: E402
-from amsincnet_sb.utils.pretrained import read_pretrained  # noqa: E402
+from amsincnet_sb.training.metrics import SentenceErrors  # noqa: E402
 
 
 def noisy(wave, number, snr):

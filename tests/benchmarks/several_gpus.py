@@ -24,7 +24,7 @@ import torch
 from recipe_process import RECIPE, environment, records
 
 from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
-from amsincnet_sb.utils.signals import STOPPED
+from amsincnet_sb.training.signals import STOPPED
 
 MORE = {}  # options of the recipe
 NOT_RANDOM = dict.fromkeys(

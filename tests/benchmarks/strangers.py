@@ -23,8 +23,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from amsincnet_sb.dataio.corpus import write_preparation
 from amsincnet_sb.dataio.manifest import Utterance, write_manifest
-from amsincnet_sb.dataio.own_corpus import write_preparation
 from amsincnet_sb.inference import UNKNOWN, SpeakerIdentifier
 from amsincnet_sb.inference.evaluation import (
     calibration_from,

@@ -25,7 +25,7 @@ from amsincnet_sb.lobes.classifiers import CosineClassifier  # noqa: E402
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN  # noqa: E402
 from amsincnet_sb.lobes.sincnet import SincNet  # noqa: E402
 from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
-from amsincnet_sb.utils.graph_step import TrainingStep  # noqa: E402
+from amsincnet_sb.training.captured_step import TrainingStep  # noqa: E402
 
 NETWORKS = {"sincnet": SincNet, "sinc_tdnn": SincTDNN}
 

@@ -26,7 +26,7 @@ from amsincnet_sb.lobes.sinc_tdnn import SincTDNN  # noqa: E402
 from amsincnet_sb.lobes.sincnet import SincNet  # noqa: E402
 from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
 from amsincnet_sb.nnet.optimizers import RMSprop  # noqa: E402
-from amsincnet_sb.utils.device import has_bfloat16  # noqa: E402
+from amsincnet_sb.training.device import has_bfloat16  # noqa: E402
 
 NETWORKS = {"sincnet": SincNet, "sinc_tdnn": SincTDNN}
 

@@ -13,7 +13,7 @@ import soundfile
 
 from amsincnet_sb import cli
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
-from amsincnet_sb.utils.plots import _pyplot
+from amsincnet_sb.plots import _pyplot
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

@@ -8,7 +8,7 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 
-from amsincnet_sb.utils.overlays import plain_options, resolve_overlay
+from amsincnet_sb.training.hparams import plain_options, resolve_overlay
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
 MARGINS = [5 * i for i in range(1, 20)]  # per cent

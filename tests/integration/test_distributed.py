@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from amsincnet_sb.utils.signals import STOPPED
+from amsincnet_sb.training.signals import STOPPED
 
 HPARAMS = "am_sincnet_m005.yaml"
 COMMON = {

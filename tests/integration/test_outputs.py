@@ -11,7 +11,7 @@ from speechbrain.inference.speaker import SpeakerRecognition
 from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
-from amsincnet_sb.utils.pretrained import read_pretrained
+from amsincnet_sb.inference.pretrained import read_pretrained
 
 
 def test_every_evaluation_is_a_record(finished, recipe):

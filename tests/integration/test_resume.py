@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
-from amsincnet_sb.utils.signals import STOPPED
+from amsincnet_sb.training.signals import STOPPED
 
 HPARAMS = "am_sincnet_m005.yaml"
 # The margin still rises at the end of the first epoch.

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from amsincnet_sb.utils.overlays import resolve_overlay
+from amsincnet_sb.training.hparams import resolve_overlay
 
 sys.path.insert(0, str(Path(__file__).parent))
 from speechbrain_checkout import (  # noqa: E402

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
-from amsincnet_sb.utils.checkpoints import CHECKSUMS
+from amsincnet_sb.training.checkpoints import CHECKSUMS
 from amsincnet_sb.utils.errors import InputError
 
 HPARAMS = "am_sincnet_m005.yaml"

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from amsincnet_sb.nnet.augment import BandMask, RandomEqualizer, RandomMixture
+from amsincnet_sb.nnet.augmentation import (
+    BandMask,
+    RandomEqualizer,
+    RandomMixture,
+)
 
 
 @pytest.mark.parametrize(

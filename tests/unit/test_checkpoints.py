@@ -13,7 +13,7 @@ import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
-from amsincnet_sb.utils.checkpoints import CHECKSUMS, AtomicCheckpointer
+from amsincnet_sb.training.checkpoints import CHECKSUMS, AtomicCheckpointer
 from amsincnet_sb.utils.errors import InputError
 
 
@@ -162,7 +162,7 @@ def test_killed_while_saving(tmp_path):
         save(folder, 1.0)
     script = textwrap.dedent(f"""
         import os, signal, torch
-        from amsincnet_sb.utils.checkpoints import AtomicCheckpointer
+        from amsincnet_sb.training.checkpoints import AtomicCheckpointer
         fsync = os.fsync
         def save(folder, left):
             def dying(handle):

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import chi2
 from torch.utils.data import DataLoader
 
-from amsincnet_sb.dataio.chunks import RandomChunks
-from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.audio_store import ResidentAudio
+from amsincnet_sb.dataio.batches import RandomChunks
 
 WINDOW = 10
 LENGTHS = [30, 10, 14, 100, 7, 1]

@@ -6,12 +6,12 @@ import pytest
 import speechbrain as sb
 import torch
 
-from amsincnet_sb.core import RecordedBrain, Totals
-from amsincnet_sb.dataio.chunks import RandomChunks
-from amsincnet_sb.dataio.resident import ResidentAudio
-from amsincnet_sb.utils.checkpoints import AtomicCheckpointer
+from amsincnet_sb.dataio.audio_store import ResidentAudio
+from amsincnet_sb.dataio.batches import RandomChunks
+from amsincnet_sb.training.brain import RecordedBrain, Totals
+from amsincnet_sb.training.captured_step import TrainingStep
+from amsincnet_sb.training.checkpoints import AtomicCheckpointer
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.graph_step import TrainingStep
 
 
 class Toy(RecordedBrain):

@@ -10,7 +10,7 @@ from hypothesis import (
 )
 from scipy.stats import chi2
 
-from amsincnet_sb.dataio.counter import random_integers
+from amsincnet_sb.dataio.rng import random_integers
 
 MASK = 2**64 - 1
 

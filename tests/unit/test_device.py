@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amsincnet_sb.utils.device import (
+from amsincnet_sb.training.device import (
     evaluation_precision,
     fastest_precision,
     has_bfloat16,

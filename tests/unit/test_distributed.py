@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from amsincnet_sb.nnet.sync_batchnorm import (
+from amsincnet_sb.training.distributed import GradientReducer, cut_compiled_step
+from amsincnet_sb.training.sync_batchnorm import (
     SynchronizedBatchNorm,
     synchronize_batchnorm,
 )
-from amsincnet_sb.utils.distributed import GradientReducer, cut_compiled_step
 
 # Both processes do this; each saves what it got.
 JOBS = """
@@ -21,13 +21,13 @@ import os, sys
 import torch
 import torch.distributed as dist
 from torch import nn
-from amsincnet_sb.core import Totals
-from amsincnet_sb.nnet.sync_batchnorm import synchronize_batchnorm
-from amsincnet_sb.utils.checkpoints import AtomicCheckpointer
-from amsincnet_sb.utils.distributed import *
+from amsincnet_sb.training.brain import Totals
+from amsincnet_sb.training.sync_batchnorm import synchronize_batchnorm
+from amsincnet_sb.training.checkpoints import AtomicCheckpointer
+from amsincnet_sb.training.distributed import *
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.graph_step import TrainingStep
-from amsincnet_sb.utils.metrics import SentenceErrors
+from amsincnet_sb.training.captured_step import TrainingStep
+from amsincnet_sb.training.metrics import SentenceErrors
 
 dist.init_process_group("gloo")
 me = rank()
@@ -321,7 +321,7 @@ def test_sums_and_checkpoints(results):
 
 
 def test_scores_are_the_same_sums_in_any_order(results):
-    from amsincnet_sb.utils.metrics import SentenceErrors
+    from amsincnet_sb.training.metrics import SentenceErrors
 
     labels, sentence, scores = scores_of()
     errors = SentenceErrors(labels)

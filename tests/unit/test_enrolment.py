@@ -9,12 +9,12 @@ import soundfile
 import torch
 import torch.nn.functional as F
 
-from amsincnet_sb.inference import recordings
+from amsincnet_sb.inference import audio_windows as recordings
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
+from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.pretrained import write_pretrained
 
 WINDOW, HOP, RATE = 200, 50, 16000
 SPEAKERS = ["ann", "bob"]

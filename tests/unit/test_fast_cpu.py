@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amsincnet_sb.kernels import cpu as fast_cpu
+from amsincnet_sb.kernels.cpu import maps, onednn_linear, strided_conv
 from amsincnet_sb.lobes.classifiers import CosineClassifier
-from amsincnet_sb.lobes.folded import Folded, fold_batchnorm
+from amsincnet_sb.lobes.frozen import Folded, fold_batchnorm
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.nnet import fast_cpu
-from amsincnet_sb.nnet.fast_cpu import maps, onednn_linear, strided_conv
 from amsincnet_sb.nnet.losses import AMSoftmax
 from amsincnet_sb.nnet.optimizers import RMSprop
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amsincnet_sb.kernels import cuda as fast_cuda
+from amsincnet_sb.kernels.cuda import support
 from amsincnet_sb.lobes import windowed
-from amsincnet_sb.lobes.folded import Folded, FoldedTDNN, for_evaluation
+from amsincnet_sb.lobes.frozen import Folded, FoldedTDNN, for_evaluation
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.nnet import fast_cuda
-from amsincnet_sb.nnet.fast_cuda import support
-from amsincnet_sb.utils.finite import finiteness
+from amsincnet_sb.training.finite import finiteness
 
 pytest.importorskip("triton")
 on_gpu = pytest.mark.skipif(

@@ -32,10 +32,10 @@ from amsincnet_sb.dataio.manifest import (
     write_manifest,
 )
 from amsincnet_sb.inference.evaluation import read_trials
-from amsincnet_sb.released import load_released, read_scp
+from amsincnet_sb.original import load_released, read_scp
+from amsincnet_sb.training.hparams import plain_options, resolve_overlay
+from amsincnet_sb.training.metrics_log import History
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.history import History
-from amsincnet_sb.utils.overlays import plain_options, resolve_overlay
 
 CASES = int(os.environ.get("FUZZ_CASES", 50))
 

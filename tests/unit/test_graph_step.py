@@ -12,7 +12,7 @@ from torch import nn
 
 from amsincnet_sb.nnet.losses import AMSoftmax
 from amsincnet_sb.nnet.optimizers import RMSprop
-from amsincnet_sb.utils.graph_step import (
+from amsincnet_sb.training.captured_step import (
     TrainingStep,
     _compiled,
     _make_state,

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from amsincnet_sb.training.metrics_log import History
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.history import History
 
 RECORDS = [
     {"epoch": 1, "step": 100, "split": "test", "frame_error": 50.125},

@@ -6,10 +6,10 @@ import soundfile
 import torch
 
 from amsincnet_sb.inference.identifier import Candidate, SpeakerIdentifier
+from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.pretrained import write_pretrained
 
 WINDOW, HOP, SCALE = 200, 50, 10.0
 SPEAKERS = ["ann", "bob", "cat", "dan"]

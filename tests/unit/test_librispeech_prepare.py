@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from amsincnet_sb.dataio.corpus import find_manifests
 from amsincnet_sb.dataio.manifest import read_manifest
-from amsincnet_sb.dataio.own_corpus import find_manifests
 from amsincnet_sb.utils.errors import InputError
 
 _SCRIPT = Path(__file__).parents[2] / "recipes/LibriSpeech"

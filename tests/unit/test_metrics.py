@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from amsincnet_sb.utils.metrics import SentenceErrors
+from amsincnet_sb.training.metrics import SentenceErrors
 
 SPEAKERS = 6
 NAMES = [f"spk{i}" for i in range(SPEAKERS)]

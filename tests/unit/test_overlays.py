@@ -3,8 +3,8 @@
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
+from amsincnet_sb.training.hparams import plain_options, resolve_overlay
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.overlays import plain_options, resolve_overlay
 
 BASE = """\
 seed: 1

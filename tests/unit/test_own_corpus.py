@@ -14,13 +14,13 @@ from hypothesis import (
     strategies as st,
 )
 
-from amsincnet_sb.dataio.listings import list_corpus
-from amsincnet_sb.dataio.manifest import Provenance, Utterance, read_manifest
-from amsincnet_sb.dataio.own_corpus import (
+from amsincnet_sb.dataio.corpus import (
     find_manifests,
     prepare_own_corpus,
     split_sentences,
 )
+from amsincnet_sb.dataio.listings import list_corpus
+from amsincnet_sb.dataio.manifest import Provenance, Utterance, read_manifest
 from amsincnet_sb.utils.errors import InputError
 
 SPEAKERS = ("ann", "bob", "Zoë")
@@ -549,7 +549,7 @@ class TestPreparedFolder:
             raise InputError(f"{path}: it cannot be written.")
 
         with monkeypatch.context() as patch:
-            patch.setattr("amsincnet_sb.dataio.own_corpus.write_manifest", full)
+            patch.setattr("amsincnet_sb.dataio.corpus.write_manifest", full)
             refused(tree, out, seed=1)
         with pytest.raises(InputError, match="not a finished preparation"):
             find_manifests(out)

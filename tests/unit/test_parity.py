@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
 from amsincnet_sb.nnet.sinc import SincConv
-from amsincnet_sb.utils.metrics import SentenceErrors
+from amsincnet_sb.training.metrics import SentenceErrors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MARGINS = [m / 100 for m in range(5, 100, 5)]

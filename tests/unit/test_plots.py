@@ -7,9 +7,9 @@ import os
 import pytest
 
 from amsincnet_sb.cli import main
+from amsincnet_sb.plots import plot_curves, plot_margins
+from amsincnet_sb.training.metrics_log import History
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.history import History
-from amsincnet_sb.utils.plots import plot_curves, plot_margins
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 

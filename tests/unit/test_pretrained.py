@@ -10,10 +10,10 @@ import shutil
 import pytest
 import torch
 
+from amsincnet_sb.inference.pretrained import read_pretrained, write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.pretrained import read_pretrained, write_pretrained
 
 SPEAKERS = ["ann", "bob's", "zoë => 1"]
 SMALL = {

@@ -12,7 +12,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 import amsincnet_sb
-from amsincnet_sb import registration
+from amsincnet_sb.lobes import registration
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.features import SincFeatures
 from amsincnet_sb.lobes.sincnet import SincNet

@@ -20,10 +20,10 @@ from hypothesis import (
     strategies as st,
 )
 
+from amsincnet_sb.inference.pretrained import read_pretrained
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.published import published_curves
-from amsincnet_sb.released import (
+from amsincnet_sb.original import (
     corpus_from_scp,
     import_released,
     load_released,
@@ -31,8 +31,8 @@ from amsincnet_sb.released import (
     read_scp,
     speaker_table,
 )
+from amsincnet_sb.published import published_curves
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.pretrained import read_pretrained
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MODEL = FIXTURES / "model_raw_small.pkl"

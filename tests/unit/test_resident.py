@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.utils.errors import InputError
 
 

@@ -6,7 +6,7 @@ import torch
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.nnet.augment import RandomEqualizer, RandomMixture
+from amsincnet_sb.nnet.augmentation import RandomEqualizer, RandomMixture
 from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()

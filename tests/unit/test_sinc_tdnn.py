@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amsincnet_sb.lobes.folded import FoldedTDNN, for_evaluation
+from amsincnet_sb.lobes.frozen import FoldedTDNN, for_evaluation
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.nnet.pooling import statistics
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amsincnet_sb.kernels import cuda as fast_cuda
 from amsincnet_sb.lobes import windowed
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.nnet import fast_cuda
 
 WINDOW, HOP = 200, 30
 SMALL = {

@@ -8,8 +8,8 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.utils.data import DataLoader
 
 from amsincnet_sb.dataio.audio import read_audio
-from amsincnet_sb.dataio.chunks import RandomChunks
-from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.audio_store import ResidentAudio
+from amsincnet_sb.dataio.batches import RandomChunks
 from amsincnet_sb.dataio.streaming import (
     StreamingAudio,
     open_audio,

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from amsincnet_sb.cli import main
+from amsincnet_sb.training.sweep import Sweep, parse_margins
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.sweep import Sweep, parse_margins
 
 # Errors that say what the run was given; margin 0.9 fails the first time.
 SCRIPT = """

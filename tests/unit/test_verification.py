@@ -10,14 +10,9 @@ from hypothesis import (
 from speechbrain.utils.metric_stats import EER, minDCF
 
 from amsincnet_sb.inference.evaluation import all_pairs, read_trials
+from amsincnet_sb.inference.scoring import det_points, eer, error_rates, min_dcf
+from amsincnet_sb.plots import plot_confusions, plot_det, plot_filters
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.plots import plot_confusions, plot_det, plot_filters
-from amsincnet_sb.utils.verification import (
-    det_points,
-    eer,
-    error_rates,
-    min_dcf,
-)
 
 
 def together(positive, negative):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amsincnet_sb.dataio.resident import ResidentAudio
+from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.nnet.windows import count_windows
 

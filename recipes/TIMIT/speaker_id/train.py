@@ -27,41 +27,41 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.autocast import AMPConfig
 from timit_prepare import prepare_timit
 
-from amsincnet_sb.core import RecordedBrain
 from amsincnet_sb.dataio.audio import read_audio
-from amsincnet_sb.dataio.chunks import RandomChunks
+from amsincnet_sb.dataio.batches import RandomChunks
+from amsincnet_sb.dataio.corpus import find_manifests
 from amsincnet_sb.dataio.manifest import read_manifest
-from amsincnet_sb.dataio.own_corpus import find_manifests
 from amsincnet_sb.dataio.streaming import open_audio
 from amsincnet_sb.dataio.windows import SentenceWindows
-from amsincnet_sb.lobes.folded import for_evaluation
+from amsincnet_sb.inference.pretrained import write_pretrained
+from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.nnet.schedules import parameter_groups
-from amsincnet_sb.utils.device import (
+from amsincnet_sb.plots import plot_curves
+from amsincnet_sb.training.brain import RecordedBrain
+from amsincnet_sb.training.device import (
     evaluation_precision,
     fastest_precision,
     has_bfloat16,
     own_device,
 )
-from amsincnet_sb.utils.distributed import (
+from amsincnet_sb.training.distributed import (
     add_over_ranks,
     on_main,
     rank,
     world_size,
 )
+from amsincnet_sb.training.hparams import (
+    follow_folder,
+    plain_options,
+    resolve_overlay,
+)
+from amsincnet_sb.training.metrics import SentenceErrors
+from amsincnet_sb.training.metrics_log import History
 from amsincnet_sb.utils.errors import (
     InputError,
     as_input_error,
     exit_on_input_error,
 )
-from amsincnet_sb.utils.history import History
-from amsincnet_sb.utils.metrics import SentenceErrors
-from amsincnet_sb.utils.overlays import (
-    follow_folder,
-    plain_options,
-    resolve_overlay,
-)
-from amsincnet_sb.utils.plots import plot_curves
-from amsincnet_sb.utils.pretrained import write_pretrained
 
 logger = sb.utils.logger.get_logger(__name__)
 

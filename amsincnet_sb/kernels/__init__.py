@@ -1,0 +1,1 @@
+"""Fast forms of the networks' layers, for CPUs and for GPUs."""

@@ -1,0 +1,257 @@
+"""A slice of windows through all layers, forward and backward."""
+
+import torch
+import torch.nn.functional as F
+
+from amsincnet_sb.kernels.cpu.folding import fold, unfold_gradient
+from amsincnet_sb.kernels.cpu.products import (
+    conv_backward,
+    image_of,
+    map_of,
+    product,
+    weight_image,
+)
+from amsincnet_sb.nnet.normalization import TINY
+
+__all__ = ["Network"]
+
+
+class Network:
+    """The layers for one slice of windows, forward and backward.
+
+    Maps are ``[batch, time, channels]`` throughout.
+
+    Arguments
+    ---------
+    settings : tuple
+        Taps of the sinc filters, pools, eps, slope, dtype of the products,
+        floor of the sinc layer's logarithm (0 for none).
+    parameters : sequence of torch.Tensor
+        Gain and bias of the input; even and odd filters; gain and bias of
+        the first map; then weight, bias, gain and bias for each convolution.
+    """
+
+    def __init__(self, settings, parameters):
+        self.taps, self.pools, self.eps, self.slope, *rest = settings
+        self.dtype, self.floor = rest
+        self.buffers = {}
+        gain, bias, even, odd, *rest = parameters
+        self.filters = even.to(self.dtype), odd.to(self.dtype)
+        self.norms = [(gain, bias), rest[:2]]
+        self.convs = []
+        for weight, bias, *norm in zip(*[iter(rest[2:])] * 4):
+            weight = weight_image(weight.to(self.dtype))
+            self.convs.append((weight, bias.to(self.dtype)))
+            self.norms.append(norm)
+
+    def forward(self, x, kept=None):
+        """Windows to the last layer's map.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            ``[batch, time]``.
+        kept : list, optional
+            Takes the tensors that :meth:`backward` needs.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[batch, time, channels]``.
+        """
+        choice = ()
+        x = x.unsqueeze(2)
+        for layer, norm in enumerate(self.norms):
+            if layer == 1:
+                x, choice = self._sinc_pool(x, kept is not None)
+            elif layer > 1:
+                x, choice = self._conv_pool(x, layer, kept is not None)
+            x, std = self._standardise(x)
+            if kept is not None:
+                kept += x, std, *choice
+            x = self._affine(x, layer)
+        return x
+
+    def backward(self, grad, kept, totals, whole):
+        """Gradient of the windows.
+
+        Arguments
+        ---------
+        grad : torch.Tensor
+            ``[batch, time, channels]``.
+        kept : iterator of torch.Tensor
+            What :meth:`forward` kept, in its order.
+        totals : list of torch.Tensor
+            Gradients of the parameters, added to in place.
+        whole : bool
+            Whether what lies before the filters has one, too.
+
+        Returns
+        -------
+        torch.Tensor or None
+            ``[batch, time]``.
+        """
+        # Behind the map and its deviation: signs of two and, of a logarithm,
+        # its argument; then choices.
+        counts = [0, 2 + (self.floor > 0)] + [1] * len(self.convs)
+        kept = [[next(kept) for _ in range(2 + n)] for n in counts]
+        last = len(self.norms) - 1
+        out = self._affine(kept[last][0], last)
+        for layer in range(last, -1, -1):
+            normal, std, *choice = kept[layer]
+            if not layer and not whole:
+                return None
+            if layer:
+                grad = torch.ops.aten.leaky_relu_backward(
+                    grad.contiguous(), out, self.slope, True
+                )
+            at = 4 * layer
+            grad = self._norm_backward(
+                grad, normal, std, self.norms[layer][0], totals[at : at + 2]
+            )
+            if layer:
+                out = self._affine(kept[layer - 1][0], layer - 1)
+                below = (
+                    self._conv_pool_backward
+                    if layer > 1
+                    else self._sinc_pool_backward
+                )
+                grad = below(
+                    grad, out, choice, layer, totals[at - 2 : at], whole
+                )
+        return grad.squeeze(2)
+
+    def _affine(self, normal, layer):
+        gain, bias = self.norms[layer]
+        x = (normal * gain).add_(bias)
+        return F.leaky_relu_(x, self.slope) if layer else x
+
+    def _standardise(self, x):
+        x = x - x.mean(1, keepdim=True)
+        variance = x.square().sum(1, keepdim=True) / (x.shape[1] - 1)
+        std = (variance + TINY).sqrt()
+        return x.div_(std + self.eps), std
+
+    def _norm_backward(self, grad, normal, std, gain, totals):
+        product = grad * normal
+        totals[0] += product.sum(0)
+        totals[1] += grad.sum(0)
+        pull = product.mul_(gain).sum(1, keepdim=True)
+        pull *= (std + self.eps) / std / (grad.shape[1] - 1)
+        grad = grad * gain
+        grad -= grad.mean(1, keepdim=True)
+        return grad.sub_(normal * pull).div_(std + self.eps)
+
+    def _sinc_pool(self, x, keep):
+        even, odd = (
+            map_of(F.conv2d(image_of(rows), filters[:, :, None, None]))
+            .to(x.dtype)
+            .unflatten(2, (-1, self.norms[1][0].shape[1]))
+            for rows, filters in zip(self._folded(x), self.filters)
+        )
+        signs = [each.sign().to(torch.int8) for each in (even, odd) if keep]
+        even.abs_()
+        even[:, :, : odd.shape[2]] += odd.abs_()
+        best, first = _maximum(even, keep)
+        for sign in signs:
+            sign *= first[:, :, : sign.shape[2]]
+        if not self.floor:
+            return best, signs
+        best += self.floor
+        return best.log(), [*signs, best]
+
+    def _sinc_pool_backward(self, grad, x, signs, layer, totals, whole):
+        if self.floor:
+            *signs, argument = signs
+            grad = grad / argument
+        down = []
+        for rows, filters, sign, total in zip(
+            self._folded(x), self.filters, signs, totals
+        ):
+            each = sign.to(grad.dtype).mul_(grad.unsqueeze(2))
+            each = each.flatten(2).to(self.dtype)
+            total += self._filters_gradient(each, rows, filters)
+            if not whole:
+                continue
+            back = product(filters.t(), each.flatten(0, 1))
+            down.append(back.unflatten(1, each.shape[:2]))
+        if not whole:
+            return None
+        x_grad = unfold_gradient(
+            *down, x.shape[1], self.taps, self.pools[0], self.buffers
+        )
+        return x_grad.to(x.dtype).unsqueeze(2)
+
+    def _filters_gradient(self, grad, rows, filters):
+        if self.dtype == torch.bfloat16:
+            # torch has oneDNN's product here, faster than the convolution.
+            return grad.flatten(0, 1).t() @ rows.flatten(0, 1)
+        grads = conv_backward(
+            image_of(grad),
+            image_of(rows),
+            filters[:, :, None, None],
+            None,
+            [False, True, False],
+        )
+        return grads[1][:, :, 0, 0]
+
+    def _folded(self, x):
+        x = x.squeeze(2).to(self.dtype)
+        return fold(x, self.taps, self.pools[0])
+
+    def _conv_pool(self, x, layer, keep):
+        pool = self.pools[layer - 1]
+        y = F.conv2d(image_of(x.to(self.dtype)), *self.convs[layer - 2])
+        y = map_of(y).to(x.dtype)
+        y = y[:, : y.shape[1] // pool * pool].unflatten(1, (-1, pool))
+        best, first = _maximum(y, keep)
+        return best, (first,)
+
+    def _conv_pool_backward(self, grad, x, choice, layer, totals, whole):
+        (first,) = choice
+        weight, bias = self.convs[layer - 2]
+        batch, time, channels = x.shape
+        time += 1 - weight.shape[3]
+        down = grad.new_zeros(batch, time, weight.shape[0])
+        pooled = down[:, : first.shape[1] * first.shape[2]]
+        pooled = pooled.view(first.shape).copy_(first)
+        pooled *= grad.unsqueeze(2)
+        down, x = (image_of(each.to(self.dtype)) for each in (down, x))
+        down, *grads = conv_backward(down, x, weight, bias, [True] * 3)
+        totals[0] += grads[0].squeeze(2)
+        totals[1] += grads[1]
+        return map_of(down).to(grad.dtype)
+
+
+def _maximum(x, keep):
+    """Maximum over axis 2 and, if it is to be kept, which one was the first.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        ``[batch, time, candidates, channels]``.
+    keep : bool
+        Whether to return the second.
+
+    Returns
+    -------
+    best : torch.Tensor
+        ``[batch, time, channels]``.
+    first : torch.Tensor or None
+        Of the shape of ``x``, int8, one or zero.
+    """
+    best, *others = x.unbind(2)
+    first = []
+    for other in others:
+        if keep:
+            better = other > best
+            for each in first:
+                each &= ~better
+            first.append(better)
+        best = torch.maximum(best, other)
+    if not keep:
+        return best, None
+    none = torch.ones_like(best, dtype=torch.bool)
+    for each in first:
+        none &= ~each
+    return best, torch.stack([none, *first], 2).view(torch.int8)

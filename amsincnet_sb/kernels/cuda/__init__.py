@@ -1,0 +1,52 @@
+"""The convolutional part of SincNet, fast on CUDA.
+
+The same function as ``SincNet.cnn``, values and gradients, as a few Triton
+kernels a layer. A layer is convolution, magnitude (sinc layer), max-pooling,
+normalisation over time and LeakyReLU. What makes it fast:
+
+* tensor cores: the sinc layer is a block-Toeplitz GEMM (a block of outputs is
+  a banded matrix times a piece of the signal), the others are implicit GEMMs;
+* the maps before pooling, the largest tensors of the network, are never
+  written in the forward pass: pooling happens in registers;
+* statistics, gain, shift and LeakyReLU are one kernel forward and two
+  backward.
+
+Arithmetic is in bfloat16 under bfloat16 autocast; in TF32 where
+``torch.set_float32_matmul_precision`` allows it; otherwise as three TF32
+products, which is float32's accuracy. Sums are in float32 always. No kernel
+uses atomics: results repeat bit for bit.
+
+:mod:`.maps` is made of the layers :mod:`.sinc_layer` and :mod:`.pooled_conv`,
+these of what :mod:`.launch` and :mod:`.norm` ask of :mod:`.kernels`; SincTDNN
+has :mod:`.strided_conv`, evaluation :mod:`.frozen`.
+"""
+
+import zlib
+from pathlib import Path
+
+import torch
+
+from amsincnet_sb.kernels.cuda.aligned_linear import linear
+from amsincnet_sb.kernels.cuda.maps import cnn, sinc_map
+from amsincnet_sb.kernels.cuda.strided_conv import conv
+from amsincnet_sb.kernels.cuda.support import supports
+
+__all__ = ["cnn", "conv", "linear", "sinc_map", "supports"]
+
+
+def _tag_compiled():
+    """Keep programs compiled with other versions of the operators apart.
+
+    torch.compile keeps what it made between runs, under the names of the
+    operators alone; a gradient that has changed since would not be seen.
+    """
+    config = getattr(torch.compiler, "config", None)
+    if not hasattr(config, "cache_key_tag"):  # an older PyTorch
+        return
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    tag = f"amsincnet-{zlib.crc32(b''.join(s.read_bytes() for s in sources))}"
+    if tag not in config.cache_key_tag:
+        config.cache_key_tag += tag
+
+
+_tag_compiled()

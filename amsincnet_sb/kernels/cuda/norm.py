@@ -1,0 +1,239 @@
+"""Normalisation over time, gain, shift and LeakyReLU, forward and back."""
+
+import torch
+
+from amsincnet_sb.kernels.cuda.launch import kernels, power_of_2, rearrange
+from amsincnet_sb.kernels.cuda.precision import arithmetic, sum_dtype
+from amsincnet_sb.nnet.normalization import TINY
+
+__all__ = ["affine_gradient", "affine_of", "norm_backward", "norm_forward"]
+
+
+def affine_of(gain, shift, cp):
+    """Gain and shift as the kernels read them.
+
+    Arguments
+    ---------
+    gain, shift : torch.Tensor
+        ``[channels, time]``.
+    cp : int
+        Channels, padded.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[2, time, padded channels]``.
+    """
+    channels, time = gain.shape
+    affine = gain.new_empty(2, time, cp)
+    for source, out in zip((gain, shift), affine):
+        rearrange(
+            source.contiguous(),
+            out,
+            (1, time, cp),
+            (0, 1, time),
+            valid=(time, channels),
+        )
+    return affine
+
+
+def affine_gradient(parts, channels):
+    """Gradients of gain and shift from those of :func:`affine_of`.
+
+    Arguments
+    ---------
+    parts : torch.Tensor
+        ``[2, parts, time, padded channels]``; the parts are added up.
+    channels : int
+        Without the padding.
+
+    Returns
+    -------
+    list of torch.Tensor
+        Two of ``[channels, time]``.
+    """
+    _, count, time, cp = parts.shape
+    return [
+        rearrange(
+            part,
+            parts.new_empty(channels, time),
+            (1, channels, time),
+            (0, 1, cp),
+            parts=count,
+            step=time * cp,
+        )
+        for part in parts
+    ]
+
+
+def norm_forward(
+    z, affine, channels, absolute, eps, slope, floor=0.0, keep=None
+):
+    """What comes behind a layer's products.
+
+    Arguments
+    ---------
+    z : torch.Tensor
+        ``[batch, rows, padded channels]``; rows behind ``time`` are not read.
+    affine : torch.Tensor
+        From :func:`affine_of`.
+    channels : int
+        Without the padding.
+    absolute : bool
+        Whether magnitudes are normalised.
+    eps : float
+        Added to the standard deviation.
+    slope : float
+        Of the LeakyReLU.
+    floor : float
+        Where positive, ``log(magnitude + floor)`` is normalised.
+    keep : torch.Tensor, optional
+        ``[batch, padded channels]``, int8; where it is 0, so is the result.
+
+    Returns
+    -------
+    y : torch.Tensor
+        ``[batch, time, padded channels]``; the padding is 0.
+    mean, std : torch.Tensor
+        ``[batch, padded channels]``.
+    """
+    batch, rows, cp = z.shape
+    time = affine.shape[1]
+    y = z.new_empty(batch, time, cp)
+    mean = torch.empty(batch, cp, dtype=sum_dtype(z), device=z.device)
+    std = torch.empty_like(mean)
+    tiles = _tiles(time, 1024, 4)
+    kernels().norm_forward[(batch * (cp // tiles["CB"]),)](
+        z,
+        affine[0],
+        affine[1],
+        z if keep is None else keep,
+        y,
+        mean,
+        std,
+        eps,
+        TINY,
+        slope,
+        floor,
+        T=time,
+        TZ=rows,
+        C=channels,
+        CP=cp,
+        ABS=absolute,
+        LOG=floor > 0,
+        MASKED=keep is not None,
+        ACC=arithmetic(z)[0],
+        **tiles,
+    )
+    return y, mean, std
+
+
+def norm_backward(
+    dy,
+    z,
+    code,
+    affine,
+    mean,
+    std,
+    absolute,
+    pool,
+    lead,
+    rows,
+    eps,
+    slope,
+    floor=0.0,
+    keep=None,
+):
+    """Gradients of the convolution's output, the gain and the shift.
+
+    Arguments
+    ---------
+    dy : torch.Tensor
+        Gradient of ``y``.
+    z, affine, absolute, eps, slope, floor, keep
+        See :func:`norm_forward`.
+    code : torch.Tensor
+        Of the shape of ``z``: which of the pooled was largest.
+    mean, std : torch.Tensor
+        From :func:`norm_forward`.
+    pool : int
+        How many were pooled.
+    lead, rows : int
+        Pooled rows of zeros before the gradient, and rows with those.
+
+    Returns
+    -------
+    d : torch.Tensor
+        ``[batch, rows * pool, padded channels]``; what lies behind the valid
+        rows is zero, too.
+    parts : torch.Tensor
+        For :func:`affine_gradient`.
+    """
+    batch, stored, cp = z.shape
+    time = affine.shape[1]
+    acc = arithmetic(z)[0]
+    total, dot = torch.empty_like(mean), torch.empty_like(mean)
+    # A convolution's gradient has rows of its own behind the last.
+    if dy.stride()[1:] != (cp, 1) or dy.stride(0) % cp:
+        dy = dy.contiguous()
+    common = {"T": time, "TZ": stored, "TY": dy.stride(0) // cp}
+    common |= {"CP": cp, "ACC": acc}
+    common |= {"ABS": absolute, "LOG": floor > 0, "MASKED": keep is not None}
+    kept = z if keep is None else keep
+    tiles = _tiles(time, 256, 8)
+    kernels().norm_sums[(batch * (cp // tiles["CB"]),)](
+        dy,
+        z,
+        affine[0],
+        affine[1],
+        kept,
+        mean,
+        std,
+        total,
+        dot,
+        eps,
+        slope,
+        floor,
+        **tiles,
+        **common,
+    )
+    d = z.new_empty(batch, rows * pool, cp)
+    block = 1024  # numbers of a program, which goes over some examples
+    columns = -(-rows * cp // block)
+    splits = max(1, min(batch, 16, 528 // columns))
+    examples = -(-batch // splits)
+    splits = -(-batch // examples)
+    parts = torch.empty(2, splits, time, cp, dtype=mean.dtype, device=z.device)
+    kernels().norm_backward[(columns, splits)](
+        dy,
+        z,
+        code,
+        affine[0],
+        affine[1],
+        kept,
+        mean,
+        std,
+        total,
+        dot,
+        d,
+        parts[0],
+        parts[1],
+        batch,
+        examples,
+        eps,
+        slope,
+        floor,
+        TD=rows,
+        LEAD=lead,
+        POOL=pool,
+        BLOCK=block,
+        num_warps=4,
+        **common,
+    )
+    return d, parts
+
+
+def _tiles(time, most, warps):
+    """Tile sizes and warps of what runs over all time of some channels."""
+    tb = min(most, power_of_2(time))
+    return {"TB": tb, "CB": 16, "num_warps": warps if tb > 128 else 4}

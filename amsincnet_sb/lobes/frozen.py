@@ -1,0 +1,256 @@
+"""Networks prepared for evaluation."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+
+from amsincnet_sb.kernels import cpu as fast_cpu
+from amsincnet_sb.lobes import windowed
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
+from amsincnet_sb.nnet.pooling import statistics
+
+__all__ = ["Folded", "FoldedTDNN", "fold_batchnorm", "for_evaluation"]
+
+
+def for_evaluation(net, dtype=torch.float32):
+    """The fastest way to embed many windows with a network as it is now.
+
+    Arguments
+    ---------
+    net : torch.nn.Module
+        Maps windows ``[windows, window]`` to ``[windows, 1, embedding_size]``.
+    dtype : torch.dtype
+        Of the matrix products. Windows that leave the range of float16 are
+        embedded in float32.
+
+    Returns
+    -------
+    callable
+        Does the same: of a network of this package its :class:`Folded` form,
+        which later changes of the network do not reach, else the network
+        itself.
+
+    Example
+    -------
+    >>> from amsincnet_sb.lobes.sincnet import SincNet
+    >>> embed = for_evaluation(SincNet(fc_neurons=[64, 32]).eval())
+    >>> embed(torch.randn(3, 3200)).shape
+    torch.Size([3, 1, 32])
+    """
+    if not getattr(net, "fast", False) or _kernels(net) is None:
+        return net
+    kind = FoldedTDNN if isinstance(net, SincTDNN) else Folded
+    folded = kind(net, dtype)
+    wide = kind(net) if dtype == torch.float16 else None
+
+    def embed(windows):
+        """One embedding a window."""
+        x = folded.embed_windows(windows)
+        if wide is not None and not x.isfinite().all():
+            x = wide.embed_windows(windows)
+        return x.unsqueeze(1)
+
+    return embed
+
+
+def _kernels(net):
+    """The frozen layers for a network's device, or None if there are none."""
+    at = net.sinc.low
+    if windowed.fast_cuda is not None and windowed.fast_cuda.supports(at):
+        from amsincnet_sb.kernels.cuda import frozen  # only where CUDA is
+
+        return frozen
+    return fast_cpu if at.device.type == "cpu" else None
+
+
+def fold_batchnorm(layer, norm):
+    """Put batch normalisation with fixed statistics into the layer before it.
+
+    Arguments
+    ---------
+    layer : torch.nn.Linear or torch.nn.Conv1d
+        Its bias may be missing.
+    norm : torch.nn.BatchNorm1d
+        Its running statistics are used, whatever its mode.
+
+    Returns
+    -------
+    weight : torch.Tensor
+        Of the layer's shape.
+    bias : torch.Tensor
+        ``[out]``.
+
+    Example
+    -------
+    >>> linear, norm = torch.nn.Linear(4, 2), torch.nn.BatchNorm1d(2).eval()
+    >>> x = torch.randn(3, 4)
+    >>> y = F.linear(x, *fold_batchnorm(linear, norm))
+    >>> torch.allclose(y, norm(linear(x)), atol=1e-6)
+    True
+    """
+    with torch.no_grad():
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = -norm.running_mean
+        if layer.bias is not None:
+            shift = layer.bias + shift
+        shape = [-1] + [1] * (layer.weight.dim() - 1)
+        return layer.weight * scale.view(shape), shift * scale + norm.bias
+
+
+class Folded:
+    """Embeddings of many windows, as the network in evaluation mode.
+
+    The sinc filters are computed once and batch normalisation disappears in
+    the linear layers, so a change of the network does not reach this object:
+    make a new one for each evaluation, which takes milliseconds.
+
+    Arguments
+    ---------
+    net : amsincnet_sb.lobes.sincnet.SincNet
+        On a CPU, or a GPU that the fast kernels support.
+    dtype : torch.dtype
+        Of the matrix products; on a CPU everything between them is still
+        float32.
+
+    Example
+    -------
+    >>> from amsincnet_sb.lobes.sincnet import SincNet
+    >>> net = SincNet(fc_neurons=[64, 32]).eval()
+    >>> windows = torch.randn(3, 3200)
+    >>> with torch.no_grad():
+    ...     expected = net.embed_windows(windows)
+    >>> torch.allclose(Folded(net).embed_windows(windows), expected, atol=1e-4)
+    True
+    """
+
+    # On a CPU. The linear layers' weights fill a cache: many windows must
+    # share a pass over them, where the convolutions want few at a time.
+    group = 512
+
+    def __init__(self, net, dtype=torch.float32):
+        kernels = _kernels(net)
+        self.slope = net.negative_slope
+        self.linear_embedding = net.linear_embedding
+        self.flat_norm = copy.deepcopy(net.flat_norm)
+        self.cnn = kernels.frozen_cnn(
+            (net.input_norm.weight, net.input_norm.bias),
+            net.sinc.filters(),
+            [(conv.weight, conv.bias) for conv in net.convs],
+            [(norm.weight, norm.bias) for norm in net.cnn_norms],
+            net.cnn_pools,
+            net.input_norm.eps,
+            net.negative_slope,
+            dtype,
+        )
+        self._freeze_linears(net, kernels, dtype)
+
+    def _freeze_linears(self, net, kernels, dtype):
+        self.linears = [
+            kernels.frozen_linear(*fold_batchnorm(layer, norm), dtype)
+            for layer, norm in zip(net.linears, net.fc_norms)
+        ]
+
+    @torch.no_grad()
+    def embed_windows(self, windows):
+        """One embedding a window.
+
+        Arguments
+        ---------
+        windows : torch.Tensor
+            ``[windows, window]``, float32; a strided view will do.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[windows, embedding_size]``, float32.
+        """
+        with torch.autocast(windows.device.type, enabled=False):
+            return self._embed(windows)
+
+    def _groups(self, windows):
+        return [windows] if windows.is_cuda else windows.split(self.group)
+
+    def _embed(self, windows):
+        return torch.cat([self._whole(x) for x in self._groups(windows)])
+
+    def _whole(self, x):
+        x = self.cnn(x).transpose(1, 2).flatten(1)
+        return self._connect(self.flat_norm(x))
+
+    def _connect(self, x):
+        last = len(self.linears) - 1
+        for layer, linear in enumerate(self.linears):
+            x = linear(x).to(x.dtype)
+            if layer < last or not self.linear_embedding:
+                x = F.leaky_relu_(x, self.slope)
+        return x
+
+
+class FoldedTDNN(Folded):
+    """:class:`Folded` for a SincTDNN.
+
+    Arguments
+    ---------
+    net : amsincnet_sb.lobes.sinc_tdnn.SincTDNN
+        See :class:`Folded`.
+    dtype : torch.dtype
+        Likewise.
+
+    Example
+    -------
+    >>> net = SincTDNN(tdnn_channels=[16] * 4, fc_neurons=[64, 32]).eval()
+    >>> windows = torch.randn(3, 3200)
+    >>> with torch.no_grad():
+    ...     expected = net.embed_windows(windows)
+    >>> y = FoldedTDNN(net).embed_windows(windows)
+    >>> torch.allclose(y, expected, atol=1e-4)
+    True
+    """
+
+    linear_embedding = True
+
+    # Of the maps between the convolutions; they are larger than SincNet's.
+    group = 64
+
+    def __init__(self, net, dtype=torch.float32):
+        kernels = _kernels(net)
+        self.slope = net.negative_slope
+        self.cnn = kernels.frozen_cnn(
+            None,
+            net.sinc.filters(),
+            [],
+            [(net.sinc_norm.weight, net.sinc_norm.bias)],
+            [net.sinc_pool],
+            net.input_norm.eps,
+            net.negative_slope,
+            dtype,
+            net.log_floor,
+        )
+        self.convs = [
+            kernels.frozen_conv(
+                *fold_batchnorm(conv, norm),
+                conv.stride[0],
+                net.negative_slope,
+                residual,
+                dtype,
+            )
+            for conv, norm, residual in zip(
+                net.convs, net.conv_norms, net.residual
+            )
+        ]
+        self.statistics = getattr(kernels, "statistics", statistics)
+        self.pool_norm = copy.deepcopy(net.pool_norm).eval()
+        self._freeze_linears(net, kernels, dtype)
+
+    def _embed(self, windows):
+        # Few at a time through the convolutions, all through the weights of
+        # the linear layers, for the caches' sake.
+        pooled = [self._pool(x) for x in self._groups(windows)]
+        return self._connect(self.pool_norm(torch.cat(pooled)))
+
+    def _pool(self, x):
+        x = self.cnn(x)
+        for conv in self.convs:
+            x = conv(x)
+        return self.statistics(x)

@@ -1,0 +1,1 @@
+"""Training: SpeechBrain's loop around one captured step."""
