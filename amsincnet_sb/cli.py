@@ -5,6 +5,7 @@ does not wait for what others need.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import sys
@@ -368,6 +369,21 @@ def _shared(add):
     """Options of every command that loads a model."""
     add.add_argument("--device", default="cpu", help="cpu, cuda, …")
     add.add_argument("--json", action="store_true", help="JSON on a terminal")
+
+
+def _recipe_module(name):
+    """A script of the repository's recipes, as a module."""
+    path = Path(__file__).absolute().parents[1] / "recipes" / name
+    if not path.is_file():
+        raise InputError(
+            f"{path} does not exist, because the recipes are not installed "
+            "with the package; run this command from a clone of the "
+            "repository, installed there with `pip install -e .`."
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _as_json(options):

@@ -5,8 +5,10 @@ import json
 import pytest
 import soundfile
 
+from amsincnet_sb import cli
 from amsincnet_sb.cli import main
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
+from amsincnet_sb.utils.errors import InputError
 
 
 @pytest.fixture
@@ -111,3 +113,12 @@ def test_demo_corpus(tmp_path, capsys):
     (tmp_path / "mine" / "thesis.txt").touch()
     sentence = refused(["demo-corpus", tmp_path / "mine"], capsys)
     assert "holds other files" in sentence
+
+
+def test_scripts_of_the_recipes(monkeypatch, tmp_path):
+    module = cli._recipe_module("TIMIT/timit_prepare.py")
+    assert callable(module.prepare_timit)
+    # As where pip installed the package alone.
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "package" / "cli.py"))
+    with pytest.raises(InputError, match="a clone of the repository"):
+        cli._recipe_module("TIMIT/timit_prepare.py")
