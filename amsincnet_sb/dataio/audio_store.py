@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from amsincnet_sb.dataio.over_files import over_files
+from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.nnet.windows import window_samples
 from amsincnet_sb.utils.errors import InputError
 
@@ -96,7 +96,7 @@ class ResidentAudio:
 
         items = list(
             tqdm(
-                over_files(load, range(len(dataset))),
+                prefetch(load, range(len(dataset)), group=16),
                 total=len(dataset),
                 desc="Loading audio",
                 unit="file",

@@ -23,7 +23,7 @@ from amsincnet_sb.dataio.manifest import (
     totals,
     write_manifest,
 )
-from amsincnet_sb.dataio.over_files import over_files
+from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
 WINDOW = 0.2  # seconds; training cannot draw a chunk from less
 USUAL_RATE = 16_000  # Hz
 BLOCK = 2**24  # samples held at once while a recording is checked
-THREADS = 4
 
 
 def prepare_own_corpus(
@@ -275,8 +274,8 @@ def check_recordings(listing):
     everything, left_out = hashlib.sha256(), list(listing.left_out)
     same, rates, channels = defaultdict(list), Counter(), Counter()
     checked = tqdm(
-        over_files(
-            partial(_check, listing.data_folder), listing.sentences, THREADS
+        prefetch(
+            partial(_check, listing.data_folder), listing.sentences, group=16
         ),
         total=len(listing.sentences),
         desc="recordings",

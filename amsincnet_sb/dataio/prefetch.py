@@ -1,9 +1,64 @@
-"""Reading while something else computes."""
+"""Reading files in threads while something else computes."""
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import count, islice
 
-__all__ = ["read_ahead"]
+__all__ = ["prefetch", "read_ahead"]
+
+
+def prefetch(function, items, threads=2, depth=8, group=1):
+    """Results of a function, in order, computed in threads ahead of time.
+
+    What has not begun when the generator is closed, or when an item raises,
+    is cancelled.
+
+    Arguments
+    ---------
+    function : callable
+        Gets an item.
+    items : iterable
+        Taken one by one, in the caller's thread, only as far as is needed.
+    threads : int
+        How many items are worked on at a time. More than two pay off where a
+        file is slow to open; nearby, they wait for Python's lock instead.
+    depth : int
+        How many groups are computed before they are asked for.
+    group : int
+        Items that a thread takes at once. 16 short files are read as fast as
+        without threads; one at a time, handing them over costs a third.
+
+    Yields
+    ------
+    object
+        What the function returns for each item; at last what it raises.
+
+    Example
+    -------
+    >>> list(prefetch(len, ["a", "bc"]))
+    [1, 2]
+    """
+    items = iter(items)
+    pool = ThreadPoolExecutor(threads, "prefetch")
+
+    def work(members):
+        return [function(item) for item in members]
+
+    def submitted():
+        """The groups, each handed to a thread."""
+        while members := list(islice(items, group)):
+            yield pool.submit(work, members)
+
+    futures = submitted()
+    try:
+        ahead = deque(islice(futures, depth))
+        while ahead:
+            results = ahead.popleft().result()
+            ahead.extend(islice(futures, 1))
+            yield from results
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_ahead(items, depth=8):
@@ -27,11 +82,12 @@ def read_ahead(items, depth=8):
     [0, 1, 2]
     """
     iterator, end = iter(items), object()
-    pool = ThreadPoolExecutor(1)
-    try:
-        ahead = deque(pool.submit(next, iterator, end) for _ in range(depth))
-        while (item := ahead.popleft().result()) is not end:
-            ahead.append(pool.submit(next, iterator, end))
+
+    def make(_):
+        return next(iterator, end)
+
+    with closing(prefetch(make, count(), 1, depth)) as made:
+        for item in made:
+            if item is end:
+                return
             yield item
-    finally:
-        pool.shutdown(cancel_futures=True)

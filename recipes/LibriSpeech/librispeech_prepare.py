@@ -29,7 +29,7 @@ from amsincnet_sb.dataio.corpus import (
 )
 from amsincnet_sb.dataio.listings import Listed, Listing
 from amsincnet_sb.dataio.manifest import corpus_files
-from amsincnet_sb.dataio.over_files import over_files
+from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 
 TRAIN_SECONDS = 12, 15  # of each speaker, all training sentences together
@@ -152,7 +152,8 @@ def list_speakers(data_folder):
         return path, info.frames, info.sample_rate
 
     speakers, left_out = defaultdict(list), []
-    for path, found in zip(paths.values(), over_files(measure, paths.values())):
+    measured = prefetch(measure, paths.values(), group=16)
+    for path, found in zip(paths.values(), measured):
         if isinstance(found, str):
             left_out.append((path, found))
         else:

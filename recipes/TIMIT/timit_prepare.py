@@ -33,7 +33,7 @@ from amsincnet_sb.dataio.manifest import (
     totals,
     write_manifest,
 )
-from amsincnet_sb.dataio.over_files import over_files
+from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError
 
 logger = get_logger(__name__)
@@ -204,7 +204,7 @@ def scan_timit(data_folder, all_speakers=False):
     sentences, left_out = list_sentences(data_folder, root, all_speakers)
     kept, notes = [], []
     checked = tqdm(
-        over_files(partial(check_sentence, data_folder), sentences),
+        prefetch(partial(check_sentence, data_folder), sentences, group=16),
         total=len(sentences),
         desc="TIMIT",
         disable=None,  # no bar unless someone watches

@@ -1,0 +1,64 @@
+"""Results in order, whoever computes them, and no more than needed."""
+
+import threading
+
+import pytest
+
+from amsincnet_sb.dataio.prefetch import prefetch, read_ahead
+
+WAYS = [{}, {"threads": 1}, {"threads": 4, "depth": 2}, {"group": 16}]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("count", [0, 1, 15, 100])
+def test_everything_once_and_in_order(way, count):
+    found = list(prefetch(lambda item: 2 * item, range(count), **way))
+    assert found == list(range(0, 2 * count, 2))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("bad", [0, 3, 50])
+def test_an_error_ends_it(way, bad):
+    def work(item):
+        if item == bad:
+            raise ValueError(item)
+        return item
+
+    results = []
+    with pytest.raises(ValueError, match=str(bad)):
+        results.extend(prefetch(work, range(100), **way))
+    group = way.get("group", 1)
+    assert results == list(range(bad // group * group))
+
+
+def test_threads_wait_together():
+    barrier = threading.Barrier(4, timeout=10)
+    list(prefetch(lambda _: barrier.wait(), range(8), threads=4))
+
+
+def test_no_more_is_taken_than_the_depth():
+    taken = []
+
+    def items():
+        for item in range(100):
+            taken.append(item)
+            yield item
+
+    ahead = prefetch(str, items(), depth=3, group=2)
+    assert next(ahead) == "0" and len(taken) <= 8
+    ahead.close()
+    assert len(taken) <= 8
+    assert not any("prefetch" in t.name for t in threading.enumerate())
+
+
+def test_an_iterator_is_read_ahead_by_one_thread():
+    def items():
+        yield threading.get_ident()
+        yield threading.get_ident()
+        raise ValueError("the end")
+
+    found = read_ahead(items())
+    first = next(found)
+    assert first == next(found) != threading.get_ident()
+    with pytest.raises(ValueError, match="the end"):
+        next(found)
