@@ -1,37 +1,26 @@
-"""What users of the released AM-SincNet code have on their disks.
+"""Models of the released AM-SincNet code, ``model_raw_*.pkl``.
 
-Models (``model_raw_*.pkl``), dictionaries of labels (``TIMIT_labels.npy``)
-and lists of sentences (``*.scp``). The first two are pickles, which run
-whatever they like when read in the ordinary way; nothing in them runs here.
+They are pickles, which run whatever they like when read in the ordinary way;
+nothing in them runs here. Lists and labels are read by ``dataio.scp``.
 """
 
-import contextlib
 import logging
 import math
 import os
 import re
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from amsincnet_sb.dataio.audio import audio_info
-from amsincnet_sb.dataio.labels import read_labels
-from amsincnet_sb.dataio.manifest import Utterance
+from amsincnet_sb.dataio.scp import read_labels, speaker_table
 from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = [
-    "corpus_from_scp",
-    "import_released",
-    "load_released",
-    "read_labels",
-    "read_scp",
-    "speaker_table",
-]
+__all__ = ["import_released", "load_released"]
 
 logger = logging.getLogger(__name__)
 
@@ -397,173 +386,6 @@ def _check_weights(weights, models, tables):
             )
 
 
-def speaker_table(labels):
-    """Name the classes of a released dictionary of labels.
-
-    A class is called after the folder of its files, as TIMIT's speakers are,
-    if that tells all classes apart, and otherwise by its number, with zeros
-    in front so that names sort like numbers.
-
-    Arguments
-    ---------
-    labels : dict
-        From :func:`read_labels`.
-
-    Returns
-    -------
-    dict
-        Class index -> name, in the order of the indices.
-
-    Raises
-    ------
-    InputError
-        There is no label, or a negative one.
-
-    Example
-    -------
-    >>> speaker_table({"dr1/fcjf0/si1.wav": 0, "dr1/fdaw0/si2.wav": 1})
-    {0: 'fcjf0', 1: 'fdaw0'}
-    >>> speaker_table({"wav/0001.wav": 0, "wav/0002.wav": 1})
-    {0: '0', 1: '1'}
-    """
-    if min(labels.values(), default=-1) < 0:
-        raise InputError(
-            "The labels are empty or hold a negative number, but classes are "
-            "numbered from 0."
-        )
-    folders = {(n, PurePosixPath(wav).parent.name) for wav, n in labels.items()}
-    classes = sorted({n for n, _ in folders})
-    names = {name for _, name in folders}
-    if len(folders) == len(classes) == len(names) and "" not in names:
-        return dict(sorted(folders))
-    return {n: f"{n:0{len(str(classes[-1]))}d}" for n in classes}
-
-
-def read_scp(path):
-    """Read a list of sentences as the released code has them.
-
-    Arguments
-    ---------
-    path : str or Path
-        Text with one wav path a line. Blank lines and lines that start with
-        ``#`` are passed over.
-
-    Returns
-    -------
-    list of str
-        The paths as they stand there.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, is not UTF-8 text, or names nothing.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "TIMIT_test.scp"
-    >>> _ = path.write_text("test/dr1/faks0/si1573.wav")
-    >>> read_scp(path)
-    ['test/dr1/faks0/si1573.wav']
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(
-            f"{path}: it cannot be read ({error.strerror})."
-        ) from error
-    except UnicodeError as error:
-        raise InputError(
-            f"{path}: it is not text in UTF-8 ({error.reason}); give a list "
-            "with one wav path a line."
-        ) from error
-    wavs = [line.strip() for line in lines]
-    wavs = [wav for wav in wavs if wav and not wav.startswith("#")]
-    if not wavs:
-        raise InputError(f"{path}: it names no file.")
-    return wavs
-
-
-def corpus_from_scp(data_root, train_scp, test_scp, labels):
-    """A corpus as users of the released code describe theirs.
-
-    Their files are cut to the speech already, so sentences are whole files.
-    Names are found on the disk and among the labels in any case, because
-    the released lists are in lower case and TIMIT's files often are not.
-
-    Arguments
-    ---------
-    data_root : str or Path
-        Folder that the lists are relative to.
-    train_scp, test_scp : str or Path
-        See :func:`read_scp`.
-    labels : dict
-        From :func:`read_labels`; speakers are named by
-        :func:`speaker_table`.
-
-    Returns
-    -------
-    train, test : list of Utterance, list of Utterance
-        In the order of the lists.
-
-    Raises
-    ------
-    InputError
-        A sentence has no label, no file, an unusable file, or is listed
-        twice; or a speaker of the test list is not in the training list.
-    """
-    root, names = Path(data_root), speaker_table(labels)
-    listings, listed, splits = {}, {}, []
-    for scp in (train_scp, test_scp):
-        splits.append([])
-        for line in read_scp(scp):
-            label = labels.get(line, labels.get(line.lower()))
-            if label is None:
-                raise InputError(
-                    f"{scp}: {line} is not in the dictionary of labels."
-                )
-            if line in listed:
-                raise InputError(
-                    f"{scp}: {line} is listed already in {listed[line]}."
-                )
-            listed[line] = scp
-            wav = _on_disk(root, line, listings)
-            info = audio_info(root / wav)
-            try:
-                utterance = Utterance(
-                    id=re.sub(r"[/\\]+", "-", os.path.splitext(wav)[0]),
-                    duration=info.frames / info.sample_rate,
-                    wav=wav,
-                    start=0,
-                    stop=info.frames,
-                    spk_id=names[label],
-                )
-            except InputError as error:
-                raise InputError(f"{scp}: {line}: {error}") from None
-            splits[-1].append(utterance)
-    train, test = splits
-    strangers = {u.spk_id for u in test} - {u.spk_id for u in train}
-    if strangers:
-        raise InputError(
-            f"{test_scp}: speaker {min(strangers)} has no sentence in "
-            f"{train_scp}, so nothing could be learned about them."
-        )
-    return train, test
-
-
-def _on_disk(root, wav, listings):
-    """A path relative to `root`, spelt as it is on the disk."""
-    if os.path.exists(root / wav):
-        return wav
-    found = []
-    for part in PurePosixPath(wav).parts:
-        folder = root.joinpath(*found)
-        if folder not in listings:
-            with contextlib.suppress(OSError):
-                listings[folder] = {n.lower(): n for n in os.listdir(folder)}
-        found.append(listings.get(folder, {}).get(part.lower(), part))
-    return "/".join(found)
-
-
 def import_released(path, output_folder, labels=None, **architecture):
     """Turn a released model into a results folder.
 
@@ -576,8 +398,8 @@ def import_released(path, output_folder, labels=None, **architecture):
         accepts, and SpeechBrain's ``EncoderClassifier`` too.
     labels : str or Path, optional
         The dictionary of labels (``TIMIT_labels.npy``) it was trained with.
-        Speakers are named by :func:`speaker_table`; those it does not name,
-        and all without it, by their numbers.
+        Speakers are named by ``dataio.scp.speaker_table``; those it does not
+        name, and all without it, by their indices.
     **architecture
         See :func:`load_released`.
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import soundfile
 
-from amsincnet_sb.dataio.labels import read_labels
 from amsincnet_sb.dataio.manifest import corpus_files
+from amsincnet_sb.dataio.scp import corpus_from_scp, read_labels
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["Listed", "Listing", "list_corpus"]
@@ -297,9 +297,6 @@ def _kaldi_lines(path):
 
 def _released_lists(train_scp, test_scp, labels, data_folder):
     """Lists and labels as the released code has them."""
-    # Imported on demand: models and SpeechBrain come with it.
-    from amsincnet_sb.original import corpus_from_scp
-
     root = os.path.abspath(data_folder or train_scp.parent)
     train, test = corpus_from_scp(
         root, train_scp, test_scp, read_labels(labels)

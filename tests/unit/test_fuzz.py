@@ -23,7 +23,6 @@ from hypothesis import (
 from timit_prepare import parse_wrd
 
 from amsincnet_sb.dataio.audio import audio_info, read_audio
-from amsincnet_sb.dataio.labels import read_labels
 from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.manifest import (
     Provenance,
@@ -31,6 +30,7 @@ from amsincnet_sb.dataio.manifest import (
     read_manifest,
     write_manifest,
 )
+from amsincnet_sb.dataio.scp import read_labels
 from amsincnet_sb.inference.evaluation import read_trials
 from amsincnet_sb.original import load_released, read_scp
 from amsincnet_sb.training.hparams import plain_options, resolve_overlay
