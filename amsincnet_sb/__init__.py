@@ -26,7 +26,7 @@ _PUBLIC = {
     "SincTDNN": "amsincnet_sb.lobes.sinc_tdnn",
     "CosineClassifier": "amsincnet_sb.lobes.classifiers",
     "AMSoftmax": "amsincnet_sb.nnet.losses",
-    "MarginWarmup": "amsincnet_sb.nnet.warmup",
+    "MarginWarmup": "amsincnet_sb.nnet.losses",
     "SpeakerIdentifier": "amsincnet_sb.inference.identifier",
     "register": "amsincnet_sb.lobes.registration",
 }

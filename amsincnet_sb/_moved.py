@@ -14,7 +14,6 @@ __all__ = ["install"]
 MOVED = {
     "core": "amsincnet_sb.training.brain",
     "nnet.augment": "amsincnet_sb.nnet.augmentation",
-    "nnet.optimizers": "torch.optim",
     "nnet.warmup": "amsincnet_sb.nnet.losses",
     "utils.checkpoints": "amsincnet_sb.training.checkpoints",
 }

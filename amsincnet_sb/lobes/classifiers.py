@@ -1,4 +1,4 @@
-"""From embeddings to scores of the speakers seen in training."""
+"""Classifiers: from speaker embeddings to scores of the training speakers."""
 
 import math
 
@@ -10,19 +10,10 @@ __all__ = ["CosineClassifier", "SoftmaxClassifier", "init_linear_"]
 
 
 def init_linear_(linear):
-    """Initialise as the released networks do.
+    """Initialise a ``torch.nn.Linear`` as the released networks do.
 
-    Weights uniform within ``±sqrt(0.01 / (in + out))``, biases zero.
-
-    Arguments
-    ---------
-    linear : torch.nn.Linear
-        Changed in place.
-
-    Returns
-    -------
-    torch.nn.Linear
-        The same.
+    Weights are uniform within ``±sqrt(0.01 / (in + out))``, biases zero. It
+    returns the layer, changed in place.
     """
     bound = math.sqrt(0.01 / (linear.in_features + linear.out_features))
     nn.init.uniform_(linear.weight, -bound, bound)
@@ -31,10 +22,11 @@ def init_linear_(linear):
 
 
 class CosineClassifier(nn.Module):
-    """Cosine of an embedding with one weight vector a speaker.
+    """Cosines of an embedding with one weight vector per speaker.
 
-    To be trained with :class:`amsincnet_sb.nnet.losses.AMSoftmax`. Computed
-    in float32 under autocast, because the loss multiplies it by 30.
+    To be trained with :class:`amsincnet_sb.nnet.losses.AMSoftmax`.
+    SpeechBrain's ``ECAPA_TDNN.Classifier`` rounds its cosines under autocast;
+    these stay float32, because the loss scales them by 30.
 
     Arguments
     ---------
@@ -57,18 +49,7 @@ class CosineClassifier(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, x):
-        """Score embeddings.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            ``[batch, 1, input_size]``.
-
-        Returns
-        -------
-        torch.Tensor
-            Cosines, ``[batch, 1, out_neurons]``.
-        """
+        """``[batch, 1, input_size]`` to cosines ``[batch, 1, out_neurons]``."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.weight.dtype)
             return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight))
@@ -96,16 +77,5 @@ class SoftmaxClassifier(nn.Module):
         self.linear = init_linear_(nn.Linear(input_size, out_neurons))
 
     def forward(self, x):
-        """Score embeddings.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            ``[batch, 1, input_size]``.
-
-        Returns
-        -------
-        torch.Tensor
-            Log-probabilities, ``[batch, 1, out_neurons]``.
-        """
+        """``[batch, 1, input_size]`` to log-probabilities per speaker."""
         return self.linear(x).log_softmax(dim=-1)

@@ -1,9 +1,8 @@
-"""Learnable features in the place of a filterbank.
+"""Learnable features in place of a filterbank.
 
-The layer of M. Ravanelli and Y. Bengio, "Speaker recognition from raw waveform
-with SincNet", SLT 2018, https://arxiv.org/abs/1808.00158, brought to the frame
-rate and the scale of log filterbank energies, so that any model that takes
-these takes it too.
+The sinc layer of M. Ravanelli and Y. Bengio, "Speaker recognition from raw
+waveform with SincNet", SLT 2018, https://arxiv.org/abs/1808.00158, at the frame
+rate and on the scale of log filterbank energies.
 """
 
 import torch
@@ -18,44 +17,43 @@ __all__ = ["SincFeatures"]
 class SincFeatures(nn.Module):
     """Log energies in learnable frequency bands, a frame every 10 ms.
 
-    It takes the place of :class:`speechbrain.lobes.features.Fbank` in front
-    of any network: waveforms in, ``[batch, frames, channels]`` in dB out.
-    A frame is the logarithm of a band's power, averaged over a window. The
-    power is that of the filter's output and of its Hilbert transform together
-    (the squared envelope), which changes as slowly as the band is narrow:
-    that is why it can be sampled every ``stride``, where a rectified output
-    would beat with the sampling. The filters are learned, so that the module
-    must stand among ``modules`` and among the checkpointer's recoverables;
-    left out of the latter, what it learned is lost without a word.
+    It replaces SpeechBrain's ``Fbank``, whose triangular filters act on a
+    spectrogram, by band-pass filters on the waveform. A frame is the logarithm
+    of a band's power, averaged over ``win_length``. The power is that of the
+    filter's output and of its Hilbert transform together (the squared
+    envelope), which changes as slowly as the band is narrow: hence it can be
+    sampled every ``stride``, where a rectified output would alias.
 
-    Everything is computed in float32, also under autocast: a waveform rounded
-    to bfloat16 has noise at -50 dB, above what weak bands hold.
+    List the module among ``modules`` and among the checkpointer's
+    recoverables; without the latter the learned filters are lost silently.
+    It computes in float32 also under autocast: a waveform rounded to bfloat16
+    has noise at -50 dB, above the power of weak bands.
 
     Arguments
     ---------
     out_channels : int
         Number of filters.
     kernel_size : int
-        Taps of a filter, odd; 251 are 16 ms at 16 kHz, and a narrow band
-        needs that long at other rates too.
+        Taps of a filter, odd; 251 are 16 ms at 16 kHz. Keep the duration at
+        other sample rates.
     sample_rate : int
         In Hz.
     stride : int
-        Samples between the filter outputs that are averaged. More is faster;
-        ``sample_rate / stride`` must stay well above the widths of the bands,
-        which start at up to 400 Hz.
+        Samples between the filter outputs that are averaged. A larger one is
+        faster; ``sample_rate / stride`` must stay well above the widths of the
+        bands, up to 400 Hz at the start.
     win_length : float
-        Window of the average, in ms, rounded to whole strides.
+        Duration that is averaged, in ms, rounded to whole strides.
     hop_length : float
         Between frames, in ms; a whole number of strides.
     min_low_hz, min_band_hz : float
         See :class:`amsincnet_sb.nnet.sinc.SincConv`.
     param_change_factor : float
-        How far a step of the optimizer moves the cut-offs, relative to
-        :class:`amsincnet_sb.nnet.sinc.SincConv`, where a step of Adam with
-        lr 0.001 is about 16 Hz. Small values make them more stable.
+        As in ``Fbank``: how far a step of the optimizer moves the cut-offs,
+        relative to :class:`amsincnet_sb.nnet.sinc.SincConv`, where a step of
+        Adam with a learning rate of 0.001 is about 16 Hz.
     requires_grad : bool
-        Whether the filters are learned at all.
+        Whether the filters are learned.
     amin : float
         Power added before the logarithm; 1e-10 is -100 dB of full scale.
 
@@ -122,36 +120,19 @@ class SincFeatures(nn.Module):
             parameter.requires_grad_(requires_grad)
 
     def n_frames(self, time):
-        """Frames of a waveform.
-
-        Rounded up, as SpeechBrain rounds a relative length times the number
-        of frames: of a batch whose time is a whole number of hops, the
-        modules behind this one see the frames of each utterance and no more.
-
-        Arguments
-        ---------
-        time : int
-            Samples.
-
-        Returns
-        -------
-        int
-
-        Example
-        -------
-        >>> SincFeatures().n_frames(48000)
-        300
-        """
+        """Frames of ``time`` samples."""
+        # Rounded up, as SpeechBrain rounds a relative length times the number
+        # of frames.
         return (time + self.hop - 1) // self.hop
 
     def filters(self):
-        """The impulse responses, with a gain of about one in their band.
+        """Impulse responses ``[2 * out_channels, kernel_size]``.
 
         Returns
         -------
         torch.Tensor
-            ``[2 * out_channels, kernel_size]``: all band-pass filters, then
-            their Hilbert transforms.
+            All band-pass filters, with a gain of about one in their band,
+            then their Hilbert transforms.
         """
         low, high = self.sinc.cutoffs()
         filters = self.sinc.filters() * (2 * (high - low))[:, None]
@@ -160,16 +141,13 @@ class SincFeatures(nn.Module):
     def forward(self, wavs, lens=None):
         """Waveforms to features.
 
-        What is behind ``lens`` is not looked at: padding of any content
-        gives the same frames as silence.
-
         Arguments
         ---------
         wavs : torch.Tensor
             ``[batch, time]`` or ``[batch, time, 1]``.
         lens : torch.Tensor, optional
-            ``[batch]``, valid part of each as a fraction of ``time``.
-            Without it padding must be silence, as in SpeechBrain's batches.
+            ``[batch]``, valid part of each as a fraction of ``time``; the
+            rest counts as silence, whatever it holds.
 
         Returns
         -------
@@ -200,10 +178,6 @@ class SincFeatures(nn.Module):
             )
             return 10 * torch.log10(power + self.amin).transpose(1, 2)
 
-    def extra_repr(self):
-        """What ``print(module)`` shows."""
-        return f"win={self.win}, hop={self.hop}"
-
 
 def _hilbert_matrix(size):
     """Hilbert transform of row vectors, ``[size, size]``."""
@@ -215,7 +189,7 @@ def _hilbert_matrix(size):
 
 
 class _AnchoredSincConv(SincConv):
-    """Cut-offs that move only a part of the way their parameters do."""
+    """Cut-offs that move a part of the way that their parameters move."""
 
     def __init__(self, factor, **kwargs):
         super().__init__(**kwargs)
@@ -226,7 +200,7 @@ class _AnchoredSincConv(SincConv):
             )
 
     def cutoffs(self):
-        """Effective cut-offs, see SincConv."""
+        """Effective cut-offs; see SincConv."""
         low = torch.lerp(self.low_start, self.low, self.factor)
         band = torch.lerp(self.band_start, self.band, self.factor)
         low = low.abs() + self.min_low_hz / self.sample_rate

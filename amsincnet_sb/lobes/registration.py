@@ -1,4 +1,4 @@
-"""Our layers under SpeechBrain's own names."""
+"""Our layers and losses under SpeechBrain's own names."""
 
 import importlib
 import sys
@@ -6,8 +6,8 @@ import types
 
 __all__ = ["register"]
 
-# SpeechBrain module -> where each name in it comes from
-REGISTERED = {
+# SpeechBrain's module: {name in it: our module}
+_REGISTERED = {
     "speechbrain.lobes.models.AMSincNet": {
         "SincNet": "amsincnet_sb.lobes.sincnet",
         "SincTDNN": "amsincnet_sb.lobes.sinc_tdnn",
@@ -20,7 +20,7 @@ REGISTERED = {
     "speechbrain.nnet.losses": {
         "AMSoftmax": "amsincnet_sb.nnet.losses",
         "ReleasedAMSoftmax": "amsincnet_sb.nnet.losses",
-        "MarginWarmup": "amsincnet_sb.nnet.warmup",
+        "MarginWarmup": "amsincnet_sb.nnet.losses",
     },
 }
 
@@ -30,15 +30,14 @@ def register():
 
     Afterwards ``!new:speechbrain.lobes.models.AMSincNet.SincNet`` and
     ``!new:speechbrain.nnet.losses.AMSoftmax`` work in any hyperparameter
-    file; first line of the file: ``__register: !apply:amsincnet_sb.register``.
-    Calling it again changes nothing. The objects keep their own module names,
-    so pickling and checkpoints do not depend on it.
+    file that starts with ``__register: !apply:amsincnet_sb.register``. Calling
+    it again changes nothing. The classes keep their own module names, so
+    pickles and checkpoints do not depend on it.
 
     Raises
     ------
     RuntimeError
-        If SpeechBrain has something else under one of the names; nothing of
-        SpeechBrain's is ever replaced.
+        If SpeechBrain has another object of that name; it is not replaced.
 
     Example
     -------
@@ -47,7 +46,7 @@ def register():
     >>> pydoc.locate("speechbrain.lobes.models.AMSincNet.SincNet").__module__
     'amsincnet_sb.lobes.sincnet'
     """
-    for target, names in REGISTERED.items():
+    for target, names in _REGISTERED.items():
         module = _module(target)
         for name, source in names.items():
             ours = getattr(importlib.import_module(source), name)
@@ -60,11 +59,11 @@ def register():
 
 
 def _module(name):
-    """The module of that name, made if SpeechBrain has none."""
+    """Import a module of SpeechBrain, or make it if there is none."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:  # it is there, but something it needs is not
+        if error.name != name:  # it exists; one of its imports is missing
             raise
         parent, _, leaf = name.rpartition(".")
         module = types.ModuleType(name, "Registered by amsincnet_sb.")

@@ -1,9 +1,12 @@
-"""Augmentation on the device, as part of a recorded training step.
+"""Augmentation on the device, within a captured training step.
 
-SpeechBrain's augmenters choose on the host what to do to a batch; these
-choose for each example, on the device, from torch's generator alone, so that
-a step stays a function of its number and waits for nothing.
+SpeechBrain's augmenters choose on the host what to do to a batch. These draw
+for each example, on the device, from torch's generator alone, so that a step
+can be captured and depends on its seed only. None changes anything in
+evaluation.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +16,11 @@ __all__ = ["BandMask", "RandomEqualizer", "RandomMixture"]
 
 
 class RandomEqualizer(nn.Module):
-    """Another frequency response for every example.
+    """Random smooth frequency response for each example.
 
-    A smooth gain over frequency: normally distributed in dB at equally spaced
-    points from 0 to half the sample rate, linear between them; what another
-    microphone, room or distance does to a spectrum. Evaluation changes
-    nothing.
+    Imitates another microphone, room or distance: a gain that is normally
+    distributed in dB at equally spaced points from 0 to half the sample rate,
+    and linear between them.
 
     Arguments
     ---------
@@ -46,18 +48,7 @@ class RandomEqualizer(nn.Module):
         self.points = points
 
     def forward(self, wavs):
-        """Filter waveforms.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            ``[batch, time]``.
-
-        Returns
-        -------
-        torch.Tensor
-            The same shape.
-        """
+        """Filter waveforms ``[batch, time]``."""
         if not self.training or self.std_db == 0:
             return wavs
         spectrum = torch.fft.rfft(wavs)
@@ -67,24 +58,20 @@ class RandomEqualizer(nn.Module):
         gain = F.interpolate(
             gain, spectrum.shape[1], mode="linear", align_corners=True
         )
-        gain = torch.exp(gain.squeeze(1) * (2.302585092994046 / 20))
+        gain = torch.exp(gain.squeeze(1) * (math.log(10) / 20))
         return torch.fft.irfft(spectrum * gain, wavs.shape[1])
-
-    def extra_repr(self):
-        """What ``print(module)`` shows."""
-        return f"std_db={self.std_db}, points={self.points}"
 
 
 class RandomMixture(nn.Module):
     """Another speaker of the batch in the background.
 
-    Some examples get the next example of the batch added, at a random
-    signal-to-noise ratio; the label stays. Evaluation changes nothing.
+    Some examples get the previous example of the batch added, at a random
+    signal-to-noise ratio; their labels stay.
 
     Arguments
     ---------
     probability : float
-        Of an example to be mixed.
+        That an example is mixed.
     snr_low, snr_high : float
         Range of the signal-to-noise ratio, in dB.
 
@@ -107,18 +94,7 @@ class RandomMixture(nn.Module):
         self.snr_high = snr_high
 
     def forward(self, wavs):
-        """Mix waveforms.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            ``[batch, time]``.
-
-        Returns
-        -------
-        torch.Tensor
-            The same shape.
-        """
+        """Mix waveforms ``[batch, time]``."""
         if not self.training or self.probability == 0:
             return wavs
         others = wavs.roll(1, 0)
@@ -132,24 +108,17 @@ class RandomMixture(nn.Module):
         gain = torch.where(draw[1] < self.probability, gain, 0.0)
         return wavs + gain * others
 
-    def extra_repr(self):
-        """What ``print(module)`` shows."""
-        return (
-            f"probability={self.probability}, "
-            f"snr={self.snr_low:g}..{self.snr_high:g} dB"
-        )
-
 
 class BandMask(nn.Module):
-    """Silences some neighbouring channels of every example.
+    """Frequency masking: sets some neighbouring channels of each example to 0.
 
-    The frequency masking of D. Park et al., "SpecAugment", Interspeech 2019,
-    https://arxiv.org/abs/1904.08779. Evaluation changes nothing.
+    D. Park et al., "SpecAugment", Interspeech 2019,
+    https://arxiv.org/abs/1904.08779.
 
     Arguments
     ---------
     max_width : int
-        Channels masked: from 0 to this many, uniformly.
+        Up to so many channels are masked, from 0, uniformly distributed.
 
     Example
     -------
@@ -167,37 +136,17 @@ class BandMask(nn.Module):
         self.max_width = max_width
 
     def forward(self, x):
-        """Mask maps.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            ``[batch, time, channels]``.
-
-        Returns
-        -------
-        torch.Tensor
-            The same shape.
-        """
+        """Mask feature maps ``[batch, time, channels]``."""
         keep = self.draw(len(x), x.shape[2], x.device)
         return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)
 
     def draw(self, batch, channels, device):
-        """Which channels stay, for a layer that does the rest itself.
-
-        Arguments
-        ---------
-        batch : int
-            Examples.
-        channels : int
-            Of each.
-        device : torch.device
-            Where to draw.
+        """Channels to keep, for a layer that masks by itself.
 
         Returns
         -------
         torch.Tensor or None
-            ``[batch, channels]``, bool; None if all do.
+            ``[batch, channels]``, bool; None if all are kept.
         """
         if not self.training or self.max_width == 0:
             return None
@@ -206,7 +155,3 @@ class BandMask(nn.Module):
         first = (draw[1] * (channels - width + 1)).floor()
         at = torch.arange(channels, device=device)
         return (at < first) | (at >= first + width)
-
-    def extra_repr(self):
-        """What ``print(module)`` shows."""
-        return f"max_width={self.max_width}"

@@ -1,7 +1,8 @@
-"""Softmax losses with an additive margin.
+"""Softmax losses with an additive margin, constant or rising.
 
 :class:`AMSoftmax` is the published equation; :class:`ReleasedAMSoftmax` is
-what the code released with AM-SincNet computes, which is something else.
+the loss in the code released with AM-SincNet, another function;
+:class:`MarginWarmup` raises the margin of either.
 """
 
 import math
@@ -10,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["AMSoftmax", "ReleasedAMSoftmax"]
+from amsincnet_sb.nnet.schedules import LinearRamp
+
+__all__ = ["AMSoftmax", "MarginWarmup", "ReleasedAMSoftmax"]
 
 
 class AMSoftmax(nn.Module):
@@ -26,18 +29,17 @@ class AMSoftmax(nn.Module):
     F. Wang et al., "Additive margin softmax for face verification", 2018,
     https://arxiv.org/abs/1801.05599; H. Wang et al., "CosFace", 2018.
 
+    SpeechBrain's ``LogSoftmaxWrapper(AngularMargin(margin, scale))`` is the
+    same equation. There the margin is a Python float, which a captured
+    training step holds constant; here it is a scalar buffer, which
+    :meth:`set_margin` changes between replays.
+
     Arguments
     ---------
     margin : float
         ``m``, in cosine, from 0 to 1; 0 is a softmax over scaled cosines.
     scale : float
         ``s``, positive.
-
-    Attributes
-    ----------
-    margin : torch.Tensor
-        A scalar buffer, so that a schedule can change it between steps of a
-        compiled or captured training step; see :meth:`set_margin`.
 
     Raises
     ------
@@ -77,44 +79,19 @@ class AMSoftmax(nn.Module):
             )
         self.margin.fill_(margin)
 
-    def logits(self, predictions, targets):
-        """Scaled scores, the target's lowered by the margin, in float32.
-
-        Arguments
-        ---------
-        predictions : torch.Tensor
-            ``[batch, 1, classes]`` or ``[batch, classes]``.
-        targets : torch.Tensor
-            ``[batch, 1]`` or ``[batch]``, int64.
-
-        Returns
-        -------
-        logits : torch.Tensor
-            ``[batch, classes]``, at least float32.
-        targets : torch.Tensor
-            ``[batch]``.
-        """
-        scores = predictions.flatten(0, -2)
-        if scores.dtype in (torch.float16, torch.bfloat16):
-            scores = scores.float()
-        targets = targets.flatten()
-        own = F.one_hot(targets, scores.shape[-1]).to(scores.dtype)
-        return self.scale * (scores - self.margin * own), targets
-
     def forward(self, predictions, targets, length=None):
-        """Mean loss of a batch.
+        """Mean loss of a batch, in float32 whatever the autocast.
 
         Arguments
         ---------
         predictions : torch.Tensor
             Cosines, ``[batch, 1, classes]`` or ``[batch, classes]``.
         targets : torch.Tensor
-            Class indices, ``[batch, 1]`` or ``[batch]``; or one-hot floats
-            ``[batch, classes]``, as SpeechBrain's ``LogSoftmaxWrapper``
-            passes them to get logits and finish the softmax itself.
+            Labels, ``[batch, 1]`` or ``[batch]``; or one-hot floats
+            ``[batch, classes]``, as ``LogSoftmaxWrapper`` passes them to its
+            ``loss_fn``, from which it wants logits.
         length : torch.Tensor, optional
-            Accepted because SpeechBrain passes it; there is one prediction
-            an example, so it changes nothing.
+            Not used: there is one prediction an example.
 
         Returns
         -------
@@ -122,12 +99,18 @@ class AMSoftmax(nn.Module):
             Scalar; for one-hot targets the logits, ``[batch, classes]``.
         """
         with torch.autocast(predictions.device.type, enabled=False):
+            cosines = _flat_float(predictions)
             if targets.is_floating_point():
-                return self.logits(predictions, targets.argmax(-1))[0]
-            return F.cross_entropy(*self.logits(predictions, targets))
+                return self._logits(cosines, targets.argmax(-1))
+            targets = targets.flatten()
+            return F.cross_entropy(self._logits(cosines, targets), targets)
+
+    def _logits(self, scores, targets):
+        own = F.one_hot(targets, scores.shape[-1]).to(scores.dtype)
+        return self.scale * (scores - self.margin * own)
 
     def extra_repr(self):
-        """What ``print(module)`` shows."""
+        """Text for ``print(module)``."""
         return f"margin={self.margin.item():g}, scale={self.scale:g}"
 
 
@@ -149,14 +132,8 @@ class ReleasedAMSoftmax(AMSoftmax):
     about ``s·m`` to the loss and next to nothing to its gradient. The loss of
     an example depends on the rest of the batch; a batch of one has no
     gradient. The published learning curves of AM-SincNet were made with it.
-    Computed here in the logarithm, where the original cancels.
-
-    Arguments
-    ---------
-    margin : float
-        ``m``, from 0 to 1.
-    scale : float
-        ``s``, positive.
+    Computed here in the logarithm, where the original cancels. Arguments are
+    those of :class:`AMSoftmax`.
 
     Example
     -------
@@ -177,9 +154,9 @@ class ReleasedAMSoftmax(AMSoftmax):
             Log-probabilities, ``[batch, 1, classes]`` or
             ``[batch, classes]``.
         targets : torch.Tensor
-            Class indices, ``[batch, 1]`` or ``[batch]``.
+            Labels, ``[batch, 1]`` or ``[batch]``.
         length : torch.Tensor, optional
-            Changes nothing; see :meth:`AMSoftmax.forward`.
+            Not used.
 
         Returns
         -------
@@ -192,12 +169,72 @@ class ReleasedAMSoftmax(AMSoftmax):
                 "the compute_cost itself, without LogSoftmaxWrapper."
             )
         with torch.autocast(predictions.device.type, enabled=False):
-            p = predictions.flatten(0, -2)
-            if p.dtype in (torch.float16, torch.bfloat16):
-                p = p.float()
+            p = _flat_float(predictions)
+            targets = targets.flatten()
             q = p / (p.norm(dim=0, keepdim=True) + self.eps)
-            logits, targets = self.logits(q, targets)
+            logits = self._logits(q, targets)
             total = logits.logsumexp(-1)
             floor = torch.full_like(total, math.log(self.eps))
             own = logits.gather(1, targets[:, None]).squeeze(1)
             return (torch.logaddexp(total, floor) - own).mean()
+
+
+class MarginWarmup(nn.Module):
+    """A loss whose margin rises from 0 over the first training batches.
+
+    For scripts that know nothing of margins: it counts the batches that it is
+    called with while gradients are computed, which validation does not do.
+    The count is its state; list it among the checkpointer's recoverables, so
+    that a resumed run goes on with its margin. A script that sets the margin
+    itself needs only :class:`amsincnet_sb.nnet.schedules.LinearRamp`.
+
+    Arguments
+    ---------
+    loss : torch.nn.Module
+        :class:`AMSoftmax`, or any with a ``margin`` and a ``set_margin``. Its
+        margin is the one to reach.
+    warmup_steps : int
+        Batches to reach it in.
+    start_step : int
+        Batches with no margin before that.
+
+    Example
+    -------
+    >>> compute_cost = MarginWarmup(AMSoftmax(margin=0.2), warmup_steps=100)
+    >>> cosines = torch.zeros(4, 1, 3, requires_grad=True)
+    >>> for step in range(51):
+    ...     loss = compute_cost(cosines, torch.tensor([[0], [1], [2], [0]]))
+    >>> round(compute_cost.loss.margin.item(), 2), compute_cost.steps
+    (0.1, 51)
+    """
+
+    def __init__(self, loss, warmup_steps, start_step=0):
+        super().__init__()
+        self.loss = loss
+        self.margin = LinearRamp(
+            float(loss.margin), ramp_steps=warmup_steps, start_step=start_step
+        )
+        self.steps = 0
+
+    def forward(self, predictions, targets, length=None):
+        """Loss with this batch's margin; see :meth:`AMSoftmax.forward`."""
+        self.loss.set_margin(self.margin(self.steps))
+        # A recipe does not switch a loss between training and evaluation.
+        if self.training and torch.is_grad_enabled():
+            self.steps += 1
+        return self.loss(predictions, targets, length)
+
+    def get_extra_state(self):
+        """State for ``state_dict``."""
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state):
+        """Continue from a ``state_dict``."""
+        self.steps = state["steps"]
+
+
+def _flat_float(scores):
+    """Scores ``[batch, classes]``, at least float32."""
+    scores = scores.flatten(0, -2)
+    half = scores.dtype in (torch.float16, torch.bfloat16)
+    return scores.float() if half else scores

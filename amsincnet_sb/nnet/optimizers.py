@@ -1,92 +1,63 @@
-"""An optimizer for networks whose weights do not fit in a cache."""
+"""Parameter groups of an optimizer: cut-offs, gains and biases apart."""
 
-import inspect
+# The yaml of results of version 0.1.0 names it here.
+from torch.optim import RMSprop  # noqa: F401
 
-import torch
+from amsincnet_sb.nnet.sinc import SincConv
 
-__all__ = ["RMSprop"]
-
-# Numbers of a parameter that are handled together: few enough for the cache,
-# enough to be worth a call.
-_PART = 2**18
-
-# Without what it does for the sake of `differentiable`, which cannot be
-# compiled.
-_step_of_torch = inspect.unwrap(torch.optim.RMSprop.step)
+__all__ = ["parameter_groups"]
 
 
-class RMSprop(torch.optim.RMSprop):
-    """:class:`torch.optim.RMSprop`, on a CPU part by part in the cache.
+def parameter_groups(modules, cutoff_lr_factor=1.0, decay_matrices_only=True):
+    """Parameter groups for any torch optimizer.
 
-    The same numbers bit for bit and the same ``state_dict``, without
-    temporaries of a weight's size, which cost a CPU more than the arithmetic.
-    With momentum, centred, or on another device it is torch's own.
+    The cut-offs of :class:`amsincnet_sb.nnet.sinc.SincConv`, of the order of
+    0.01, may need a learning rate of their own. Weight decay pulls towards
+    zero, which makes sense for a matrix or a kernel, not for a gain, a bias
+    or a frequency.
 
     Arguments
     ---------
-    *args, **kwargs
-        See :class:`torch.optim.RMSprop`.
+    modules : torch.nn.Module
+        Whose parameters.
+    cutoff_lr_factor : float
+        ``lr_factor`` of the cut-offs' group; 1 for the others. Whoever sets
+        the learning rate multiplies by it.
+    decay_matrices_only : bool
+        Whether gains, biases and cut-offs get ``weight_decay`` 0.
+
+    Returns
+    -------
+    list of dict
+        Groups of the matrices, of the gains and biases (with the matrices if
+        all decay) and of the cut-offs, each if there are any.
 
     Example
     -------
-    >>> weight = torch.ones(3, requires_grad=True)
-    >>> optimizer = RMSprop([weight], lr=0.1, alpha=0.95, eps=1e-8)
-    >>> weight.sum().backward()
-    >>> optimizer.step()
-    >>> weight.detach()
-    tensor([0.5528, 0.5528, 0.5528])
+    >>> import torch
+    >>> net = torch.nn.Sequential(SincConv(4, 5), torch.nn.Linear(3, 2))
+    >>> groups = parameter_groups(net, cutoff_lr_factor=0.1)
+    >>> [(len(group["params"]), group["lr_factor"]) for group in groups]
+    [(1, 1.0), (1, 1.0), (2, 0.1)]
     """
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        """Change the parameters.
-
-        Arguments
-        ---------
-        closure : callable, optional
-            Computes the loss again.
-
-        Returns
-        -------
-        torch.Tensor or None
-            What the closure returns.
-        """
-        if not all(map(_is_simple, self.param_groups)):
-            return _step_of_torch(self, closure)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, group)
-        return loss
-
-    def _update(self, weight, group):
-        state = self.state[weight]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["square_avg"] = torch.zeros_like(weight)
-        state["step"] += 1
-        alpha, decay = group["alpha"], group["weight_decay"]
-        tensors = weight, weight.grad, state["square_avg"]
-        if all(tensor.is_contiguous() for tensor in tensors):
-            tensors = [tensor.view(-1) for tensor in tensors]
-        for part, grad, average in zip(
-            *(each.split(_PART) for each in tensors)
-        ):
-            if decay:
-                grad = grad.add(part, alpha=decay)
-            average.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
-            root = average.sqrt().add_(group["eps"])
-            part.addcdiv_(grad, root, value=-group["lr"])
-
-
-def _is_simple(group):
-    """Whether a group is one for the loop over parts."""
-    special = ("momentum", "centered", "maximize", "differentiable")
-    return not any(group[name] for name in special) and all(
-        weight.device.type == "cpu" and weight.is_floating_point()
-        for weight in group["params"]
-    )
+    if isinstance(cutoff_lr_factor, dict):  # as version 0.1.0 was called
+        cutoff_lr_factor = cutoff_lr_factor["lr_factor"]
+    cutoffs = [
+        parameter
+        for module in modules.modules()
+        if isinstance(module, SincConv)
+        for parameter in module.parameters()
+    ]
+    ids = {id(parameter) for parameter in cutoffs}
+    matrices, vectors = [], []
+    for parameter in modules.parameters():
+        if id(parameter) not in ids:
+            decays = parameter.dim() > 1 or not decay_matrices_only
+            (matrices if decays else vectors).append(parameter)
+    undecayed = {"weight_decay": 0.0} if decay_matrices_only else {}
+    groups = [
+        {"params": matrices, "lr_factor": 1.0},
+        {"params": vectors, "lr_factor": 1.0, **undecayed},
+        {"params": cutoffs, "lr_factor": cutoff_lr_factor, **undecayed},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,21 +1,23 @@
-"""What parameters get: values over training, and groups of an optimizer.
+"""Learning rate and margin as functions of the step.
 
-Schedules are functions of the step alone. They hold no state, so there is nothing to save: a run that goes on from step
-``n`` gets the value of step ``n``.
+A schedule holds no state, so a resumed run needs none: step ``n`` has the
+value of step ``n``.
 """
 
 import math
 
-from amsincnet_sb.nnet.sinc import SincConv
+from amsincnet_sb.nnet.optimizers import parameter_groups  # noqa: F401
 
-__all__ = ["CosineSchedule", "LinearRamp", "parameter_groups"]
+__all__ = ["CosineSchedule", "LinearRamp"]
 
 
 class CosineSchedule:
     """Linear warm-up, then half a cosine down to the end.
 
     I. Loshchilov and F. Hutter, "SGDR", ICLR 2017,
-    https://arxiv.org/abs/1608.03983 (without restarts).
+    https://arxiv.org/abs/1608.03983 (without restarts). SpeechBrain's
+    ``CyclicCosineScheduler`` counts its own calls and gives all parameter
+    groups the same learning rate.
 
     Arguments
     ---------
@@ -42,17 +44,7 @@ class CosineSchedule:
         self.final = peak if final is None else final
 
     def __call__(self, step):
-        """Value of a step.
-
-        Arguments
-        ---------
-        step : int
-            Counted from 0.
-
-        Returns
-        -------
-        float
-        """
+        """Value at a step, counted from 0."""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
         rest = max(1, self.total_steps - self.warmup_steps)
@@ -64,8 +56,8 @@ class CosineSchedule:
 class LinearRamp:
     """From 0 to a final value in equal steps, then constant.
 
-    As a margin's warm-up: with the whole margin from the first step a large
-    one asks of random embeddings what they cannot give.
+    A margin's warm-up: early in training the embeddings are too random to
+    meet a large margin.
 
     Arguments
     ---------
@@ -89,63 +81,8 @@ class LinearRamp:
         self.start_step = start_step
 
     def __call__(self, step):
-        """Value of a step.
-
-        Arguments
-        ---------
-        step : int
-            Counted from 0.
-
-        Returns
-        -------
-        float
-        """
+        """Value at a step, counted from 0."""
         if step >= self.start_step + self.ramp_steps:
             return self.final
         ramped = max(0, step - self.start_step)
         return self.final * ramped / max(1, self.ramp_steps)
-
-
-def parameter_groups(module, cutoffs):
-    """Groups for an optimizer: matrices, what decays not, cut-offs.
-
-    Weight decay pulls to zero, which means nothing for a gain, a bias or a
-    frequency; and the cut-offs of sinc filters, in units of the sample rate,
-    are small numbers that want a rate of their own.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        Whose parameters.
-    cutoffs : dict
-        Further options of the cut-offs' group.
-
-    Returns
-    -------
-    list of dict
-        Three groups, for every torch optimizer that knows ``weight_decay``.
-
-    Example
-    -------
-    >>> import torch
-    >>> net = torch.nn.Sequential(SincConv(4, 5), torch.nn.Linear(3, 2))
-    >>> groups = parameter_groups(net, {"lr": 0.1})
-    >>> [len(group["params"]) for group in groups], groups[2]["lr"]
-    ([1, 1, 2], 0.1)
-    """
-    frequencies = {
-        id(parameter)
-        for part in module.modules()
-        if isinstance(part, SincConv)
-        for parameter in part.parameters()
-    }
-    rest = [p for p in module.parameters() if id(p) not in frequencies]
-    return [
-        {"params": [p for p in rest if p.dim() > 1]},
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-        {
-            "params": [p for p in module.parameters() if id(p) in frequencies],
-            "weight_decay": 0.0,
-            **cutoffs,
-        },
-    ]

@@ -1,23 +1,23 @@
-"""From a classifier's output to what may be added up over windows."""
+"""From a classifier's output to scores that may be summed over windows."""
 
 __all__ = ["log_posteriors"]
 
 
 def log_posteriors(predictions, scale=1.0):
-    """Log-posteriors of the speakers.
+    """Log-posteriors of the speakers, in float32.
 
     Arguments
     ---------
     predictions : torch.Tensor
-        ``[..., speakers]``: cosines, or log-probabilities, which stay as
-        they are at a scale of 1.
+        ``[..., speakers]``: cosines, or log-probabilities (with a scale of 1,
+        which leaves them unchanged).
     scale : float
         That of the loss the cosines were trained with.
 
     Returns
     -------
     torch.Tensor
-        The same shape, float32.
+        ``[..., speakers]``.
 
     Example
     -------

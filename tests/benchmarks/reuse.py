@@ -41,9 +41,11 @@ from amsincnet_sb.dataio.batches import RandomChunks  # noqa: E402
 from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
 from amsincnet_sb.inference.scoring import eer  # noqa: E402
 from amsincnet_sb.lobes.features import SincFeatures  # noqa: E402
-from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
+from amsincnet_sb.nnet.losses import (
+    AMSoftmax,  # noqa: E402
+    MarginWarmup,  # noqa: E402
+)
 from amsincnet_sb.nnet.schedules import CosineSchedule  # noqa: E402
-from amsincnet_sb.nnet.warmup import MarginWarmup  # noqa: E402
 from amsincnet_sb.training.captured_step import TrainingStep  # noqa: E402
 
 FEATURES = ("fbank", "sinc")

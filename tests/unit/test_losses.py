@@ -1,12 +1,15 @@
-"""Margin losses against their equations, and against SpeechBrain's own."""
+"""Margin losses against their equations and SpeechBrain's; the warm-up."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 from speechbrain.nnet.losses import AngularMargin, LogSoftmaxWrapper
+from speechbrain.utils.checkpoints import Checkpointer
 
-from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
+from amsincnet_sb.nnet.losses import AMSoftmax, MarginWarmup, ReleasedAMSoftmax
 
 BOTH = pytest.mark.parametrize("kind", [AMSoftmax, ReleasedAMSoftmax])
 
@@ -30,16 +33,6 @@ def test_am_softmax_is_its_equation(margin, scale):
     loss = AMSoftmax(margin, scale)(x, labels)
     assert loss.dtype == torch.float64
     assert loss.item() == pytest.approx(total / len(x), rel=1e-12)
-
-
-@pytest.mark.parametrize("margin, scale", [(0.2, 30.0), (0.35, 15.0)])
-def test_am_softmax_equals_speechbrains(margin, scale):
-    x, labels = cosines(batch=8, classes=40)
-    x = x.float().unsqueeze(1)
-    theirs = LogSoftmaxWrapper(AngularMargin(margin=margin, scale=scale))
-    ours = AMSoftmax(margin, scale)(x, labels[:, None])
-    expected = theirs(x, labels[:, None])
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_are_those_of_the_equation():
@@ -148,3 +141,102 @@ def test_set_margin_is_in_place_and_counts():
     assert loss(x, labels) > AMSoftmax(0.0)(x, labels)
     assert not loss.state_dict()  # a schedule's value, not a parameter's
     assert "margin=0.5" in repr(loss)
+
+
+# Inside SpeechBrain's LogSoftmaxWrapper ---------------------------------------
+
+
+@pytest.mark.parametrize("margin, scale", [(0.2, 30.0), (0.35, 15.0)])
+def test_am_softmax_equals_speechbrains(margin, scale):
+    """Alone and in the place of AngularMargin."""
+    results = []
+    for cost in (
+        AMSoftmax(margin, scale),
+        LogSoftmaxWrapper(AMSoftmax(margin, scale)),
+        LogSoftmaxWrapper(AngularMargin(margin, scale)),
+    ):
+        x, labels = cosines(batch=8, classes=40)
+        x = x.float().unsqueeze(1).requires_grad_()
+        loss = cost(x, labels[:, None], torch.ones(8))
+        loss.backward()
+        results.append((loss.detach(), x.grad))
+    for ours in results[:2]:
+        torch.testing.assert_close(ours, results[2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_logits_of_half_precision_scores_are_float32(dtype):
+    x, labels = cosines()
+    x, labels = x.unsqueeze(1).to(dtype), labels[:, None]
+    with torch.autocast("cpu", dtype):
+        loss = LogSoftmaxWrapper(AMSoftmax(0.2))(x, labels)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, AMSoftmax(0.2)(x.float(), labels))
+
+
+def test_the_released_loss_refuses_that_place():
+    x, labels = cosines()
+    with pytest.raises(ValueError, match="without LogSoftmaxWrapper"):
+        LogSoftmaxWrapper(ReleasedAMSoftmax(0.2))(x[:, None], labels[:, None])
+
+
+# MarginWarmup -----------------------------------------------------------------
+
+
+def called(cost, margin=None):
+    """The loss of a training batch; with a margin, that of AMSoftmax."""
+    x, labels = cosines()
+    cost = cost if margin is None else AMSoftmax(margin)
+    return cost(x.requires_grad_(), labels, torch.ones(len(x)))
+
+
+def test_the_margin_of_every_batch():
+    cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=4, start_step=2)
+    for step, margin in enumerate([0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4]):
+        assert cost.steps == step
+        loss = called(cost)
+        assert torch.equal(loss, called(cost, margin))
+        loss.backward()
+
+
+def test_validation_does_not_count():
+    cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=4)
+    for _ in range(3):
+        called(cost)
+    with torch.no_grad():
+        for _ in range(5):  # with the margin that training has come to
+            loss = called(cost)
+            assert torch.equal(loss, called(cost, 0.3))
+    assert cost.steps == 3
+    cost.eval()  # where a recipe does switch it
+    called(cost)
+    assert cost.steps == 3
+
+
+def test_a_run_goes_on_with_its_margin(tmp_path):
+    def make():
+        return MarginWarmup(AMSoftmax(0.4), warmup_steps=8)
+
+    straight, first = make(), make()
+    for _ in range(3):
+        called(straight)
+        called(first)
+    Checkpointer(tmp_path, {"compute_cost": first}).save_checkpoint()
+
+    second = make()
+    Checkpointer(tmp_path, {"compute_cost": second}).recover_if_possible()
+    for _ in range(3):
+        losses = [called(cost) for cost in (straight, second)]
+        assert torch.equal(*losses)
+    # The file can be read without unpickling objects.
+    (file,) = tmp_path.glob("CKPT*/compute_cost.ckpt")
+    torch.load(file, weights_only=True)
+
+
+def test_copies():
+    cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=8)
+    called(cost)
+    for twin in (copy.deepcopy(cost), pickle.loads(pickle.dumps(cost))):
+        assert twin.steps == 1 and twin.margin.final == cost.margin.final
+        assert torch.equal(called(twin), called(twin, 0.05))
+        assert (twin.steps, cost.steps) == (2, 1)

@@ -1,63 +1,48 @@
-"""RMSprop against torch's."""
-
-import copy
+"""Parameter groups: whose learning rate and weight decay each parameter has."""
 
 import pytest
 import torch
 
-from amsincnet_sb.nnet import optimizers
-from amsincnet_sb.nnet.optimizers import RMSprop
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=pytest.mark.skipif(
-            not torch.cuda.is_available(), reason="needs a CUDA device"
-        ),
-    ),
-]
+from amsincnet_sb.lobes.features import SincFeatures
+from amsincnet_sb.nnet.optimizers import parameter_groups
+from amsincnet_sb.nnet.sinc import SincConv
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"weight_decay": 0.1},
-        {"momentum": 0.9},
-        {"centered": True},
-        {"maximize": True},
-    ],
-    ids=lambda options: next(iter(options), "plain"),
-)
-def test_same_bits_and_same_state(options, device, monkeypatch):
-    monkeypatch.setattr(optimizers, "_PART", 16)
-    in_parts = []
-    update = RMSprop._update
+def network():
+    return torch.nn.Sequential(
+        SincConv(4, 5),
+        torch.nn.Conv1d(4, 3, 5),
+        torch.nn.BatchNorm1d(3),
+        SincFeatures(out_channels=4),
+        torch.nn.Linear(3, 2),
+    )
 
-    def counted(self, *arguments):
-        in_parts.append(1)
-        update(self, *arguments)
 
-    monkeypatch.setattr(RMSprop, "_update", counted)
-    torch.manual_seed(0)
-    weights = [torch.randn(9, 5), torch.randn(3), torch.randn(7, 6).t()]
-    weights = [each.to(device) for each in [*weights, torch.randn(())]]
-    ours = [each.detach().clone().requires_grad_() for each in weights]
-    theirs = [each.detach().clone().requires_grad_() for each in weights]
-    options = dict(lr=1e-2, alpha=0.95, eps=1e-8, **options)
-    a, b = RMSprop(ours, **options), torch.optim.RMSprop(theirs, **options)
-    for _ in range(3):
-        for mine, other in zip(ours[:3], theirs):
-            mine.grad = torch.randn_like(mine)
-            other.grad = mine.grad.clone()
-        a.step()
-        b.step()
-        b.load_state_dict(copy.deepcopy(a.state_dict()))
-    for mine, other in zip(ours, theirs):
-        assert torch.equal(mine, other)
-    simple = device == "cpu" and len(options) == 3 + ("weight_decay" in options)
-    assert len(in_parts) == (9 if simple else 0)
-    a.load_state_dict(b.state_dict())
-    assert a.step(lambda: 3.0) == 3.0
+@pytest.mark.parametrize("decay_matrices_only", [True, False])
+def test_every_parameter_has_its_options(decay_matrices_only):
+    net = network()
+    groups = parameter_groups(net, 0.1, decay_matrices_only)
+    found = {id(p): group for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found)
+    assert set(found) == {id(p) for p in net.parameters()}
+    for name, parameter in net.named_parameters():
+        group = found[id(parameter)]
+        is_cutoff = name.split(".")[-1] in ("low", "band")
+        assert group["lr_factor"] == (0.1 if is_cutoff else 1.0), name
+        undecayed = decay_matrices_only and parameter.dim() < 2
+        assert group.get("weight_decay") == (0.0 if undecayed else None), name
+
+
+def test_the_groups_do_not_depend_on_the_factor():
+    """A checkpoint's optimizer state fits a run with another factor."""
+    sizes = [
+        [len(group["params"]) for group in parameter_groups(network(), factor)]
+        for factor in (1.0, 0.1)
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_network_without_filters_has_no_empty_group():
+    groups = parameter_groups(torch.nn.Linear(3, 2, bias=False))
+    assert [len(group["params"]) for group in groups] == [1]
+    torch.optim.AdamW(groups, lr=0.1).step()

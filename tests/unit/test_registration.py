@@ -16,8 +16,7 @@ from amsincnet_sb.lobes import registration
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.features import SincFeatures
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
-from amsincnet_sb.nnet.warmup import MarginWarmup
+from amsincnet_sb.nnet.losses import AMSoftmax, MarginWarmup, ReleasedAMSoftmax
 
 NAMES = {
     "speechbrain.lobes.models.AMSincNet": [

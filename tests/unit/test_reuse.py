@@ -12,10 +12,9 @@ from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.features import SincFeatures
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
+from amsincnet_sb.nnet.losses import AMSoftmax, MarginWarmup, ReleasedAMSoftmax
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 from amsincnet_sb.nnet.sinc import SincConv
-from amsincnet_sb.nnet.warmup import MarginWarmup
 
 WINDOW = 200
 TARGETS = torch.tensor([[0], [2], [1], [0]])
