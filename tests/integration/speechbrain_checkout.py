@@ -1,7 +1,7 @@
-"""A SpeechBrain checkout beside this repository, for tests that need one.
+"""Helpers for tests that need a SpeechBrain checkout beside this repository.
 
-Its recipes and its checks are not in its pip package. Where it is says the
-environment variable SPEECHBRAIN_CHECKOUT; nothing in it is changed.
+SpeechBrain's recipes and checks are not in its pip package. The environment
+variable SPEECHBRAIN_CHECKOUT says where the checkout is; it is not changed.
 """
 
 import os
@@ -19,16 +19,9 @@ needs_checkout = pytest.mark.skipif(
     not CHECKOUT, reason="SPEECHBRAIN_CHECKOUT names no SpeechBrain checkout"
 )
 
-# Recipes of SpeechBrain's for which there are hyperparameter files here
-HOSTS = {
-    "VoxCeleb": "SpeakerRec",
-    "UrbanSound8k": "SoundClassification",
-    "CommonLanguage": "lang_id",
-}
-
 
 def shell(folder):
-    """A folder with a `python` that finds this package wherever it runs."""
+    """A folder with a `python` that finds this package from everywhere."""
     folder.mkdir(parents=True)
     python = folder / "python"
     python.write_text(
@@ -39,8 +32,8 @@ def shell(folder):
     return folder
 
 
-def run(command, cwd, bin_folder, check=True, **variables):
-    """Run as a user does; what it said is in the error if it fails."""
+def run(command, cwd, bin_folder, **variables):
+    """Output of a command; if it fails, the end of it is in the error."""
     environment = {
         **os.environ,
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
@@ -56,25 +49,22 @@ def run(command, cwd, bin_folder, check=True, **variables):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    if check and done.returncode:
+    if done.returncode:
         raise AssertionError(f"{command} failed:\n{done.stdout[-5000:]}")
     return done.stdout
 
 
 def copy_of_repository(folder, of_speechbrain=False):
-    """What SpeechBrain's checks look at, where they may write.
+    """A copy for SpeechBrain's checks, which write into it.
 
-    With ``of_speechbrain`` it is SpeechBrain's recipes with our hyperparameter
-    files in the place of its own, which is where those belong.
+    With ``of_speechbrain`` it has SpeechBrain's VoxCeleb scripts beside our
+    hyperparameter files for them.
     """
-    (folder / "tests").mkdir(parents=True)
     for name in ("recipes", "hparams", "tests/samples"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True)
     rows = "recipes_of_speechbrain" if of_speechbrain else "recipes"
     shutil.copytree(ROOT / "tests" / rows, folder / "tests" / "recipes")
     if of_speechbrain:
-        for corpus in HOSTS:
-            for script in Path(CHECKOUT, "recipes", corpus).rglob("*.py"):
-                to = folder / script.relative_to(CHECKOUT)
-                shutil.copy(script, to)
+        for script in Path(CHECKOUT, "recipes/VoxCeleb").rglob("*.py"):
+            shutil.copy(script, folder / script.relative_to(CHECKOUT))
     return folder

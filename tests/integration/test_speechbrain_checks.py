@@ -4,10 +4,9 @@ They need a SpeechBrain checkout and some minutes:
 
 > SPEECHBRAIN_CHECKOUT=/path/to/speechbrain make speechbrain-checks
 
-Rows in tests/recipes are about recipes of ours. Those in
+Rows in tests/recipes are about our recipes. Those in
 tests/recipes_of_speechbrain are about our hyperparameter files for
-SpeechBrain's scripts: the same checks run on them in a tree where
-SpeechBrain's scripts are.
+SpeechBrain's VoxCeleb scripts, which are copied beside them.
 """
 
 import ast
@@ -24,15 +23,12 @@ from amsincnet_sb.training.hparams import resolve_overlay
 sys.path.insert(0, str(Path(__file__).parent))
 from speechbrain_checkout import (  # noqa: E402
     CHECKOUT,
-    HOSTS,
     ROOT,
     copy_of_repository,
     needs_checkout,
     run,
     shell,
 )
-
-OURS = ("TIMIT",)
 
 
 @pytest.fixture(scope="module", params=["ours", "of_speechbrain"])
@@ -45,10 +41,9 @@ def tree(request, tmp_path_factory):
 
 
 def asked(tree, question):
-    """What a line of Python with SpeechBrain's test tools answers."""
-    code = (
-        f"from tests.utils import {question.split('.')[0]}; print({question})"
-    )
+    """The answer of a line of Python that calls SpeechBrain's test tools."""
+    module = question.split(".")[0]
+    code = f"from tests.utils import {module}; print({question})"
     said = run(["python", "-c", code], *tree)
     return said.strip().split("\n")[-1] == "True", said
 
@@ -97,49 +92,55 @@ def test_recipes_run(tree):
 # Without a checkout -----------------------------------------------------------
 
 
-def rows(folder):
-    for file in sorted((ROOT / "tests" / folder).glob("*.csv")):
-        with open(file, newline="") as lines:
-            for row in csv.DictReader(lines, skipinitialspace=True):
-                assert None not in row and None not in row.values(), row
-                yield file.stem, row
+def read_rows(folder):
+    (file,) = (ROOT / "tests" / folder).glob("*.csv")
+    with open(file, newline="") as lines:
+        rows = list(csv.DictReader(lines, skipinitialspace=True))
+    assert all(None not in {*row, *row.values()} for row in rows)
+    return rows
 
 
-@pytest.mark.parametrize(
-    "folder, corpora",
-    [("recipes", OURS), ("recipes_of_speechbrain", tuple(HOSTS))],
+OURS = read_rows("recipes")
+OF_SPEECHBRAIN = read_rows("recipes_of_speechbrain")
+each_set = pytest.mark.parametrize(
+    "rows", [OURS, OF_SPEECHBRAIN], ids=["ours", "of_speechbrain"]
 )
-def test_every_hyperparameter_file_has_a_row(folder, corpora):
-    listed = {}
-    for corpus, row in rows(folder):
-        listed.setdefault(corpus, []).append(row["Hparam_file"])
-    assert set(listed) == set(corpora)
-    for corpus, files in listed.items():
-        there = (ROOT / "recipes" / corpus).glob("*/hparams/*.yaml")
-        assert sorted(files) == sorted(
-            str(file.relative_to(ROOT)) for file in there
-        )
 
 
-def test_rows_name_files_flags_and_checks():
-    for folder in ("recipes", "recipes_of_speechbrain"):
-        for _, row in rows(folder):
-            wanted = ["Hparam_file", "Readme_file"]
-            if folder == "recipes":
-                wanted += ["Script_file", "Data_prep_file"]
-            for key in wanted:
-                assert (ROOT / row[key]).is_file(), row[key]
-            assert "--data_folder=tests/samples" in row["test_debug_flags"]
-            assert "file_exists=[" in row["test_debug_checks"]
-            name = Path(row["Hparam_file"]).name
-            if folder == "recipes_of_speechbrain":
-                readme = (ROOT / row["Readme_file"]).read_text()
-                assert name in readme, f"no line about {name}"
+@each_set
+def test_every_hyperparameter_file_has_a_row(rows):
+    there = (ROOT / "recipes" / rows[0]["Dataset"]).glob("*/hparams/*.yaml")
+    assert sorted(row["Hparam_file"] for row in rows) == sorted(
+        str(file.relative_to(ROOT)) for file in there
+    )
+
+
+@each_set
+def test_rows_name_files_flags_and_checks(rows):
+    wanted = ["Hparam_file", "Readme_file"]
+    if rows is OURS:
+        wanted += ["Script_file", "Data_prep_file"]
+    for row in rows:
+        for key in wanted:
+            assert (ROOT / row[key]).is_file(), row[key]
+        assert "--data_folder=tests/samples" in row["test_debug_flags"]
+        assert "file_exists=[" in row["test_debug_checks"]
+        # A key that is renamed must be renamed in its rows, too.
+        base, _ = resolve_overlay(ROOT / row["Hparam_file"])
+        keys = YAML().load(Path(base))
+        for key in re.findall(r"--(\w+)=", row["test_debug_flags"]):
+            assert key in keys, f"{row['Hparam_file']}: --{key}"
+
+
+def test_the_readme_lists_the_files_for_speechbrains_scripts():
+    for row in OF_SPEECHBRAIN:
+        readme = (ROOT / row["Readme_file"]).read_text()
+        assert Path(row["Hparam_file"]).name in readme
 
 
 def test_keys_of_our_files_are_in_our_script():
-    """What SpeechBrain's consistency check asks, for who has no checkout."""
-    for _, row in rows("recipes"):
+    """The question of SpeechBrain's consistency check."""
+    for row in OURS:
         text = (ROOT / row["Hparam_file"]).read_text()
         script = (ROOT / row["Script_file"]).read_text()
         for key in re.findall(r"^(\w+):(?! !apply)", text, re.MULTILINE):
@@ -152,32 +153,18 @@ def test_keys_of_our_files_are_in_our_script():
 
 def test_everything_has_a_docstring():
     """Functions within functions, too: SpeechBrain's check reads lines."""
-    files = [
-        *(ROOT / "amsincnet_sb").rglob("*.py"),
-        *(ROOT / "recipes").rglob("*.py"),
-    ]
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, kinds):
+    for folder in ("amsincnet_sb", "recipes"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
                 name = getattr(node, "name", "the file")
-                if not name.startswith("_"):
+                if isinstance(node, kinds) and not name.startswith("_"):
                     assert ast.get_docstring(node), f"{file}: {name}"
-
-
-def test_flags_are_keys_of_the_file():
-    """A key that is renamed must be renamed in its rows, too."""
-    for folder in ("recipes", "recipes_of_speechbrain"):
-        for _, row in rows(folder):
-            base, _ = resolve_overlay(ROOT / row["Hparam_file"])
-            keys = YAML().load(Path(base))
-            for key in re.findall(r"--(\w+)=", row["test_debug_flags"]):
-                assert key in keys, f"{row['Hparam_file']}: --{key}"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_yaml_style():
-    """What `make lint` asks, where yamllint is installed."""
+    """The question of `make lint`, where yamllint is installed."""
     config = pytest.importorskip("yamllint.config")
     linter = pytest.importorskip("yamllint.linter")
     settings = config.YamlLintConfig(file=str(ROOT / ".yamllint.yaml"))

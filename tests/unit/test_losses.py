@@ -183,10 +183,9 @@ def test_the_released_loss_refuses_that_place():
 # MarginWarmup -----------------------------------------------------------------
 
 
-def called(cost, margin=None):
-    """The loss of a training batch; with a margin, that of AMSoftmax."""
+def loss_of(cost):
+    """Loss of a training batch, always the same."""
     x, labels = cosines()
-    cost = cost if margin is None else AMSoftmax(margin)
     return cost(x.requires_grad_(), labels, torch.ones(len(x)))
 
 
@@ -194,22 +193,22 @@ def test_the_margin_of_every_batch():
     cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=4, start_step=2)
     for step, margin in enumerate([0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4]):
         assert cost.steps == step
-        loss = called(cost)
-        assert torch.equal(loss, called(cost, margin))
+        loss = loss_of(cost)
+        assert torch.equal(loss, loss_of(AMSoftmax(margin)))
         loss.backward()
 
 
 def test_validation_does_not_count():
     cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=4)
     for _ in range(3):
-        called(cost)
+        loss_of(cost)
     with torch.no_grad():
         for _ in range(5):  # with the margin that training has come to
-            loss = called(cost)
-            assert torch.equal(loss, called(cost, 0.3))
+            loss = loss_of(cost)
+            assert torch.equal(loss, loss_of(AMSoftmax(0.3)))
     assert cost.steps == 3
     cost.eval()  # where a recipe does switch it
-    called(cost)
+    loss_of(cost)
     assert cost.steps == 3
 
 
@@ -219,14 +218,14 @@ def test_a_run_goes_on_with_its_margin(tmp_path):
 
     straight, first = make(), make()
     for _ in range(3):
-        called(straight)
-        called(first)
+        loss_of(straight)
+        loss_of(first)
     Checkpointer(tmp_path, {"compute_cost": first}).save_checkpoint()
 
     second = make()
     Checkpointer(tmp_path, {"compute_cost": second}).recover_if_possible()
     for _ in range(3):
-        losses = [called(cost) for cost in (straight, second)]
+        losses = [loss_of(cost) for cost in (straight, second)]
         assert torch.equal(*losses)
     # The file can be read without unpickling objects.
     (file,) = tmp_path.glob("CKPT*/compute_cost.ckpt")
@@ -235,8 +234,8 @@ def test_a_run_goes_on_with_its_margin(tmp_path):
 
 def test_copies():
     cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=8)
-    called(cost)
+    loss_of(cost)
     for twin in (copy.deepcopy(cost), pickle.loads(pickle.dumps(cost))):
         assert twin.steps == 1 and twin.margin.final == cost.margin.final
-        assert torch.equal(called(twin), called(twin, 0.05))
+        assert torch.equal(loss_of(twin), loss_of(AMSoftmax(0.05)))
         assert (twin.steps, cost.steps) == (2, 1)
