@@ -25,7 +25,6 @@ from amsincnet_sb.lobes.classifiers import CosineClassifier  # noqa: E402
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN  # noqa: E402
 from amsincnet_sb.lobes.sincnet import SincNet  # noqa: E402
 from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
-from amsincnet_sb.nnet.optimizers import RMSprop  # noqa: E402
 from amsincnet_sb.training.device import has_bfloat16  # noqa: E402
 
 NETWORKS = {"sincnet": SincNet, "sinc_tdnn": SincTDNN}
@@ -37,8 +36,7 @@ def make_step(network, fast, bf16, batch, speakers):
     net = NETWORKS[network](fast=fast)
     head = CosineClassifier(net.embedding_size, speakers)
     loss = AMSoftmax(0.2)
-    kind = RMSprop if fast else torch.optim.RMSprop
-    optimizer = kind(
+    optimizer = torch.optim.RMSprop(
         [*net.parameters(), *head.parameters()], lr=1e-3, alpha=0.95, eps=1e-8
     )
     wavs = 0.1 * torch.randn(batch, net.window)

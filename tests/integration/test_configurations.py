@@ -154,7 +154,7 @@ def test_released_differs_from_the_recommended_recipe_in_these():
     )
     assert released["batch_size"] == 128
     assert (released["lr"], released["opt_class.alpha"]) == (0.001, 0.95)
-    assert released["opt_class.class"] == "torch.optim.RMSprop"
+    assert released["opt_class.class"] == "!name:torch.optim.RMSprop"
     assert released["fc_neurons"] == [2048, 2048, 2048]
 
 
