@@ -589,9 +589,8 @@ def _sweep(options):
 
 
 def _demo_corpus(options):
-    from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
-
-    folder = generate_demo_corpus(
+    demo_corpus = _recipe_module("TIMIT/demo_corpus.py")
+    folder = demo_corpus.generate_demo_corpus(
         options.folder, speakers=options.speakers, seed=options.seed
     )
     print(f"Generated speech of {options.speakers} speakers: {folder}")

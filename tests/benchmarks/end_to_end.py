@@ -20,10 +20,9 @@ import time
 from pathlib import Path
 
 import torch
+from demo_corpus import generate_demo_corpus
 from recipe_process import RECIPE, environment, records
 from train_step import make_step, timed
-
-from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
 
 NETWORKS = {"am_sincnet.yaml": "sinc_tdnn", "released.yaml": "sincnet"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(RECIPE.parent)]
 
 from amsincnet_sb.training.metrics_log import History  # noqa: E402
 

@@ -20,13 +20,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
-sys.path[:0] = [str(ROOT), str(RECIPE)]
+sys.path[:0] = [str(ROOT), str(RECIPE), str(RECIPE.parent)]
 
 import torch  # noqa: E402
 import train  # noqa: E402
+from demo_corpus import generate_demo_corpus  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
-
-from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus  # noqa: E402
 
 
 def synchronize():

@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 
 import torch
+from demo_corpus import generate_demo_corpus
 from recipe_process import RECIPE, environment, records
 
-from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
 from amsincnet_sb.training.signals import STOPPED
 
 MORE = {}  # options of the recipe

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import speechbrain as sb
 import torch
+from demo_corpus import generate_demo_corpus
 
-from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
 from amsincnet_sb.utils.errors import exit_on_input_error
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "TIMIT" / "speaker_id"

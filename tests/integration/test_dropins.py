@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
+from demo_corpus import generate_demo_corpus
 
 sys.path.insert(0, str(Path(__file__).parent))
 from speechbrain_checkout import (  # noqa: E402

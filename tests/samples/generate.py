@@ -10,13 +10,16 @@ SpeechBrain's scripts. No recording is involved.
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import soundfile
 
-from amsincnet_sb.dataio.demo_corpus import SAMPLE_RATE, make_voice, speak
-
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parents[1] / "recipes" / "TIMIT"))
+
+from demo_corpus import SAMPLE_RATE, make_voice, speak  # noqa: E402
+
 SAMPLES = int(0.6 * SAMPLE_RATE)
 TRAIN = (3, 93, 183, 273, 363)
 TEST = (453, 1083, 1713)
@@ -30,9 +33,9 @@ def main():
         folder = HERE / "TIMIT" / "TRAIN" / f"DR{voice.dialect}" / voice.name
         folder.mkdir(parents=True, exist_ok=True)
         for number in (*TRAIN, *TEST):
-            sentence = speak(voice, number)
-            start = sentence.words[0][0]
-            samples = sentence.samples[start : start + SAMPLES]
+            samples, words = speak(voice, number)
+            start = words[0][0]
+            samples = samples[start : start + SAMPLES]
             name = f"{'SX' if number in TRAIN else 'SI'}{number}.WAV"
             soundfile.write(folder / name, samples, SAMPLE_RATE, format="WAV")
             (folder / name).with_suffix(".WRD").write_text(

@@ -17,12 +17,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
 sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(RECIPE))
+sys.path[:0] = [str(RECIPE), str(RECIPE.parent)]
 
 import torch  # noqa: E402
 import train  # noqa: E402
-
-from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus  # noqa: E402
+from demo_corpus import generate_demo_corpus  # noqa: E402
 
 SMALL = {
     "window": 1600,

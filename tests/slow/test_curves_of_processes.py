@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
+from demo_corpus import generate_demo_corpus
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "TIMIT" / "speaker_id"
 SEEDS = 1234, 1235, 1236

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-
-from amsincnet_sb.dataio.demo_corpus import generate_demo_corpus
+from demo_corpus import generate_demo_corpus
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "TIMIT" / "speaker_id"
 KILLS = 60
