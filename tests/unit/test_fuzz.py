@@ -30,9 +30,9 @@ from amsincnet_sb.dataio.manifest import (
     read_manifest,
     write_manifest,
 )
-from amsincnet_sb.dataio.scp import read_labels
+from amsincnet_sb.dataio.scp import read_labels, read_scp
 from amsincnet_sb.inference.evaluation import read_trials
-from amsincnet_sb.original import load_released, read_scp
+from amsincnet_sb.original import load_released
 from amsincnet_sb.training.hparams import plain_options, resolve_overlay
 from amsincnet_sb.training.metrics_log import History
 from amsincnet_sb.utils.errors import InputError
