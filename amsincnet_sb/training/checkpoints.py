@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import zlib
-from contextlib import contextmanager
 
 import speechbrain as sb
 import yaml
@@ -20,12 +19,14 @@ from speechbrain.utils.distributed import ddp_prevent_block, if_main_process
 
 from amsincnet_sb.training.distributed import on_main, same_on_all_ranks
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import replaced_folder
 
 __all__ = ["AtomicCheckpointer"]
 
 logger = sb.utils.logger.get_logger(__name__)
 
-# What a file that holds something else raises; the savers' own are harmless.
+CHECKSUMS = "CHECKSUMS.json"
+# Raised on loading a file that holds something else.
 _UNREADABLE = (
     pickle.UnpicklingError,
     yaml.YAMLError,
@@ -36,21 +37,22 @@ _UNREADABLE = (
     EOFError,
     OSError,
 )
-CHECKSUMS = "CHECKSUMS.json"
-UNFINISHED, DELETED = ".saving-", ".deleting-"
 
 
 class AtomicCheckpointer(Checkpointer):
     """SpeechBrain's Checkpointer, safe against being killed at any moment.
 
-    A checkpoint is written aside, flushed to the disk and renamed, together
-    with a checksum of each of its files. When one is looked for, a damaged
-    one (cut short, garbled, with a file missing) is reported, left alone,
-    and passed over for the next. Stock SpeechBrain reads these checkpoints,
-    and its own, which have no checksums, are read here.
+    SpeechBrain writes straight into the final folder, the meta file first:
+    killed while it saves, it leaves a folder that counts as the newest
+    checkpoint and that the next start cannot load. This class writes beside
+    the final place, flushes to the disk and renames, and adds a checksum of
+    each file. On loading, a damaged checkpoint (cut short, garbled, a file
+    missing) is reported, left alone and passed over for the next newest.
+    SpeechBrain's Checkpointer reads these checkpoints, and this class reads
+    SpeechBrain's, which have no checksums.
 
-    Of several processes the main one writes. A recoverable that differs
-    between them may have a method ``gather``, called on all of them before.
+    Only the main process writes. A recoverable whose state differs between
+    ranks may have a method ``gather``, which every rank calls before saving.
 
     Arguments
     ---------
@@ -70,33 +72,35 @@ class AtomicCheckpointer(Checkpointer):
     True
     """
 
+    _unfinished = None  # the folder a checkpoint is being written to
+
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
     ):
-        """Save a checkpoint; see the base class.
+        """Save a checkpoint; arguments as in the base class.
 
         Arguments
         ---------
         meta : mapping, optional
-            Plain numbers and strings; others are made such if they can be.
-        end_of_epoch : bool
+            Numbers and strings; scalars of torch and NumPy become Python's,
+            because others could not be read again.
+        end_of_epoch, name, verbosity :
             As in the base class.
-        name : str, optional
-            As in the base class.
-        verbosity : int
-            Logging level of the message.
 
         Returns
         -------
         Checkpoint
-            None on a process that is not the main one.
+            None on a rank that is not the main process.
 
         Raises
         ------
         InputError
-            If it cannot be written; older checkpoints are as they were.
+            If it cannot be written; older checkpoints stay as they were.
         """
-        meta = {key: _plain(value) for key, value in (meta or {}).items()}
+        meta = {
+            key: value.item() if hasattr(value, "item") else value
+            for key, value in (meta or {}).items()
+        }
         if not ddp_prevent_block():
             for recoverable in self.recoverables.values():
                 if hasattr(recoverable, "gather"):
@@ -108,107 +112,52 @@ class AtomicCheckpointer(Checkpointer):
         return saved
 
     def _save(self, meta, end_of_epoch, name):
-        with self._aside():
-            try:
-                saved = super().save_checkpoint(
-                    meta, end_of_epoch, name, logging.DEBUG
-                )
-                return self._finish(saved)
-            except (OSError, RuntimeError) as error:
-                reason = str(error).split("\n")[0]
-                raise InputError(
-                    f"{self.checkpoints_dir}: a checkpoint cannot be written "
-                    f"({reason}); those before it are intact."
-                ) from error
-
-    @contextmanager
-    def _aside(self):
-        """Have the base class write to a name that is not a checkpoint's."""
-        made = (
-            Checkpointer._new_checkpoint_dirpath,
-            (Checkpointer._custom_checkpoint_dirpath),
-        )
-
-        def aside(path):
-            """Where a folder is written before it counts."""
-            return path.with_name(UNFINISHED + path.name)
-
-        self._sweep()
-        self._new_checkpoint_dirpath = lambda: aside(made[0](self))
-        self._custom_checkpoint_dirpath = lambda n: aside(made[1](self, n))
+        self._remove_unfinished()
+        if name is None:
+            path = self._new_checkpoint_dirpath()
+        else:
+            path = self._custom_checkpoint_dirpath(name)
         try:
-            yield
+            with replaced_folder(path) as self._unfinished:
+                saved = super().save_checkpoint(
+                    meta, end_of_epoch, None, logging.DEBUG
+                )
+                _flush_with_checksums(self._unfinished)
+            _flush_folder(self.checkpoints_dir)
+        except (InputError, OSError, RuntimeError) as error:
+            reason = str(error).split("\n")[0].rstrip(".")
+            raise InputError(
+                f"{self.checkpoints_dir}: no checkpoint was written "
+                f"({reason}); those before it are intact."
+            ) from error
         finally:
-            del self._new_checkpoint_dirpath, self._custom_checkpoint_dirpath
+            self._unfinished = None
+        files = {key: path / p.name for key, p in saved.paramfiles.items()}
+        return Checkpoint(path, saved.meta, files)
 
-    def _sweep(self):
-        """Remove what was half written or half deleted."""
-        for name in (UNFINISHED, DELETED):
-            for rest in self.checkpoints_dir.glob(name + "*"):
-                shutil.rmtree(rest, ignore_errors=True)
+    def _new_checkpoint_dirpath(self):
+        return self._unfinished or super()._new_checkpoint_dirpath()
 
-    def _finish(self, saved):
-        """Flush, add checksums, take the name."""
-        sums = {}
-        for path in sorted(saved.path.iterdir()):
-            with open(path, "rb") as file:
-                sums[path.name] = [path.stat().st_size, _crc(file)]
-                os.fsync(file.fileno())
-        with open(saved.path / CHECKSUMS, "w", encoding="utf-8") as file:
-            json.dump(sums, file)
-            file.flush()
-            os.fsync(file.fileno())
-        final = saved.path.with_name(saved.path.name[len(UNFINISHED) :])
-        if final.exists():  # a name given a second time
-            shutil.rmtree(final)
-        _sync_folder(saved.path)
-        saved.path.rename(final)
-        _sync_folder(final.parent)
-        files = {k: final / p.name for k, p in saved.paramfiles.items()}
-        return Checkpoint(final, saved.meta, files)
+    def _remove_unfinished(self):
+        """Remove what a killed process was writing or deleting."""
+        for rest in self.checkpoints_dir.glob(".*CKPT*"):
+            shutil.rmtree(rest, ignore_errors=True)
 
-    def save_and_keep_only(
-        self,
-        meta=None,
-        end_of_epoch=True,
-        name=None,
-        num_to_keep=1,
-        keep_recent=True,
-        importance_keys=(),
-        max_keys=(),
-        min_keys=(),
-        ckpt_predicate=None,
-        verbosity=logging.INFO,
-    ):
-        """Save a checkpoint, delete others; see the base class.
+    def save_and_keep_only(self, *arguments, importance_keys=(), **options):
+        """Save a checkpoint, then delete others; as in the base class.
 
-        That one adds to its default ``importance_keys`` with every call, so
-        that each takes longer than the one before.
+        The base class appends to its default ``importance_keys`` in every
+        call, so that each call takes longer than the one before.
 
         Arguments
         ---------
-        meta, end_of_epoch, name :
-            See :meth:`save_checkpoint`.
-        num_to_keep, max_keys, min_keys, ckpt_predicate :
-            See :meth:`delete_checkpoints`.
-        keep_recent : bool
-            Whether to keep the most recent ``num_to_keep``, too.
+        *arguments, **options
+            As in the base class.
         importance_keys : sequence of callable
-            See :meth:`delete_checkpoints`.
-        verbosity : int
-            Logging level of the messages.
+            By keyword only; see :meth:`delete_checkpoints`.
         """
         super().save_and_keep_only(
-            meta,
-            end_of_epoch,
-            name,
-            num_to_keep,
-            keep_recent,
-            list(importance_keys),
-            max_keys,
-            min_keys,
-            ckpt_predicate,
-            verbosity,
+            *arguments, importance_keys=list(importance_keys), **options
         )
 
     def delete_checkpoints(
@@ -221,25 +170,22 @@ class AtomicCheckpointer(Checkpointer):
         ckpt_predicate=None,
         verbosity=logging.INFO,
     ):
-        """Delete all but the most important ones; see the base class.
+        """Delete all but the most important checkpoints.
 
-        One that is being deleted is no checkpoint any more.
+        Each is renamed before its files are deleted, so that a checkpoint
+        that is half deleted no longer counts as one.
 
         Arguments
         ---------
-        num_to_keep : int
-            Of each order.
-        min_keys, max_keys, importance_keys, ckpt_predicate :
+        num_to_keep, min_keys, … :
             As in the base class.
-        verbosity : int
-            Logging level of the messages.
 
         Raises
         ------
         ValueError
             If ``num_to_keep`` is negative.
         InputError
-            If one cannot be deleted.
+            If a checkpoint cannot be deleted.
         """
         if num_to_keep < 0:
             raise ValueError(
@@ -253,22 +199,20 @@ class AtomicCheckpointer(Checkpointer):
         on_main(self._delete, orders, num_to_keep, ckpt_predicate, verbosity)
 
     def _delete(self, orders, num_to_keep, ckpt_predicate, verbosity):
-        self._sweep()
-        ranked = [
-            [
-                found.path
-                for found in self.find_checkpoints(
-                    **order, ckpt_predicate=ckpt_predicate
-                )
-            ]
-            for order in orders
-        ]
-        kept = {path for paths in ranked for path in paths[:num_to_keep]}
-        for path in sorted({path for paths in ranked for path in paths} - kept):
+        self._remove_unfinished()
+        found, kept = set(), set()
+        for order in orders:
+            ranked = self.find_checkpoints(
+                **order, ckpt_predicate=ckpt_predicate
+            )
+            paths = [checkpoint.path for checkpoint in ranked]
+            found.update(paths)
+            kept.update(paths[:num_to_keep])
+        for path in sorted(found - kept):
             try:
-                aside = path.with_name(DELETED + path.name)
-                path.rename(aside)
-                shutil.rmtree(aside)
+                hidden = path.with_name(f".{path.name}")
+                path.rename(hidden)
+                shutil.rmtree(hidden)
             except OSError as error:
                 raise InputError(
                     f"{path}: an old checkpoint cannot be deleted "
@@ -283,12 +227,12 @@ class AtomicCheckpointer(Checkpointer):
         min_key=None,
         ckpt_predicate=None,
     ):
-        """Load the best checkpoint that is whole; see the base class.
+        """Load the best checkpoint that is whole.
 
         Arguments
         ---------
         importance_key, max_key, min_key, ckpt_predicate :
-            As in the base class.
+            As in the base class; the default is the newest.
 
         Returns
         -------
@@ -298,98 +242,88 @@ class AtomicCheckpointer(Checkpointer):
         ------
         InputError
             If it is of a model with other shapes or holds something else, or
-            if processes on several machines see different ones.
+            if the ranks see different checkpoints.
         """
         damaged = set()
 
-        def whole(checkpoint):
-            """Whether it may be loaded."""
+        def _usable(checkpoint):
             wanted = ckpt_predicate is None or ckpt_predicate(checkpoint)
             return wanted and checkpoint.path not in damaged
 
-        while True:
-            found = self.find_checkpoint(
-                importance_key, max_key, min_key, whole
-            )
-            reason = None if found is None else _damage(found.path)
-            if reason is None and not ddp_prevent_block():
-                name = "missing" if found is None else found.path.name
-                what = f"The checkpoint to go on from in {self.checkpoints_dir}"
-                same_on_all_ranks(name, what)
-            if found is None:
-                return None
+        while found := self.find_checkpoint(
+            importance_key, max_key, min_key, _usable
+        ):
+            reason = _damage(found.path)
             if reason is None:
-                try:
-                    self.load_checkpoint(found)
-                except RuntimeError as error:  # of torch, about shapes
-                    reason = str(error).strip().split("\n")[-1].strip(" \t.")
-                    raise InputError(
-                        f"{found.path} is of a run with other sizes or "
-                        f"another number of speakers ({reason}); give a new "
-                        "--output_folder."
-                    ) from error
-                except _UNREADABLE as error:
-                    reason = str(error).strip().split("\n")[0].strip(" \t.")
-                    raise InputError(
-                        f"{found.path} is whole but not what was saved here "
-                        f"({reason}); move it away, and the one before it is "
-                        "used."
-                    ) from error
-                return found
+                break
             damaged.add(found.path)
-            logger.warning(
-                f"{found.path} is damaged ({reason}) and is passed over."
+            _warn_of_damage(found.path, reason)
+        if not ddp_prevent_block():
+            same_on_all_ranks(
+                "missing" if found is None else found.path.name,
+                f"The checkpoint to go on from in {self.checkpoints_dir}",
             )
+        if found is not None:
+            self._load(found)
+        return found
 
-    @staticmethod
-    def _is_checkpoint_dir(path):
-        """As the base class, and its meta data can be read."""
-        if not Checkpointer._is_checkpoint_dir(path):
-            return False
+    def _load(self, found):
         try:
-            with open(path / METAFNAME, encoding="utf-8") as file:
-                meta = yaml.safe_load(file)
-            usable = "end-of-epoch" in meta
-            usable = usable and isinstance(meta["unixtime"], (int, float))
-        except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
-            usable = False
-        if not usable:
-            logger.warning(
-                f"{path} is damaged (its {METAFNAME} cannot be read) and is "
-                "passed over."
-            )
-        return usable
+            self.load_checkpoint(found)
+        except RuntimeError as error:  # of torch, about shapes
+            reason = str(error).strip().split("\n")[-1].strip(" \t.")
+            raise InputError(
+                f"{found.path} is of a run with other sizes or another number "
+                f"of speakers ({reason}); give a new --output_folder."
+            ) from error
+        except _UNREADABLE as error:
+            reason = str(error).strip().split("\n")[0].strip(" \t.")
+            raise InputError(
+                f"{found.path} is whole but not what was saved here "
+                f"({reason}); move it away, and the one before it is used."
+            ) from error
 
     def _list_checkpoint_dirs(self):
+        """As in the base class, less those whose meta file is unreadable."""
         return [
             path
-            for path in self.checkpoints_dir.iterdir()
-            if self._is_checkpoint_dir(path)
+            for path in super()._list_checkpoint_dirs()
+            if _has_readable_meta(path)
         ]
 
 
-def _plain(value):
-    """Numbers of torch and numpy as Python's, which yaml can read again."""
-    return value.item() if hasattr(value, "item") else value
-
-
-def _crc(file):
-    crc = 0
-    while block := file.read(1 << 22):
-        crc = zlib.crc32(block, crc)
-    return crc
-
-
-def _sync_folder(path):
-    handle = os.open(path, os.O_RDONLY)
+def _has_readable_meta(path):
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        meta = yaml.safe_load((path / METAFNAME).read_text(encoding="utf-8"))
+        usable = "end-of-epoch" in meta
+        usable = usable and isinstance(meta["unixtime"], (int, float))
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
+        usable = False
+    if not usable:
+        _warn_of_damage(path, f"its {METAFNAME} cannot be read")
+    return usable
+
+
+def _warn_of_damage(path, reason):
+    logger.warning(f"{path} is damaged ({reason}) and is passed over.")
+
+
+def _flush_with_checksums(folder):
+    """Write the size and CRC of each file, and everything to the disk."""
+    sums = {}
+    for path in sorted(folder.iterdir()):
+        with open(path, "rb") as file:
+            sums[path.name] = [path.stat().st_size, _crc(file)]
+            os.fsync(file.fileno())
+    with open(folder / CHECKSUMS, "w", encoding="utf-8") as file:
+        json.dump(sums, file)
+        file.flush()
+        os.fsync(file.fileno())
+    _flush_folder(folder)
 
 
 def _damage(path):
-    """What is wrong with a checkpoint, or None."""
+    """The damage of a checkpoint in words, or None."""
     if not (path / CHECKSUMS).exists():
         return None  # written by SpeechBrain itself
     try:
@@ -405,3 +339,18 @@ def _damage(path):
     except (ValueError, TypeError, AttributeError):
         return f"{CHECKSUMS} is garbled"
     return None
+
+
+def _crc(file):
+    crc = 0
+    while block := file.read(1 << 22):
+        crc = zlib.crc32(block, crc)
+    return crc
+
+
+def _flush_folder(path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,4 +1,4 @@
-"""Which device a process has, and what it is best at."""
+"""The device of a process, and the precisions that suit it."""
 
 import os
 
@@ -19,20 +19,18 @@ __all__ = [
 def own_device(asked=None):
     """The device of this process.
 
+    SpeechBrain takes "cuda" for the first GPU in every process; here it is
+    under torchrun the GPU of the local rank.
+
     Arguments
     ---------
     asked : str, optional
-        As with ``--device``; "cuda" is under torchrun the GPU of this
-        process, where SpeechBrain would take the first one for all.
-
-    Returns
-    -------
-    str
+        As with ``--device``.
 
     Raises
     ------
     InputError
-        If there is no such GPU here.
+        If there is no such GPU.
 
     Example
     -------
@@ -44,8 +42,8 @@ def own_device(asked=None):
         return device
     if device == "cuda" and get_local_rank() is not None:
         device = f"cuda:{get_local_rank()}"
-    number = torch.device(device).index or 0
-    if number >= torch.cuda.device_count():
+    index = torch.device(device).index or 0
+    if index >= torch.cuda.device_count():
         raise InputError(
             f"--device={device}: there is no such GPU here; give --device=cpu, "
             "or start as many processes as there are GPUs."
@@ -54,64 +52,54 @@ def own_device(asked=None):
 
 
 def fastest_precision(device):
-    """The precision to train in unless the user says otherwise.
+    """The precision to train in by default.
+
+    "bf16" on GPUs with tensor cores for it, which trains as well as float32
+    and takes half the time; "fp32" elsewhere.
 
     Arguments
     ---------
     device : str
         "cpu", "cuda", "cuda:1", …
 
-    Returns
-    -------
-    str
-        "bf16" on GPUs whose tensor cores know it, which trains as well as
-        float32 does and takes half the time; "fp32" elsewhere.
-
     Example
     -------
     >>> fastest_precision("cpu")
     'fp32'
     """
-    return "bf16" if _has_fast_products(device) else "fp32"
+    return "bf16" if _has_tensor_cores(device) else "fp32"
 
 
 def evaluation_precision(device):
-    """The precision to evaluate in unless the user says otherwise.
+    """The precision to evaluate in by default.
+
+    "fp16" on GPUs with tensor cores: its mantissa is as long as that of TF32,
+    which SpeechBrain allows (bfloat16's is three bits shorter, which shows in
+    frame errors), and values out of its range are computed in float32.
+    "fp32" elsewhere.
 
     Arguments
     ---------
     device : str
         As in :func:`fastest_precision`.
-
-    Returns
-    -------
-    str
-        "fp16" where that takes a fraction of the time: its products have as
-        many digits as the TF32 ones that SpeechBrain allows (bfloat16 has
-        three bits less, which shows in frame errors), and what leaves its
-        range is computed in float32. "fp32" elsewhere.
 
     Example
     -------
     >>> evaluation_precision("cpu")
     'fp32'
     """
-    return "fp16" if _has_fast_products(device) else "fp32"
+    return "fp16" if _has_tensor_cores(device) else "fp32"
 
 
 def has_bfloat16(device):
-    """Whether a device multiplies bfloat16 numbers itself.
+    """Whether a device has bfloat16 matmuls in hardware.
+
+    A CPU without them takes seconds for milliseconds of work in float32.
 
     Arguments
     ---------
     device : str
         As in :func:`fastest_precision`.
-
-    Returns
-    -------
-    bool
-        A processor that does not takes seconds for what is done in
-        milliseconds in float32.
     """
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -119,22 +107,15 @@ def has_bfloat16(device):
     return known is None or known()
 
 
-def _has_fast_products(device):
-    """Whether a device has tensor cores that the kernels here can use."""
+def _has_tensor_cores(device):
+    """Tensor cores that the kernels of this package can use."""
     if not device.startswith("cuda") or torch.version.hip is not None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def visible_gpus():
-    """Names of the GPUs that this process may use.
-
-    Returns
-    -------
-    list of str
-        As ``CUDA_VISIBLE_DEVICES`` names them for other processes; none where
-        there is no GPU.
-    """
+    """The GPUs of this process, as ``CUDA_VISIBLE_DEVICES`` names them."""
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named:

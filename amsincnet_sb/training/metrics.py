@@ -1,4 +1,4 @@
-"""Frame error and sentence error."""
+"""Frame error and sentence error, the two figures of the paper."""
 
 import csv
 
@@ -10,30 +10,30 @@ from amsincnet_sb.utils.files import atomic_write
 
 __all__ = ["SentenceErrors", "error_summary"]
 
-# Scores are added up as whole multiples of this. Such sums are the same in
-# whatever order, and thus on a GPU and on several processes too.
+# Log-posteriors are summed as integer multiples of this, so that the sums are
+# the same in any order: on a GPU, and over ranks.
 RESOLUTION = 2.0**-32
-LIMIT = 1e5  # of a score; a sentence may have 20 000 windows
+LIMIT = 1e5  # of a log-posterior; an utterance may have 20 000 windows
 
 
 def error_summary(frame_errors, scores, labels):
-    """Frame error and sentence error of a set of sentences.
+    """Frame error and sentence error of a set of utterances.
 
     Arguments
     ---------
     frame_errors : torch.Tensor
-        ``[sentences]``, fraction of wrong windows of each, from 0 to 1.
+        ``[utterances]``, fraction of wrong windows of each, from 0 to 1.
     scores : torch.Tensor
-        ``[sentences, speakers]``, added up over windows or averaged.
+        ``[utterances, speakers]``, log-posteriors, sum or mean over windows.
     labels : torch.Tensor
-        ``[sentences]``, the true speaker of each.
+        ``[utterances]``, the true label of each.
 
     Returns
     -------
     dict
-        ``frame_error``: the mean of ``frame_errors``; ``sentence_error``: the
-        fraction of sentences in which another speaker scores best; both in
-        per cent.
+        In per cent. ``frame_error``: the mean of ``frame_errors``;
+        ``sentence_error``: the fraction of utterances in which another
+        speaker scores best.
 
     Example
     -------
@@ -49,18 +49,18 @@ def error_summary(frame_errors, scores, labels):
 
 
 class SentenceErrors:
-    """Scores of windows, put together to decisions about sentences.
+    """Sums log-posteriors over windows and decides for each utterance.
 
-    Everything is added up on the device; nothing is read from it before
-    :meth:`summarize`.
+    Everything is summed on the device, in integers; nothing is read from it
+    before :meth:`summarize`.
 
     Arguments
     ---------
     labels : torch.Tensor
-        ``[sentences]``, the true speaker of each.
+        ``[utterances]``, the true label of each.
     empty_row : torch.Tensor, optional
-        ``[sentences]``, bool: sentences with one more row of zeros, decided
-        for speaker 0, as the released evaluation has it.
+        ``[utterances]``, bool: utterances with one more window of zeros,
+        decided for label 0, as in the authors' evaluation.
 
     Example
     -------
@@ -75,71 +75,55 @@ class SentenceErrors:
         self.labels = labels
         self.empty_row = empty_row
         self.rows = torch.zeros_like(labels)
-        self.wrong = torch.zeros_like(labels)
-        # Speaker 0, until append() says how many there are.
+        self._wrong = torch.zeros_like(labels)
+        # One speaker, until append() tells how many there are.
         self._sums = labels.new_zeros(len(labels), 1)
 
     def to(self, device):
-        """Move to a device, in place.
+        """Move to the device of the log-posteriors, in place.
 
         Arguments
         ---------
         device : torch.device or str
-            Where the scores come from.
-
-        Returns
-        -------
-        SentenceErrors
-            Itself.
         """
-        for name in ("labels", "empty_row", "rows", "wrong", "_sums"):
+        for name in ("labels", "empty_row", "rows", "_wrong", "_sums"):
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor.to(device))
         return self
 
     @property
     def scores(self):
-        """Sums of the scores, ``[sentences, speakers]``, float32."""
+        """Sums over windows, ``[utterances, speakers]``, float32."""
         return (self._sums.double() * RESOLUTION).float()
 
-    def append(self, sentence, scores):
-        """Add the scores of windows.
+    def append(self, utterance, scores):
+        """Add the log-posteriors of windows.
 
         Arguments
         ---------
-        sentence : torch.Tensor
-            ``[windows]``, which sentence each belongs to.
+        utterance : torch.Tensor
+            ``[windows]``, the index of the utterance of each.
         scores : torch.Tensor
-            ``[windows, speakers]`` or ``[windows, 1, speakers]``, such that
-            they may be added over windows (log-posteriors).
+            ``[windows, speakers]`` or ``[windows, 1, speakers]``.
         """
         scores = scores.flatten(0, -2)
         self._widen(scores.shape[-1])
-        wrong = scores.argmax(-1) != self.labels[sentence]
+        wrong = scores.argmax(-1) != self.labels[utterance]
         exact = scores.double().nan_to_num(nan=-LIMIT).clamp(-LIMIT, LIMIT)
         exact = (exact / RESOLUTION).round().long()
-        self._sums.index_add_(0, sentence, exact)
-        self.rows.index_add_(0, sentence, torch.ones_like(sentence))
-        self.wrong.index_add_(0, sentence, wrong.long())
+        self._sums.index_add_(0, utterance, exact)
+        self.rows.index_add_(0, utterance, torch.ones_like(utterance))
+        self._wrong.index_add_(0, utterance, wrong.long())
 
     def reduce(self):
-        """Put together what several processes have scored.
-
-        Each calls it once, when it is done with its windows; afterwards each
-        has the result of all of them.
-
-        Returns
-        -------
-        SentenceErrors
-            Itself.
-        """
+        """Sum over ranks, each of which calls this once, after its windows."""
         if world_size() > 1:
             speakers = torch.tensor(
                 self._sums.shape[-1], device=self._sums.device
             )
             dist.all_reduce(speakers, op=dist.ReduceOp.MAX)
             self._widen(int(speakers))
-            for tensor in (self.rows, self.wrong, self._sums):
+            for tensor in (self.rows, self._wrong, self._sums):
                 add_over_ranks(tensor)
         return self
 
@@ -148,15 +132,15 @@ class SentenceErrors:
             self._sums = self.labels.new_zeros(len(self.labels), speakers)
 
     def _frame_errors(self):
-        """Fraction of wrong rows ``[sentences]``, and which have any."""
-        rows, wrong = self.rows, self.wrong
+        """Fraction of wrong windows, and which utterances have any."""
+        windows, wrong = self.rows, self._wrong
         if self.empty_row is not None:
-            rows = rows + self.empty_row
+            windows = windows + self.empty_row
             wrong = wrong + (self.empty_row & (self.labels != 0))
-        return wrong / rows.clamp(min=1), rows > 0
+        return wrong / windows.clamp(min=1), windows > 0
 
     def summarize(self, field=None):
-        """Errors over all sentences that have been scored.
+        """Errors over all utterances that have been scored.
 
         Arguments
         ---------
@@ -175,34 +159,32 @@ class SentenceErrors:
         return summary if field is None else summary[field]
 
     def write_csv(self, path, ids, names):
-        """Write one line a sentence.
+        """Write one line per utterance.
 
-        Columns: sentence, speaker, decision, score (the mean log-posterior
-        of the decision over the windows), margin (how far the runner-up is
+        Columns: sentence (its id), speaker, decision, score (the mean
+        log-posterior of the decision), margin (how far the runner-up is
         behind), frame_error (in per cent).
 
         Arguments
         ---------
         path : str or Path
-            Where to.
         ids : list of str
-            Names of the sentences.
+            Of the utterances.
         names : list of str
-            Names of the speakers.
+            Of the speakers, by label.
         """
         frame_errors, scored = self._frame_errors()
         mean = self.scores / self.rows.clamp(min=1)[:, None]
-        # Stable: a sentence of nothing but zeros is decided for speaker 0.
+        # Stable: an utterance of nothing but zeros is decided for label 0.
         best, order = mean.sort(dim=-1, descending=True, stable=True)
         runner_up = best[:, min(1, best.shape[-1] - 1)]
-        table = zip(
-            ids,
-            scored.tolist(),
-            self.labels.tolist(),
-            order[:, 0].tolist(),
-            best[:, 0].tolist(),
-            (best[:, 0] - runner_up).tolist(),
-            (100 * frame_errors).tolist(),
+        columns = (
+            scored,
+            self.labels,
+            order[:, 0],
+            best[:, 0],
+            best[:, 0] - runner_up,
+            100 * frame_errors,
         )
         with atomic_write(path) as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -210,7 +192,9 @@ class SentenceErrors:
                 ["sentence", "speaker", "decision", "score", "margin"]
                 + ["frame_error"]
             )
-            for name, has, label, decision, score, margin, error in table:
+            for name, has, label, decision, score, margin, error in zip(
+                ids, *(column.tolist() for column in columns)
+            ):
                 if has:
                     writer.writerow(
                         [name, names[label], names[decision]]

@@ -1,4 +1,4 @@
-"""The record of a run's evaluations, one JSON object a line."""
+"""``metrics.jsonl``: the evaluations of a run, one JSON object per line."""
 
 import json
 import os
@@ -6,24 +6,28 @@ import os
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
 
-__all__ = ["History"]
+__all__ = ["MetricsLog"]
 
 
-class History:
-    """``metrics.jsonl``.
+class MetricsLog:
+    """Reads and writes the evaluations of a run.
+
+    SpeechBrain's FileTrainLogger writes text for people and only appends;
+    this file can be read by programs, and a run that is resumed removes what
+    it is about to do again.
 
     Arguments
     ---------
     path : str or Path
-        The file; made when the first record is added.
+        The file; created with the first record.
 
     Example
     -------
-    >>> history = History(getfixture("tmp_path") / "metrics.jsonl")
-    >>> history.append(step=100, frame_error=50.0)
-    >>> history.append(step=200, frame_error=40.0)
-    >>> history.rewind(150)
-    >>> history.records()
+    >>> log = MetricsLog(getfixture("tmp_path") / "metrics.jsonl")
+    >>> log.append(step=100, frame_error=50.0)
+    >>> log.append(step=200, frame_error=40.0)
+    >>> log.rewind(150)
+    >>> log.records()
     [{'step': 100, 'frame_error': 50.0}]
     """
 
@@ -31,17 +35,13 @@ class History:
         self.path = os.fspath(path)
 
     def records(self):
-        """All records.
-
-        Returns
-        -------
-        list of dict
+        """All records, a list of dict.
 
         Raises
         ------
         InputError
-            If a line is not a JSON object; a last line without its end, as
-            a killed process leaves it, is passed over.
+            If a line is not a JSON object. A last line without its newline,
+            as a killed process leaves it, is ignored.
         """
         if not os.path.exists(self.path):
             return []
@@ -61,38 +61,28 @@ class History:
         return records
 
     def append(self, **record):
-        """Add a record.
+        """Add a record of numbers and strings.
 
-        The same evaluation done again (after an interruption, or by
-        ``--test_only``) takes the place of its earlier record and keeps of
-        that what it does not say itself.
-
-        Arguments
-        ---------
-        **record
-            Numbers and strings.
+        An evaluation that is done again (same epoch, step and split) replaces
+        its earlier record and keeps those of its fields that are not given.
         """
-        records, names = self.records(), ("epoch", "step", "split")
-        same = [
-            r for r in records if all(r.get(k) == record.get(k) for k in names)
-        ]
-        for earlier in same:
-            records.remove(earlier)
-            record = {**earlier, **record}
-        # Anew, lest it be glued to a line that a killed process left.
-        self._write([*records, record])
+        key = ("epoch", "step", "split")
+        others = []
+        for earlier in self.records():
+            if all(earlier.get(name) == record.get(name) for name in key):
+                record = {**earlier, **record}
+            else:
+                others.append(earlier)
+        self._write([*others, record])
 
     def rewind(self, step):
-        """Forget the records later than a step, from which a run goes on.
-
-        Arguments
-        ---------
-        step : int
-            The last one to keep.
-        """
+        """Remove the records after a step, from which a run is resumed."""
         if os.path.exists(self.path):
             self._write([r for r in self.records() if r["step"] <= step])
 
     def _write(self, records):
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+History = MetricsLog  # its name until all callers have switched

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as wishes to stop, not as ends."""
+"""SIGTERM and SIGINT as requests to save and stop."""
 
 import contextlib
 import signal
@@ -6,22 +6,16 @@ import time
 
 __all__ = ["STOPPED", "StopRequest", "stop_requests"]
 
-#: Exit status of a run that was asked to stop, saved, and can go on;
+#: Exit status of a run that was asked to stop, has saved and can be resumed:
 #: EX_TEMPFAIL of sysexits.h, "try again later".
 STOPPED = 75
-#: Seconds within which a signal counts as the same request: torchrun sends its
-#: own after the terminal's.
+#: Seconds within which further signals belong to the same request: torchrun
+#: sends its own after the terminal's.
 REPEATED = 5.0
 
 
 class StopRequest:
-    """Whether somebody has asked this process to stop.
-
-    Attributes
-    ----------
-    name : str or None
-        Of the signal that came, such as "SIGTERM".
-    """
+    """True once a signal has come; ``name`` is that signal's ("SIGTERM")."""
 
     def __init__(self):
         self.name = None
@@ -37,8 +31,8 @@ def stop_requests():
     Yields
     ------
     StopRequest
-        True from the first signal on. In a thread that is not the main one,
-        where signals cannot be caught, it stays False.
+        Stays False in a thread that is not the main one, where signals cannot
+        be caught.
 
     Example
     -------
@@ -49,8 +43,7 @@ def stop_requests():
     """
     request, before, first = StopRequest(), {}, []
 
-    def note(number, frame):
-        """Gets called by a signal."""
+    def _note(number, frame):
         if first and time.monotonic() - first[0] > REPEATED:
             signal.signal(number, before[number])
             signal.raise_signal(number)
@@ -61,7 +54,7 @@ def stop_requests():
     try:
         for wanted in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError):
-                before[wanted] = signal.signal(wanted, note)
+                before[wanted] = signal.signal(wanted, _note)
         yield request
     finally:
         for wanted, handler in before.items():

@@ -132,7 +132,7 @@ def test_a_finished_run_stays_as_it_is(recipe, finished, tmp_path):
     (older / "CKPT.yaml").write_text(
         "end-of-epoch: true\nunixtime: 1600000000.0\n"
     )
-    shutil.copytree(last, last.with_name(f".saving-{last.name}"))
+    shutil.copytree(last, last.with_name(f".{last.name}.unfinished"))
     recipe(HPARAMS, output, test_only=True)
     assert older.exists()
     recipe(HPARAMS, output)

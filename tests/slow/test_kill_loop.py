@@ -110,7 +110,7 @@ def newest_step(output):
     for folder in save.glob("CKPT*"):
         state = yaml.safe_load((folder / "brain.ckpt").read_text())
         steps.append(state["optimizer_step"])
-    return max(steps), bool(list(save.glob(".saving-*")))
+    return max(steps), bool(list(save.glob(".CKPT*.*")))
 
 
 def result(output):

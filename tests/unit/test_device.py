@@ -1,4 +1,4 @@
-"""Which device a process takes."""
+"""The device of a process and its precisions."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def four_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
 
 
-def test_each_process_of_torchrun_has_its_own(four_gpus, monkeypatch):
+def test_each_local_rank_has_its_own_gpu(four_gpus, monkeypatch):
     assert own_device("cuda") == "cuda"
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert own_device("cuda") == "cuda:3"
@@ -27,21 +27,16 @@ def test_each_process_of_torchrun_has_its_own(four_gpus, monkeypatch):
     assert own_device("cpu") == "cpu"
 
 
-@pytest.mark.parametrize("asked", ["cuda:4", "cuda:17"])
-def test_a_gpu_that_is_not_there(four_gpus, asked):
-    with pytest.raises(InputError, match=asked):
-        own_device(asked)
-
-
-def test_more_processes_than_gpus(four_gpus, monkeypatch):
+def test_a_gpu_that_is_not_there(four_gpus, monkeypatch):
+    for asked in ("cuda:4", "cuda:17"):
+        with pytest.raises(InputError, match=asked):
+            own_device(asked)
     monkeypatch.setenv("LOCAL_RANK", "4")
     with pytest.raises(InputError, match="cuda:4"):
         own_device("cuda")
 
 
-def test_other_processes_get_the_gpus_that_this_one_sees(
-    four_gpus, monkeypatch
-):
+def test_gpus_are_named_as_for_other_processes(four_gpus, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus() == ["0", "1", "2", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
@@ -66,11 +61,8 @@ def test_precisions_are_those_of_the_tensor_cores(
     assert fastest_precision("cpu") == evaluation_precision("cpu") == "fp32"
 
 
-def test_products_of_bfloat16(monkeypatch):
-    for known in (True, False):
-        monkeypatch.setattr(
-            torch.ops.mkldnn,
-            "_is_mkldnn_bf16_supported",
-            lambda known=known: known,
-        )
-        assert has_bfloat16("cpu") is known
+@pytest.mark.parametrize("known", [True, False])
+def test_bfloat16_of_a_cpu(monkeypatch, known):
+    name = "_is_mkldnn_bf16_supported"
+    monkeypatch.setattr(torch.ops.mkldnn, name, lambda: known)
+    assert has_bfloat16("cpu") is known
