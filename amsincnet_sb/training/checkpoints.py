@@ -127,7 +127,7 @@ class AtomicCheckpointer(Checkpointer):
         except (InputError, OSError, RuntimeError) as error:
             reason = str(error).split("\n")[0].rstrip(".")
             raise InputError(
-                f"{self.checkpoints_dir}: no checkpoint was written "
+                f"{self.checkpoints_dir}: a checkpoint cannot be written "
                 f"({reason}); those before it are intact."
             ) from error
         finally:
