@@ -1,1 +1,142 @@
-"""Fast forms of the networks' layers, for CPUs and for GPUs."""
+"""Fast forms of the networks' layers, with one interface for both devices.
+
+:class:`Kernels` declares the interface, :mod:`.cpu` and :mod:`.cuda`
+implement it, and :func:`kernels_for` says which of the two computes the
+layers of a tensor. They compute what the plain form in torch computes, values
+and gradients; under autocast matmuls are in its precision.
+"""
+
+from typing import Protocol
+
+import torch
+
+from amsincnet_sb.kernels import cpu
+
+__all__ = ["Kernels", "kernels_for"]
+
+# What only a GPU needs takes seconds to import.
+_cuda = None
+if torch.cuda.is_available():
+    from amsincnet_sb.kernels import cuda as _cuda
+
+
+def kernels_for(x):
+    """The kernels for the device of a tensor.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Input or parameter of the layers.
+
+    Returns
+    -------
+    Kernels or None
+        A module. None where the plain form is to be used: while a network is
+        exported, and on devices without kernels.
+
+    Example
+    -------
+    >>> kernels_for(torch.zeros(1)).__name__
+    'amsincnet_sb.kernels.cpu'
+    """
+    if torch.jit.is_tracing():
+        return None
+    # torch.compile answers "exporting" to this as well.
+    exporting = torch.compiler.is_exporting()
+    if exporting and not torch.compiler.is_dynamo_compiling():
+        return None
+    if _cuda is not None and _cuda.supports(x):
+        return _cuda
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return cpu
+    return None
+
+
+class Kernels(Protocol):
+    """What :mod:`.cpu` and :mod:`.cuda` have in common.
+
+    Waveforms are ``[batch, time]`` and feature maps, other than torch's,
+    ``[batch, time, channels]``. Other arguments, wherever they occur:
+
+    ==============  =======================================================
+    ``input_norm``  gain and bias of the input's TimeLayerNorm, each
+                    ``[time]``; None for a normalisation without them
+    ``filters``     ``[channels, taps]``, symmetric in time, ``taps`` odd.
+                    On a CPU their gradient is that of symmetric filters:
+                    mirrored taps share it equally.
+    ``convs``       weight ``[out, in, taps]`` and bias ``[out]`` of each
+                    convolution behind the sinc layer
+    ``norms``       gain and bias of the TimeLayerNorm behind the pooling of
+                    each layer, each ``[channels, pooled time]``
+    ``pools``       size of the max-pooling behind each layer; behind the sinc
+                    layer it takes magnitudes
+    ``eps``         added to the TimeLayerNorms' standard deviations
+    ``slope``       negative slope of the LeakyReLUs, at least 0
+    ``floor``       where positive, the TimeLayerNorm behind the sinc layer
+                    gets ``log(magnitude + floor)``
+    ``dtype``       of the matmuls
+    ==============  =======================================================
+
+    The ``frozen_`` functions prepare layers for evaluation: they return
+    functions of the input alone, without gradient, which later changes of the
+    parameters do not reach.
+    """
+
+    @staticmethod
+    def cnn(x, input_norm, filters, convs, norms, pools, eps, slope):
+        """SincNet's convolutional part.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[batch, channels * time]``, channel-major.
+
+        Raises
+        ------
+        ValueError
+            On a CPU, if the filters are not symmetric.
+        """
+
+    @staticmethod
+    def sinc_map(
+        x, input_norm, filters, norm, pool, eps, slope, floor=0.0, keep=None
+    ):
+        """SincTDNN's sinc layer, with one ``norm`` and one ``pool``.
+
+        ``keep``, ``[batch, channels]`` of bool, masks: channels that are
+        False are zero. Returns ``[batch, time, channels]``.
+        """
+
+    @staticmethod
+    def conv(x, weight, stride=1):
+        """A strided convolution of a feature map without padding or bias.
+
+        ``weight`` is ``[out, in, taps]``. Returns
+        ``[batch, (time - taps) // stride + 1, out]``.
+        """
+
+    @staticmethod
+    def linear(x, weight, bias):
+        """:func:`torch.nn.functional.linear` of ``[batch, in]``."""
+
+    @staticmethod
+    def statistics(x):
+        """:func:`amsincnet_sb.nnet.pooling.statistics`, for evaluation."""
+
+    @staticmethod
+    def frozen_cnn(
+        input_norm, filters, convs, norms, pools, eps, slope, dtype, floor=0.0
+    ):
+        """:meth:`cnn`, waveforms to ``[batch, time, channels]``."""
+
+    @staticmethod
+    def frozen_conv(weight, bias, stride, slope, residual, dtype):
+        """:meth:`conv` with a bias ``[out]`` and a LeakyReLU.
+
+        With ``residual`` the middle of the input is added to the output. The
+        feature maps are of the given dtype, too.
+        """
+
+    @staticmethod
+    def frozen_linear(weight, bias, dtype):
+        """:meth:`linear`, of the given dtype."""

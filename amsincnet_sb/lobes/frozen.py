@@ -5,10 +5,8 @@ import copy
 import torch
 import torch.nn.functional as F
 
-from amsincnet_sb.kernels import cpu as fast_cpu
-from amsincnet_sb.lobes import windowed
+from amsincnet_sb.kernels import kernels_for
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
-from amsincnet_sb.nnet.pooling import statistics
 
 __all__ = ["Folded", "FoldedTDNN", "fold_batchnorm", "for_evaluation"]
 
@@ -21,8 +19,8 @@ def for_evaluation(net, dtype=torch.float32):
     net : torch.nn.Module
         Maps windows ``[windows, window]`` to ``[windows, 1, embedding_size]``.
     dtype : torch.dtype
-        Of the matrix products. Windows that leave the range of float16 are
-        embedded in float32.
+        Of the matmuls. Windows that leave the range of float16 are embedded
+        in float32.
 
     Returns
     -------
@@ -38,30 +36,20 @@ def for_evaluation(net, dtype=torch.float32):
     >>> embed(torch.randn(3, 3200)).shape
     torch.Size([3, 1, 32])
     """
-    if not getattr(net, "fast", False) or _kernels(net) is None:
+    if not getattr(net, "fast", False) or kernels_for(net.sinc.low) is None:
         return net
     kind = FoldedTDNN if isinstance(net, SincTDNN) else Folded
     folded = kind(net, dtype)
     wide = kind(net) if dtype == torch.float16 else None
 
     def embed(windows):
-        """One embedding a window."""
+        """One embedding per window."""
         x = folded.embed_windows(windows)
         if wide is not None and not x.isfinite().all():
             x = wide.embed_windows(windows)
         return x.unsqueeze(1)
 
     return embed
-
-
-def _kernels(net):
-    """The frozen layers for a network's device, or None if there are none."""
-    at = net.sinc.low
-    if windowed.fast_cuda is not None and windowed.fast_cuda.supports(at):
-        from amsincnet_sb.kernels.cuda import frozen  # only where CUDA is
-
-        return frozen
-    return fast_cpu if at.device.type == "cpu" else None
 
 
 def fold_batchnorm(layer, norm):
@@ -99,7 +87,7 @@ def fold_batchnorm(layer, norm):
 
 
 class Folded:
-    """Embeddings of many windows, as the network in evaluation mode.
+    """Embeddings of many windows, as by a SincNet in evaluation mode.
 
     The sinc filters are computed once and batch normalisation disappears in
     the linear layers, so a change of the network does not reach this object:
@@ -108,10 +96,9 @@ class Folded:
     Arguments
     ---------
     net : amsincnet_sb.lobes.sincnet.SincNet
-        On a CPU, or a GPU that the fast kernels support.
+        On a device with kernels.
     dtype : torch.dtype
-        Of the matrix products; on a CPU everything between them is still
-        float32.
+        Of the matmuls; on a CPU everything between them is still float32.
 
     Example
     -------
@@ -129,23 +116,10 @@ class Folded:
     group = 512
 
     def __init__(self, net, dtype=torch.float32):
-        kernels = _kernels(net)
+        kernels = kernels_for(net.sinc.low)
         self.slope = net.negative_slope
         self.linear_embedding = net.linear_embedding
-        self.flat_norm = copy.deepcopy(net.flat_norm)
-        self.cnn = kernels.frozen_cnn(
-            (net.input_norm.weight, net.input_norm.bias),
-            net.sinc.filters(),
-            [(conv.weight, conv.bias) for conv in net.convs],
-            [(norm.weight, norm.bias) for norm in net.cnn_norms],
-            net.cnn_pools,
-            net.input_norm.eps,
-            net.negative_slope,
-            dtype,
-        )
-        self._freeze_linears(net, kernels, dtype)
-
-    def _freeze_linears(self, net, kernels, dtype):
+        self._freeze_features(net, kernels, dtype)
         self.linears = [
             kernels.frozen_linear(*fold_batchnorm(layer, norm), dtype)
             for layer, norm in zip(net.linears, net.fc_norms)
@@ -153,7 +127,7 @@ class Folded:
 
     @torch.no_grad()
     def embed_windows(self, windows):
-        """One embedding a window.
+        """One embedding per window.
 
         Arguments
         ---------
@@ -166,17 +140,27 @@ class Folded:
             ``[windows, embedding_size]``, float32.
         """
         with torch.autocast(windows.device.type, enabled=False):
-            return self._embed(windows)
+            parts = [
+                self._connect(self._features(x))
+                for x in _groups(windows, self.group)
+            ]
+            return torch.cat(parts)
 
-    def _groups(self, windows):
-        return [windows] if windows.is_cuda else windows.split(self.group)
+    def _freeze_features(self, net, kernels, dtype):
+        self.cnn = kernels.frozen_cnn(
+            (net.input_norm.weight, net.input_norm.bias),
+            net.sinc.filters(),
+            [(conv.weight, conv.bias) for conv in net.convs],
+            [(norm.weight, norm.bias) for norm in net.cnn_norms],
+            net.cnn_pools,
+            net.input_norm.eps,
+            net.negative_slope,
+            dtype,
+        )
+        self.flat_norm = copy.deepcopy(net.flat_norm)
 
-    def _embed(self, windows):
-        return torch.cat([self._whole(x) for x in self._groups(windows)])
-
-    def _whole(self, x):
-        x = self.cnn(x).transpose(1, 2).flatten(1)
-        return self._connect(self.flat_norm(x))
+    def _features(self, x):
+        return self.flat_norm(self.cnn(x).transpose(1, 2).flatten(1))
 
     def _connect(self, x):
         last = len(self.linears) - 1
@@ -196,26 +180,12 @@ class FoldedTDNN(Folded):
         See :class:`Folded`.
     dtype : torch.dtype
         Likewise.
-
-    Example
-    -------
-    >>> net = SincTDNN(tdnn_channels=[16] * 4, fc_neurons=[64, 32]).eval()
-    >>> windows = torch.randn(3, 3200)
-    >>> with torch.no_grad():
-    ...     expected = net.embed_windows(windows)
-    >>> y = FoldedTDNN(net).embed_windows(windows)
-    >>> torch.allclose(y, expected, atol=1e-4)
-    True
     """
 
-    linear_embedding = True
+    # On a CPU, of the feature maps between the convolutions.
+    map_group = 64
 
-    # Of the maps between the convolutions; they are larger than SincNet's.
-    group = 64
-
-    def __init__(self, net, dtype=torch.float32):
-        kernels = _kernels(net)
-        self.slope = net.negative_slope
+    def _freeze_features(self, net, kernels, dtype):
         self.cnn = kernels.frozen_cnn(
             None,
             net.sinc.filters(),
@@ -239,18 +209,19 @@ class FoldedTDNN(Folded):
                 net.convs, net.conv_norms, net.residual
             )
         ]
-        self.statistics = getattr(kernels, "statistics", statistics)
+        self.statistics = kernels.statistics
         self.pool_norm = copy.deepcopy(net.pool_norm).eval()
-        self._freeze_linears(net, kernels, dtype)
 
-    def _embed(self, windows):
-        # Few at a time through the convolutions, all through the weights of
-        # the linear layers, for the caches' sake.
-        pooled = [self._pool(x) for x in self._groups(windows)]
-        return self._connect(self.pool_norm(torch.cat(pooled)))
+    def _features(self, x):
+        pooled = [self._pool(part) for part in _groups(x, self.map_group)]
+        return self.pool_norm(torch.cat(pooled))
 
     def _pool(self, x):
         x = self.cnn(x)
         for conv in self.convs:
             x = conv(x)
         return self.statistics(x)
+
+
+def _groups(windows, size):
+    return [windows] if windows.is_cuda else windows.split(size)

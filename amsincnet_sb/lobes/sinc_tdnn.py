@@ -10,28 +10,29 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from amsincnet_sb.lobes.windowed import WindowedEmbedding
+from amsincnet_sb.lobes.windowed import MOMENTUM, WindowedEmbedding
 from amsincnet_sb.nnet.augmentation import BandMask
-from amsincnet_sb.nnet.normalization import BatchNorm, TimeLayerNorm
+from amsincnet_sb.nnet.normalization import TimeLayerNorm
 from amsincnet_sb.nnet.pooling import statistics
 from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["SincTDNN"]
 
+_LAYERS = ("tdnn_channels", "tdnn_kernel_sizes", "tdnn_strides")
+
 
 class SincTDNN(WindowedEmbedding):
-    """Embedding of a waveform by a network that looks at short windows.
+    """Speaker embeddings from the raw waveform, over windows of 200 ms.
 
-    It reads what SincNet reads, with the same filters, but differs in what
-    follows them, so that what it learns at one moment of a window holds at
-    every other:
+    Its input and its filters are SincNet's, but what it learns at one time
+    within a window holds at every other:
 
     * the logarithm of a filter's magnitude is normalised, not the magnitude,
       as in every filterbank;
-    * convolutions step over time where SincNet's are pooled by maximum, and
-      have batch normalisation, which knows no position;
-    * mean and standard deviation over time are kept of their output, and not
-      the whole map, which takes a weight for every moment.
+    * convolutions have a stride where SincNet's are followed by max-pooling,
+      and batch normalisation, which has no parameters for each position;
+    * mean and standard deviation over time are kept of their output, where
+      SincNet flattens the whole feature map and weighs each time by itself.
 
     Arguments
     ---------
@@ -54,31 +55,28 @@ class SincTDNN(WindowedEmbedding):
     tdnn_kernel_sizes : sequence of int
         Taps of each.
     tdnn_strides : sequence of int
-        Step of each. One that changes neither the rate nor the channels and
-        has an odd number of taps gets a residual connection.
+        Stride of each. A convolution of stride 1 with as many channels out as
+        in and an odd number of taps gets a residual connection.
     fc_neurons : sequence of int
         Sizes of the fully connected layers; the last is the embedding's.
     dropout : float
         Probability, behind every fully connected layer but the last.
     band_mask : int
-        Largest number of neighbouring filters silenced in training, see
+        Largest number of neighbouring filters masked in training, see
         :class:`amsincnet_sb.nnet.augmentation.BandMask`.
     negative_slope : float
         Of the LeakyReLUs.
     min_low_hz, min_band_hz : float
         See :class:`amsincnet_sb.nnet.sinc.SincConv`.
     fast : bool
-        Use the implementation written for the device; it computes the same.
+        See :class:`amsincnet_sb.lobes.sincnet.SincNet`.
 
     Attributes
     ----------
-    window : int
-        As given.
     embedding_size : int
         ``fc_neurons[-1]``.
     arguments : dict
-        Plain numbers and lists with which ``SincTDNN(**arguments)`` makes a
-        network of the same architecture.
+        ``SincTDNN(**arguments)`` makes a network of the same architecture.
 
     Raises
     ------
@@ -115,57 +113,13 @@ class SincTDNN(WindowedEmbedding):
         min_band_hz=50.0,
         fast=True,
     ):
-        super().__init__()
-        if (
-            not len(tdnn_channels)
-            == len(tdnn_kernel_sizes)
-            == len(tdnn_strides)
-        ):
-            raise ValueError(
-                "SincTDNN: tdnn_channels, tdnn_kernel_sizes and tdnn_strides "
-                f"must be of equal length but have {len(tdnn_channels)}, "
-                f"{len(tdnn_kernel_sizes)} and {len(tdnn_strides)} entries."
-            )
-        self._check_sizes(
-            sample_rate=[sample_rate],
-            window=[window],
-            hop=[hop],
-            sinc_channels=[sinc_channels],
-            sinc_kernel_size=[sinc_kernel_size],
-            sinc_pool=[sinc_pool],
-            tdnn_channels=tdnn_channels,
-            tdnn_kernel_sizes=tdnn_kernel_sizes,
-            tdnn_strides=tdnn_strides,
-            fc_neurons=fc_neurons,
+        super().__init__(
+            locals(),
+            _LAYERS,
+            sizes=("sinc_channels", "sinc_kernel_size", "sinc_pool"),
         )
-        self.arguments = {
-            "sample_rate": sample_rate,
-            "window": window,
-            "hop": hop,
-            "sinc_channels": sinc_channels,
-            "sinc_kernel_size": sinc_kernel_size,
-            "sinc_pool": sinc_pool,
-            "log_floor": log_floor,
-            "tdnn_channels": list(tdnn_channels),
-            "tdnn_kernel_sizes": list(tdnn_kernel_sizes),
-            "tdnn_strides": list(tdnn_strides),
-            "fc_neurons": list(fc_neurons),
-            "dropout": dropout,
-            "band_mask": band_mask,
-            "negative_slope": negative_slope,
-            "min_low_hz": min_low_hz,
-            "min_band_hz": min_band_hz,
-        }
-        self.fast = fast
-        self.sample_rate = sample_rate
-        self.window = window
-        self.hop = hop
-        self.embedding_size = fc_neurons[-1]
         self.sinc_pool = sinc_pool
         self.log_floor = log_floor
-        self.tdnn_strides = tuple(tdnn_strides)
-        self.negative_slope = negative_slope
-
         time = (window - sinc_kernel_size + 1) // sinc_pool
         times = [time]
         for taps, stride in zip(tdnn_kernel_sizes, tdnn_strides):
@@ -174,7 +128,7 @@ class SincTDNN(WindowedEmbedding):
         if min(times) < 2:
             raise ValueError(
                 f"SincTDNN: a window of {window} samples is too short for "
-                f"kernels {[sinc_kernel_size, *tdnn_kernel_sizes]} and steps "
+                f"kernels {[sinc_kernel_size, *tdnn_kernel_sizes]} and strides "
                 f"{[sinc_pool, *tdnn_strides]}."
             )
         self.input_norm = TimeLayerNorm(window, affine=False)
@@ -201,14 +155,11 @@ class SincTDNN(WindowedEmbedding):
             and conv.kernel_size[0] % 2 == 1
             for conv in self.convs
         ]
-        self.conv_norms = nn.ModuleList(map(BatchNorm, tdnn_channels))
-        sizes = [2 * channels[-1], *fc_neurons]
-        self.pool_norm = BatchNorm(sizes[0])
-        self.linears = nn.ModuleList(
-            nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes, sizes[1:])
+        self.conv_norms = nn.ModuleList(
+            nn.BatchNorm1d(n, momentum=MOMENTUM) for n in tdnn_channels
         )
-        self.fc_norms = nn.ModuleList(map(BatchNorm, fc_neurons))
-        self.dropout = nn.Dropout(dropout)
+        self.pool_norm = nn.BatchNorm1d(2 * channels[-1], momentum=MOMENTUM)
+        self._add_linears(2 * channels[-1])
 
     def sinc_map(self, windows):
         """The front-end: filters, magnitude, logarithm, normalisation, mask.
@@ -249,7 +200,7 @@ class SincTDNN(WindowedEmbedding):
         return x.transpose(1, 2)
 
     def embed_windows(self, windows):
-        """One embedding a window.
+        """One embedding per window.
 
         Arguments
         ---------
@@ -263,28 +214,21 @@ class SincTDNN(WindowedEmbedding):
         """
         kernels = self._kernels(windows)
         convolve = _convolve if kernels is None else kernels.conv
-        linear = F.linear if kernels is None else kernels.linear
         x = self.sinc_map(windows)
         for conv, norm, residual in zip(
             self.convs, self.conv_norms, self.residual
         ):
             y = convolve(x, conv.weight, conv.stride[0])
-            # A moment of a window is an example of its own.
+            # Each time of each window counts as an example.
             y = norm(y.flatten(0, 1)).unflatten(0, y.shape[:2])
             y = F.leaky_relu(y, self.negative_slope)
             if residual:
                 cut = conv.kernel_size[0] // 2
                 y = y + x[:, cut : cut + y.shape[1]]
             x = y
-        x = self.pool_norm(statistics(x))
-        last = len(self.linears) - 1
-        for i, (layer, norm) in enumerate(zip(self.linears, self.fc_norms)):
-            x = norm(linear(x, layer.weight, layer.bias))
-            if i < last:
-                x = self.dropout(F.leaky_relu(x, self.negative_slope))
-        return x
+        return self._connect(self.pool_norm(statistics(x)))
 
 
 def _convolve(x, weight, stride):
-    """A convolution of maps ``[batch, time, channels]``, the plain form."""
+    """Plain form of a convolution of ``[batch, time, channels]``."""
     return F.conv1d(x.transpose(1, 2), weight, stride=stride).transpose(1, 2)

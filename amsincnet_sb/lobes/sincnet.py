@@ -11,19 +11,21 @@ from torch import nn
 
 from amsincnet_sb.lobes.classifiers import init_linear_
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
-from amsincnet_sb.nnet.normalization import BatchNorm, TimeLayerNorm
+from amsincnet_sb.nnet.normalization import TimeLayerNorm
 from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["SincNet"]
 
+_LAYERS = ("cnn_channels", "cnn_kernel_sizes", "cnn_pools")
+
 
 class SincNet(WindowedEmbedding):
-    """Embedding of a waveform by a network that looks at short windows.
+    """Speaker embeddings from the raw waveform, over windows of 200 ms.
 
     The default arguments are the architecture released for TIMIT with
-    AM-SincNet: windows of 200 ms, 80 sinc filters, two convolutions, three
-    fully connected layers, an embedding of 2048 numbers. A window is embedded
-    by itself; a longer waveform is the mean over its windows.
+    AM-SincNet: 80 sinc filters, two convolutions, three fully connected
+    layers, an embedding of 2048 dimensions. Each window is embedded by itself;
+    a longer waveform is the mean over its windows.
 
     Arguments
     ---------
@@ -55,19 +57,16 @@ class SincNet(WindowedEmbedding):
     min_low_hz, min_band_hz : float
         See :class:`amsincnet_sb.nnet.sinc.SincConv`.
     fast : bool
-        Use the implementation written for the device
-        (:mod:`amsincnet_sb.kernels.cuda`, :mod:`amsincnet_sb.kernels.cpu`)
-        where there is one. It computes the same; False is for reference.
+        Use the kernels written for the device where there are any, see
+        :mod:`amsincnet_sb.kernels`. They compute the same; False is for
+        reference.
 
     Attributes
     ----------
-    window : int
-        As given.
     embedding_size : int
         ``fc_neurons[-1]``.
     arguments : dict
-        Plain numbers and lists with which ``SincNet(**arguments)`` makes a
-        network of the same architecture.
+        ``SincNet(**arguments)`` makes a network of the same architecture.
 
     Raises
     ------
@@ -102,44 +101,8 @@ class SincNet(WindowedEmbedding):
         min_band_hz=50.0,
         fast=True,
     ):
-        super().__init__()
-        if not len(cnn_channels) == len(cnn_kernel_sizes) == len(cnn_pools):
-            raise ValueError(
-                "SincNet: cnn_channels, cnn_kernel_sizes and cnn_pools must "
-                f"be of equal length but have {len(cnn_channels)}, "
-                f"{len(cnn_kernel_sizes)} and {len(cnn_pools)} entries."
-            )
-        self._check_sizes(
-            sample_rate=[sample_rate],
-            window=[window],
-            hop=[hop],
-            cnn_channels=cnn_channels,
-            cnn_kernel_sizes=cnn_kernel_sizes,
-            cnn_pools=cnn_pools,
-            fc_neurons=fc_neurons,
-        )
-        self.arguments = {
-            "sample_rate": sample_rate,
-            "window": window,
-            "hop": hop,
-            "cnn_channels": list(cnn_channels),
-            "cnn_kernel_sizes": list(cnn_kernel_sizes),
-            "cnn_pools": list(cnn_pools),
-            "fc_neurons": list(fc_neurons),
-            "dropout": dropout,
-            "linear_embedding": linear_embedding,
-            "released_init": released_init,
-            "negative_slope": negative_slope,
-            "min_low_hz": min_low_hz,
-            "min_band_hz": min_band_hz,
-        }
-        self.fast = fast
-        self.sample_rate = sample_rate
-        self.window = window
-        self.hop = hop
-        self.embedding_size = fc_neurons[-1]
+        super().__init__(locals(), _LAYERS)
         self.cnn_pools = tuple(cnn_pools)
-        self.negative_slope = negative_slope
         self.linear_embedding = linear_embedding
 
         self.input_norm = TimeLayerNorm(window)
@@ -170,16 +133,11 @@ class SincNet(WindowedEmbedding):
                 )
             self.cnn_norms.append(TimeLayerNorm((channels, time)))
 
-        sizes = [cnn_channels[-1] * time, *fc_neurons]
-        self.flat_norm = TimeLayerNorm(sizes[0])
-        self.linears = nn.ModuleList(
-            nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes, sizes[1:])
-        )
+        self.flat_norm = TimeLayerNorm(cnn_channels[-1] * time)
+        self._add_linears(cnn_channels[-1] * time)
         if released_init:
             for linear in self.linears:
                 init_linear_(linear)
-        self.fc_norms = nn.ModuleList(map(BatchNorm, fc_neurons))
-        self.dropout = nn.Dropout(dropout)
 
     def cnn(self, windows):
         """The convolutional part.
@@ -218,7 +176,7 @@ class SincNet(WindowedEmbedding):
         return F.leaky_relu(self.cnn_norms[layer](x), self.negative_slope)
 
     def embed_windows(self, windows):
-        """One embedding a window.
+        """One embedding per window.
 
         Arguments
         ---------
@@ -230,14 +188,4 @@ class SincNet(WindowedEmbedding):
         torch.Tensor
             ``[windows, embedding_size]``.
         """
-        x = self.flat_norm(self.cnn(windows))
-        last = len(self.linears) - 1
-        kernels = self._kernels(windows)
-        linear = F.linear if kernels is None else kernels.linear
-        for i, (layer, norm) in enumerate(zip(self.linears, self.fc_norms)):
-            x = norm(linear(x, layer.weight, layer.bias))
-            if i < last or not self.linear_embedding:
-                x = F.leaky_relu(x, self.negative_slope)
-            if i < last:
-                x = self.dropout(x)
-        return x
+        return self._connect(self.flat_norm(self.cnn(windows)))

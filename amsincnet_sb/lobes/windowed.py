@@ -1,80 +1,108 @@
-"""What networks that look at short windows have in common."""
+"""What SincNet and SincTDNN have in common."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from amsincnet_sb.kernels import cpu as fast_cpu
-from amsincnet_sb.nnet.windows import count_windows, window_samples
+from amsincnet_sb.kernels import kernels_for
+from amsincnet_sb.nnet.windows import (
+    count_windows,
+    cut_windows,
+    locate_windows,
+    window_samples,
+)
 
 __all__ = ["WindowedEmbedding"]
 
-# What only a GPU needs takes seconds to import.
-fast_cuda = None
-if torch.cuda.is_available():
-    from amsincnet_sb.kernels import cuda as fast_cuda
+# Weight of a batch in the running statistics of batch normalisation.
+MOMENTUM = 0.05
+
+_SIZES = ("sample_rate", "window", "hop", "fc_neurons")
 
 
 class WindowedEmbedding(nn.Module):
-    """Embeds a window at a time; a longer waveform is the mean over its own.
+    """Embeds windows; a longer waveform is the mean over its windows.
 
-    Base class: ``embed_windows`` is what a network adds.
+    Base class of networks that end in fully connected layers. What a network
+    adds is ``embed_windows``, ``[windows, window]`` to
+    ``[windows, embedding_size]``.
 
-    Attributes
-    ----------
-    window, hop : int
-        Samples of a window, and between the windows of a longer waveform.
-    embedding_size : int
-        Numbers of an embedding.
-    fast : bool
-        Whether to use what is written for the device.
+    Arguments
+    ---------
+    arguments : dict
+        All of the network's, by name, as ``locals()`` gives them.
+    layers : sequence of str
+        Those that are lists with an entry for each layer.
+    sizes : sequence of str
+        Further ones that must be positive whole numbers.
     """
 
-    def embed_windows(self, windows):
-        """One embedding a window.
+    linear_embedding = True
 
-        Arguments
-        ---------
-        windows : torch.Tensor
-            ``[windows, window]``.
+    def __init__(self, arguments, layers, sizes=()):
+        super().__init__()
+        # What makes the same network; "fast" is about the machine.
+        self.arguments = {
+            name: list(value) if hasattr(value, "__len__") else value
+            for name, value in arguments.items()
+            if name not in ("self", "__class__", "fast")
+        }
+        self._check(layers, [*_SIZES, *sizes])
+        for name in ("sample_rate", "window", "hop", "negative_slope"):
+            setattr(self, name, arguments[name])
+        self.fast = arguments["fast"]
+        self.embedding_size = self.arguments["fc_neurons"][-1]
 
-        Returns
-        -------
-        torch.Tensor
-            ``[windows, embedding_size]``.
-        """
-        raise NotImplementedError
-
-    def _check_sizes(self, **sizes):
-        for name, numbers in sizes.items():
-            if not numbers or not all(
-                type(n) is int and n > 0 for n in numbers
-            ):
+    def _check(self, layers, sizes):
+        kind = type(self).__name__
+        lengths = [str(len(self.arguments[name])) for name in layers]
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                f"{kind}: {_listed(layers)} must be of equal length but have "
+                f"{_listed(lengths)} entries."
+            )
+        for name in (*sizes, *layers):
+            given = self.arguments[name]
+            given = given if isinstance(given, list) else [given]
+            if not given or not all(type(n) is int and n > 0 for n in given):
                 raise ValueError(
-                    f"{type(self).__name__}: {name} has {list(numbers)} where "
-                    "positive whole numbers are needed."
+                    f"{kind}: {name} has {given} where positive whole numbers "
+                    "are needed."
                 )
 
+    def _add_linears(self, size):
+        """The fully connected layers for vectors of a size."""
+        sizes = [size, *self.arguments["fc_neurons"]]
+        self.linears = nn.ModuleList(
+            nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes, sizes[1:])
+        )
+        self.fc_norms = nn.ModuleList(
+            nn.BatchNorm1d(n, momentum=MOMENTUM) for n in sizes[1:]
+        )
+        self.dropout = nn.Dropout(self.arguments["dropout"])
+
+    def _connect(self, x):
+        """Vectors through the fully connected layers."""
+        kernels = self._kernels(x)
+        linear = F.linear if kernels is None else kernels.linear
+        last = len(self.linears) - 1
+        for i, (layer, norm) in enumerate(zip(self.linears, self.fc_norms)):
+            x = norm(linear(x, layer.weight, layer.bias))
+            if i < last or not self.linear_embedding:
+                x = F.leaky_relu(x, self.negative_slope)
+            if i < last:
+                x = self.dropout(x)
+        return x
+
     def _kernels(self, x):
-        """What is fastest for a tensor, or None for the plain form."""
-        if not self.fast or torch.jit.is_tracing():
-            return None
-        # torch.compile answers "exporting" to this as well.
-        exporting = torch.compiler.is_exporting()
-        if exporting and not torch.compiler.is_dynamo_compiling():
-            return None
-        if fast_cuda is not None and fast_cuda.supports(x):
-            return fast_cuda
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return fast_cpu
-        return None
+        """The kernels for a tensor, or None for the plain form."""
+        return kernels_for(x) if self.fast else None
 
     def forward(self, wavs, lens=None):
-        """Embed waveforms of any length.
+        """Embed waveforms of any length; the mean over their windows.
 
-        Windows start every ``hop`` samples and lie wholly within the valid
-        part of a waveform; what is behind its last whole window is not
-        looked at. A waveform shorter than a window is repeated until it
-        fills one. Padding behind ``lens`` changes nothing.
+        :mod:`amsincnet_sb.nnet.windows` says where windows lie. Padding behind
+        ``lens`` changes nothing.
 
         Arguments
         ---------
@@ -91,24 +119,23 @@ class WindowedEmbedding(nn.Module):
         if wavs.dim() == 3:
             wavs = wavs.squeeze(-1)
         batch, time = wavs.shape
-        if time == self.window and lens is None:
-            return self.embed_windows(wavs).unsqueeze(1)
-        if time < self.window and lens is None:
-            fill = torch.arange(self.window, device=wavs.device) % time
-            return self.embed_windows(wavs[:, fill]).unsqueeze(1)
         if lens is None:
-            windows = wavs.unfold(1, self.window, self.hop)
+            if time == self.window:
+                return self.embed_windows(wavs).unsqueeze(1)
+            windows = cut_windows(wavs, self.window, self.hop)
             x = self.embed_windows(windows.flatten(0, 1))
             return x.unflatten(0, (batch, -1)).mean(1, keepdim=True)
 
         samples = (lens.to(wavs.device) * time).round().long().clamp(1, time)
         counts = count_windows(samples, self.window, self.hop)
-        owner = torch.repeat_interleave(counts)
-        first = counts.cumsum(0) - counts
-        nth = torch.arange(len(owner), device=wavs.device) - first[owner]
+        owner, nth = locate_windows(counts)
         at = window_samples(nth, samples[owner], self.window, self.hop)
         x = self.embed_windows(wavs[owner[:, None], at])
-        # A long sum of half-precision numbers would stall.
+        # A long sum of half-precision values would stall.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         total = wide.new_zeros(batch, x.shape[1]).index_add(0, owner, wide)
         return (total / counts[:, None]).to(x.dtype).unsqueeze(1)
+
+
+def _listed(words):
+    return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,10 +1,9 @@
-"""Normalisation over time, as the SincNet family computes it, and batch."""
+"""Normalisation over time, as the SincNet family computes it."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["BatchNorm", "TimeLayerNorm", "standardise"]
+__all__ = ["TimeLayerNorm", "standardise"]
 
 # Far below the variance of one 16-bit step, far above underflow: keeps the
 # square root differentiable at zero without moving any other value.
@@ -41,17 +40,17 @@ def standardise(x, eps):
 class TimeLayerNorm(nn.Module):
     """``gain · (x − mean) / (std + eps) + bias`` over the last axis.
 
-    Three things set it apart from :class:`torch.nn.LayerNorm`: the standard
-    deviation is the unbiased one, ``eps`` is added to it and not to the
-    variance, and gain and bias have the whole shape of an example while the
-    statistics run over its last axis alone. SpeechBrain's ``LayerNorm``
-    differs in the same ways. A constant input, silence for one, gives the
-    bias and a finite gradient.
+    Three things set it apart from :class:`torch.nn.LayerNorm`, which
+    SpeechBrain's ``LayerNorm`` wraps, as the released weights need them: the
+    standard deviation is the unbiased one, ``eps`` is added to it and not to
+    the variance, and gain and bias have the whole shape of an example while
+    the statistics run over its last axis alone. A constant input, silence for
+    one, gives the bias and a finite gradient.
 
     Arguments
     ---------
     shape : int or tuple of int
-        Shape of one example; the last number is the axis normalised.
+        Shape of one example; the last size is that of the axis normalised.
     eps : float
         Added to the standard deviation.
     affine : bool
@@ -91,57 +90,6 @@ class TimeLayerNorm(nn.Module):
         return x if self.weight is None else self.weight * x + self.bias
 
     def extra_repr(self):
-        """What ``print(module)`` shows."""
+        """For ``print(module)``."""
         affine = "" if self.weight is not None else ", affine=False"
         return f"{self.shape}, eps={self.eps}{affine}"
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """:class:`torch.nn.BatchNorm1d` that does not count the batches.
-
-    The count serves averages over all batches alone, and counting takes a
-    GPU as long as many a layer. The state dictionary has it all the same.
-
-    Arguments
-    ---------
-    num_features : int
-        Of the input.
-    momentum : float
-        Weight of a batch in the running statistics.
-    **kwargs : dict
-        See torch.nn.BatchNorm1d.
-
-    Example
-    -------
-    >>> norm = BatchNorm(3)
-    >>> norm(torch.randn(4, 3)).shape, int(norm.num_batches_tracked)
-    (torch.Size([4, 3]), 0)
-    """
-
-    def __init__(self, num_features, momentum=0.05, **kwargs):
-        super().__init__(num_features, momentum=momentum, **kwargs)
-
-    def forward(self, x):
-        """Normalise.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            ``[batch, features]`` or ``[batch, features, time]``.
-
-        Returns
-        -------
-        torch.Tensor
-            The same shape.
-        """
-        self._check_input_dim(x)
-        return F.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum,
-            self.eps,
-        )

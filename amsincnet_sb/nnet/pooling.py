@@ -1,4 +1,4 @@
-"""A map over time as one vector."""
+"""A feature map over time as one vector."""
 
 import torch
 
@@ -29,6 +29,6 @@ def statistics(x):
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     mean = x.mean(1)
-    # What the mean does to it adds up to zero: no gradient to be computed.
+    # The gradient through this mean adds up to zero and is left out.
     variance = (x - mean.detach().unsqueeze(1)).square().mean(1)
     return torch.cat([mean, (variance + VARIANCE_FLOOR).sqrt()], 1)

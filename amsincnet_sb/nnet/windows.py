@@ -1,13 +1,13 @@
-"""Where the windows of a recording lie: the one rule of the whole package.
+"""Where windows lie in a recording: the one rule of the whole package.
 
-Windows start every hop samples and lie wholly within a recording; what is
-behind the last whole window is not looked at. A recording shorter than a
-window is repeated until it fills one.
+Windows start every hop samples and lie wholly within a recording; the rest
+behind the last whole window is not used. A recording shorter than a window is
+repeated until it fills one.
 """
 
 import torch
 
-__all__ = ["count_windows", "window_samples"]
+__all__ = ["count_windows", "cut_windows", "locate_windows", "window_samples"]
 
 
 def count_windows(lengths, window, hop, released=False):
@@ -15,7 +15,7 @@ def count_windows(lengths, window, hop, released=False):
 
     Arguments
     ---------
-    lengths : torch.Tensor
+    lengths : torch.Tensor, or int
         ``[recordings]``, samples.
     window, hop : int
         In samples.
@@ -25,7 +25,7 @@ def count_windows(lengths, window, hop, released=False):
 
     Returns
     -------
-    torch.Tensor
+    torch.Tensor, or int
         ``[recordings]``. A recording shorter than a window has one.
 
     Example
@@ -37,10 +37,39 @@ def count_windows(lengths, window, hop, released=False):
     """
     spare = lengths - window
     if released:
-        whole = torch.div(spare + hop - 1, hop, rounding_mode="floor")
-    else:
-        whole = torch.div(spare, hop, rounding_mode="floor") + 1
-    return torch.where(spare < 0, torch.ones_like(whole), whole)
+        return torch.where(spare < 0, 1, (spare + hop - 1) // hop)
+    if torch.is_tensor(spare):
+        return (spare // hop + 1).clamp(min=1)
+    return torch.sym_max(spare // hop + 1, 1)
+
+
+def locate_windows(counts, begin=0, end=None):
+    """Of which recording the windows of several are, in their order.
+
+    Arguments
+    ---------
+    counts : torch.Tensor
+        ``[recordings]``, windows of each, from :func:`count_windows`.
+    begin, end : int
+        Which of all windows; all of them by default.
+
+    Returns
+    -------
+    recording : torch.Tensor
+        ``[windows]``, index of the recording of each.
+    nth : torch.Tensor
+        ``[windows]``, number of each within its recording, from 0.
+
+    Example
+    -------
+    >>> locate_windows(torch.tensor([1, 3]))
+    (tensor([0, 1, 1, 1]), tensor([0, 0, 1, 2]))
+    """
+    ends = counts.cumsum(0)
+    end = int(ends[-1]) if end is None else end
+    number = torch.arange(begin, end, device=counts.device)
+    recording = torch.searchsorted(ends, number, right=True)
+    return recording, number - (ends - counts)[recording]
 
 
 def window_samples(nth, lengths, window, hop):
@@ -69,3 +98,34 @@ def window_samples(nth, lengths, window, hop):
     at = torch.arange(window, device=nth.device)
     # Only a recording shorter than a window wraps around.
     return ((nth * hop)[:, None] + at) % lengths[:, None]
+
+
+def cut_windows(waves, window, hop):
+    """All windows of recordings of one length.
+
+    Arguments
+    ---------
+    waves : torch.Tensor
+        ``[..., time]``.
+    window, hop : int
+        In samples.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[..., windows, window]``, a view where there is more than a window.
+
+    Example
+    -------
+    >>> cut_windows(torch.arange(9), 4, 2)
+    tensor([[0, 1, 2, 3],
+            [2, 3, 4, 5],
+            [4, 5, 6, 7]])
+    >>> cut_windows(torch.arange(3), 4, 2)
+    tensor([[0, 1, 2, 0]])
+    """
+    time = waves.shape[-1]
+    if time < window:
+        fill = torch.arange(window, device=waves.device) % time
+        return waves[..., fill].unsqueeze(-2)
+    return waves.unfold(-1, window, hop)

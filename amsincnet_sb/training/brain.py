@@ -14,6 +14,7 @@ from speechbrain.utils.checkpoints import (
 )
 
 from amsincnet_sb.dataio.batch import WaveBatch
+from amsincnet_sb.kernels.finiteness import finiteness
 from amsincnet_sb.training.captured_step import TrainingStep, unrecord_optimizer
 from amsincnet_sb.training.distributed import (
     GradientReducer,
@@ -24,7 +25,6 @@ from amsincnet_sb.training.distributed import (
     rank,
     world_size,
 )
-from amsincnet_sb.training.finite import finiteness
 from amsincnet_sb.training.signals import STOPPED, StopRequest, stop_requests
 from amsincnet_sb.training.sync_batchnorm import synchronize_batchnorm
 

@@ -14,8 +14,8 @@ import warnings
 
 import torch
 
+from amsincnet_sb.kernels.finiteness import finiteness
 from amsincnet_sb.training.distributed import GradientReducer
-from amsincnet_sb.training.finite import finiteness
 
 __all__ = ["TrainingStep", "unrecord_optimizer", "without_effect"]
 

@@ -10,7 +10,7 @@ from speechbrain.utils.distributed import (
     is_distributed_initialized,
 )
 
-from amsincnet_sb.training.finite import finiteness
+from amsincnet_sb.kernels.finiteness import finiteness
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [

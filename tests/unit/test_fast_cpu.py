@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from amsincnet_sb.kernels import cpu as fast_cpu
-from amsincnet_sb.kernels.cpu import maps, onednn_linear, strided_conv
+from amsincnet_sb.kernels.cpu import feature_maps, linear_layer, strided_conv
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.frozen import Folded, fold_batchnorm
 from amsincnet_sb.lobes.sincnet import SincNet
@@ -115,7 +115,7 @@ def test_values_and_gradients(name, windows, monkeypatch):
     net = make_net(name, torch.float64)
     positions = net.window - net.sinc.kernel_size + 1
     size = windows * net.sinc.out_channels * positions
-    monkeypatch.setattr(maps, "_SLICE", size)
+    monkeypatch.setattr(feature_maps, "_SLICE", size)
     x = audio(net, 5, torch.float64).requires_grad_()
     direction = torch.randn_like(plain(x, *arguments(net)))
     expected, wanted = gradients(plain, net, x, direction)
@@ -260,8 +260,8 @@ def test_frozen_keeps_its_parameters():
 )
 def test_conv(shape, by_product, monkeypatch):
     """On processors of both kinds, the first weight in several products."""
-    monkeypatch.setattr(strided_conv, "_WEIGHTS_BY_PRODUCT", by_product)
-    monkeypatch.setattr(strided_conv, "_PRODUCT_ROWS", 40)
+    monkeypatch.setattr(strided_conv, "_WEIGHT_GRADIENT_BY_MATMUL", by_product)
+    monkeypatch.setattr(strided_conv, "_MATMUL_ROWS", 40)
     batch, time, c_in, c_out, taps, stride = shape
     torch.manual_seed(0)
     x = torch.randn(batch, time, c_in, requires_grad=True)
@@ -297,7 +297,7 @@ def test_linear(dtype):
 
 
 def test_linear_under_autocast(monkeypatch):
-    monkeypatch.setattr(onednn_linear, "_ROWS", 8)
+    monkeypatch.setattr(linear_layer, "_ROWS", 8)
     torch.manual_seed(0)
     leaves = [torch.randn(s) for s in [(16, 64), (20, 64), (20,)]]
     leaves = [each.requires_grad_() for each in leaves]

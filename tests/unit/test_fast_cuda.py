@@ -14,13 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amsincnet_sb import kernels
 from amsincnet_sb.kernels import cuda as fast_cuda
 from amsincnet_sb.kernels.cuda import support
-from amsincnet_sb.lobes import windowed
+from amsincnet_sb.kernels.finiteness import finiteness
 from amsincnet_sb.lobes.frozen import Folded, FoldedTDNN, for_evaluation
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.training.finite import finiteness
 
 pytest.importorskip("triton")
 on_gpu = pytest.mark.skipif(
@@ -76,9 +76,13 @@ def plain_sinc_map(x, input_norm, filters, norm, pool, floor, keep=None):
     return x if keep is None else x * keep.unsqueeze(1)
 
 
+def fast_cnn(*arguments):
+    return fast_cuda.cnn(*arguments, 1e-6, 0.2)
+
+
 def fast_sinc_map(x, input_norm, filters, norm, pool, floor, keep=None):
     return fast_cuda.sinc_map(
-        x, input_norm, filters, norm, pool, floor=floor, keep=keep
+        x, input_norm, filters, norm, pool, 1e-6, 0.2, floor, keep
     )
 
 
@@ -247,20 +251,18 @@ SMALL_NETWORKS = [
 def interpreted():
     """What is checked in the interpreter."""
     check_finiteness("cpu")
-    windowed.fast_cuda = fast_cuda
+    kernels._cuda = fast_cuda
     check_frozen(
         "cpu",
         SMALL_NETWORKS,
         {torch.float64: 1e-12, torch.float16: 3e-3},
     )
     long, leaves = problem(LONG, 2)
-    value, grads = errors(fast_cuda.cnn, long, leaves, long, leaves)
+    value, grads = errors(fast_cnn, long, leaves, long, leaves)
     assert max(value, *grads) < 1e-13, (value, grads)
     for shape in FAMILY:
         arguments, leaves = problem(shape, 3)
-        value, grads = errors(
-            fast_cuda.cnn, arguments, leaves, arguments, leaves
-        )
+        value, grads = errors(fast_cnn, arguments, leaves, arguments, leaves)
         assert value < 1e-13, (shape, value)
         assert max(grads) < 1e-13, (shape, grads)
 
@@ -291,7 +293,7 @@ def interpreted():
 
     def of_leaves(*tensors):
         x, a, b, filters, weight, bias, *norms = tensors
-        return fast_cuda.cnn(
+        return fast_cnn(
             x,
             (a, b),
             filters,
@@ -305,12 +307,12 @@ def interpreted():
     # float32, and only some gradients wanted
     exact, exact_leaves = problem(FAMILY[0], 2)
     single, leaves = problem(FAMILY[0], 2, torch.float32)
-    value, grads = errors(fast_cuda.cnn, single, leaves, exact, exact_leaves)
+    value, grads = errors(fast_cnn, single, leaves, exact, exact_leaves)
     assert value < 1e-5, value
     assert max(grads) < 1e-4, grads
     for leaf in leaves[:3]:
         leaf.requires_grad_(False)
-    y = fast_cuda.cnn(*single)
+    y = fast_cnn(*single)
     assert y.dtype == torch.float32
     some = torch.autograd.grad(y.square().sum(), leaves[3])
     assert some[0].isfinite().all()
@@ -319,12 +321,12 @@ def interpreted():
     silent, leaves = problem(FAMILY[0], 3)
     with torch.no_grad():
         silent[0][0] = 0.0
-    y = fast_cuda.cnn(*silent)
+    y = fast_cnn(*silent)
     grads = torch.autograd.grad(y.sum(), leaves)
     assert all(g.isfinite().all() for g in grads)
     with torch.no_grad():
         silent[0][1, 5] = torch.nan
-        y = fast_cuda.cnn(*silent)
+        y = fast_cnn(*silent)
     assert y.isnan().all(1).tolist() == [False, True, False]
 
 
@@ -390,7 +392,7 @@ def test_float32_on_gpu(shape, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     exact, exact_leaves = problem(shape, 4, device="cuda")
     single, leaves = problem(shape, 4, torch.float32, "cuda")
-    value, grads = errors(fast_cuda.cnn, single, leaves, exact, exact_leaves)
+    value, grads = errors(fast_cnn, single, leaves, exact, exact_leaves)
     assert value < 1e-5
     assert max(grads) < 1e-4
 
@@ -404,7 +406,7 @@ def test_reduced_precision_on_gpu(precision, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     found = []
-    for function in (fast_cuda.cnn, plain):
+    for function in (fast_cnn, plain):
 
         def run(*arguments, function=function):
             with torch.autocast(
@@ -480,9 +482,9 @@ def test_repeats_bit_for_bit_and_compiles_whole():
             y = function(*arguments)
         return [y, *torch.autograd.grad(y.float().square().sum(), leaves)]
 
-    first, second = run(fast_cuda.cnn), run(fast_cuda.cnn)
+    first, second = run(fast_cnn), run(fast_cnn)
     assert all(torch.equal(a, b) for a, b in zip(first, second))
-    whole = torch.compile(fast_cuda.cnn, fullgraph=True, dynamic=False)
+    whole = torch.compile(fast_cnn, fullgraph=True, dynamic=False)
     for a, b in zip(run(whole), first):
         assert relative(a, b.double()) < 2e-2
 

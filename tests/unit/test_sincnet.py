@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amsincnet_sb import kernels
 from amsincnet_sb.kernels import cuda as fast_cuda
-from amsincnet_sb.lobes import windowed
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 
@@ -334,7 +334,7 @@ def test_compiled_on_a_gpu_it_takes_the_gpus_kernels(monkeypatch):
         taken.append(windows.shape)
         return windows[:, : net.flat_norm.weight.numel()] * 1.0
 
-    monkeypatch.setattr(windowed, "fast_cuda", fast_cuda)
+    monkeypatch.setattr(kernels, "_cuda", fast_cuda)
     monkeypatch.setattr(fast_cuda, "supports", lambda x: True)
     monkeypatch.setattr(fast_cuda, "cnn", cnn)
     compiled = torch.compile(net.embed_windows, backend="eager")

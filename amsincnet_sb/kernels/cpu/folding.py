@@ -7,29 +7,16 @@ __all__ = ["fold", "fold_filters", "unfold_gradient"]
 
 
 def fold_filters(filters, pool):
-    """Filters for the sums and for the differences of mirrored samples.
+    """Symmetric filters for the sums and the differences of mirrored samples.
 
-    Arguments
-    ---------
-    filters : torch.Tensor
-        ``[channels, taps]``, symmetric.
-    pool : int
-        Neighbouring outputs that are pooled.
+    Of ``filters`` ``[channels, taps]`` and ``pool`` neighbouring outputs, of
+    which ``pairs = pool // 2`` are each other's mirror images, it makes
 
-    Returns
-    -------
-    even : torch.Tensor
-        ``[(pairs + pool % 2) * channels, columns]`` with ``pairs = pool //
-        2``: half the sum of the filters of a pool's first and last output,
-        of the second and last but one, …; then the middle output's, if any.
-    odd : torch.Tensor
-        ``[max(pairs, 1) * channels, columns]``: half the differences; without
-        pairs, zeros.
-
-    Raises
-    ------
-    ValueError
-        If the filters are not symmetric.
+    * ``even``, ``[(pairs + pool % 2) * channels, columns]``: half the sum of
+      the filters of a pool's first and last output, of the second and last
+      but one, …; then the middle output's, if there is one;
+    * ``odd``, ``[max(pairs, 1) * channels, columns]``: half the differences;
+      zeros where there are no pairs.
     """
     mirrored = filters.flip(1)
     if (filters - mirrored).abs().max() > 1e-5 * filters.abs().max():
@@ -54,19 +41,10 @@ def fold_filters(filters, pool):
 
 
 def fold(x, taps, pool):
-    """Sums and differences of mirrored samples, for every pool.
+    """Sums and differences of the mirrored samples of every pool.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        ``[batch, time]``.
-    taps, pool : int
-        Of the filters, and how many of their outputs are pooled.
-
-    Returns
-    -------
-    even, odd : torch.Tensor
-        ``[batch, pools, columns]``: ``x[pool·q + i] ± x[pool·q + span−1−i]``.
+    ``x[pool·q + i] ± x[pool·q + span−1−i]``, each ``[batch, pools, columns]``,
+    of ``x`` ``[batch, time]``.
     """
     span, _, columns = _sizes(taps, pool)
     count = (x.shape[1] - taps + 1) // pool
@@ -77,23 +55,10 @@ def fold(x, taps, pool):
 
 
 def unfold_gradient(even, odd, time, taps, pool, buffers):
-    """The transpose of :func:`fold`.
+    """The transpose of :func:`fold`: ``[batch, time]``.
 
-    Arguments
-    ---------
-    even, odd : torch.Tensor
-        Gradients, ``[columns, batch, pools]``.
-    time : int
-        Samples of a window.
-    taps, pool : int
-        See :func:`fold`.
-    buffers : dict
-        Keeps, by batch size, the memory of the last call for the next.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, time]``.
+    ``even`` and ``odd`` are ``[columns, batch, pools]``; ``buffers`` keeps, by
+    batch size, the memory of the last call for the next.
     """
     span = taps + pool - 1
     columns, batch, count = even.shape

@@ -1,24 +1,24 @@
-"""The convolutional part of SincNet, fast on CUDA.
+"""The layers on GPUs, as a few Triton kernels each.
 
-The same function as ``SincNet.cnn``, values and gradients, as a few Triton
-kernels a layer. A layer is convolution, magnitude (sinc layer), max-pooling,
-normalisation over time and LeakyReLU. What makes it fast:
+A layer of SincNet is convolution, magnitude (sinc layer), max-pooling,
+normalisation over time and LeakyReLU. Three things make it fast:
 
 * tensor cores: the sinc layer is a block-Toeplitz GEMM (a block of outputs is
   a banded matrix times a piece of the signal), the others are implicit GEMMs;
-* the maps before pooling, the largest tensors of the network, are never
-  written in the forward pass: pooling happens in registers;
+* the feature maps before pooling, the largest tensors of the network, are
+  never written in the forward pass: pooling happens in registers;
 * statistics, gain, shift and LeakyReLU are one kernel forward and two
   backward.
 
 Arithmetic is in bfloat16 under bfloat16 autocast; in TF32 where
 ``torch.set_float32_matmul_precision`` allows it; otherwise as three TF32
-products, which is float32's accuracy. Sums are in float32 always. No kernel
+matmuls, which is float32's accuracy. Sums are in float32 always. No kernel
 uses atomics: results repeat bit for bit.
 
-:mod:`.maps` is made of the layers :mod:`.sinc_layer` and :mod:`.pooled_conv`,
-these of what :mod:`.launch` and :mod:`.norm` ask of :mod:`.kernels`; SincTDNN
-has :mod:`.strided_conv`, evaluation :mod:`.frozen`.
+:mod:`.feature_maps` is made of the layers :mod:`.sinc_layer` and
+:mod:`.pooled_conv`, these of :mod:`.launch` and :mod:`.norm`, which launch the
+kernels of :mod:`.triton_matmul` and :mod:`.triton_reductions`; SincTDNN has
+:mod:`.strided_conv`.
 """
 
 import zlib
@@ -26,12 +26,23 @@ from pathlib import Path
 
 import torch
 
-from amsincnet_sb.kernels.cuda.aligned_linear import linear
-from amsincnet_sb.kernels.cuda.maps import cnn, sinc_map
-from amsincnet_sb.kernels.cuda.strided_conv import conv
+from amsincnet_sb.kernels.cuda.feature_maps import cnn, frozen_cnn, sinc_map
+from amsincnet_sb.kernels.cuda.linear_layer import frozen_linear, linear
+from amsincnet_sb.kernels.cuda.norm import statistics
+from amsincnet_sb.kernels.cuda.strided_conv import conv, frozen_conv
 from amsincnet_sb.kernels.cuda.support import supports
 
-__all__ = ["cnn", "conv", "linear", "sinc_map", "supports"]
+__all__ = [
+    "cnn",
+    "conv",
+    "frozen_cnn",
+    "frozen_conv",
+    "frozen_linear",
+    "linear",
+    "sinc_map",
+    "statistics",
+    "supports",
+]
 
 
 def _tag_compiled():

@@ -1,84 +1,58 @@
-"""Kernels that several layers share, with tile sizes that suit a problem.
+"""Launches of kernels that several layers share, with fitting tile sizes.
 
-The sizes were measured on H100 and H200.
+The sizes were measured on H100 and H200. The kernels' modules need Triton and
+are imported with the first launch.
 """
 
 import torch
 
-from amsincnet_sb.kernels.cuda.precision import arithmetic, sum_dtype
+from amsincnet_sb.kernels.cuda.support import sum_dtype, triton_arithmetic
 
 __all__ = [
     "grad_parts",
-    "kernels",
+    "implicit_gemm",
+    "implicit_gemm_grad",
     "plain_gemm",
     "power_of_2",
     "rearrange",
-    "window_gemm",
-    "window_grad",
 ]
 
 
-def kernels():
-    """The kernels' module, which needs Triton.
-
-    Returns
-    -------
-    module
-    """
-    from amsincnet_sb.kernels.cuda import kernels
-
-    return kernels
-
-
 def power_of_2(n):
-    """The next one.
-
-    Arguments
-    ---------
-    n : int
-        Positive.
-
-    Returns
-    -------
-    int
-        ``n`` or more.
-    """
+    """The smallest power of 2 that is at least ``n``."""
     return 1 << (n - 1).bit_length()
 
 
 def rearrange(
     source, out, sizes, strides, valid=None, into=None, parts=1, step=0
 ):
-    """Permute, pad, cut in windows, convert and add up, in one pass.
+    """Permute, pad, cut in overlapping rows, convert, add up in one pass.
 
     Arguments
     ---------
-    source : torch.Tensor
-        Is read.
-    out : torch.Tensor
-        Is written.
-    sizes : tuple of int
-        Three, of what is written.
-    strides : tuple of int
-        Of the source.
+    source, out : torch.Tensor
+        What is read and what is written.
+    sizes, strides : tuple of int
+        Three sizes of ``out``, and the strides of ``source`` that go with them.
     valid : tuple of int, optional
-        The last two sizes of the source where ``out`` is padded.
+        The last two sizes of ``source`` where ``out`` is padded.
     into : tuple of int, optional
         Strides of ``out`` where it is not contiguous in this order.
-    parts : int
-        Of the source, that are added up.
-    step : int
-        Elements from one part to the next.
+    parts, step : int
+        How many parts of ``source`` are added up, and the elements from one
+        to the next.
 
     Returns
     -------
     torch.Tensor
         ``out``.
     """
+    from amsincnet_sb.kernels.cuda import triton_matmul
+
     n0, n1, n2 = sizes
     b1, b2 = min(32, power_of_2(n1)), min(32, power_of_2(n2))
     grid = (n0 * -(-n1 // b1) * -(-n2 // b2),)
-    kernels().rearrange[grid](
+    triton_matmul.rearrange[grid](
         source,
         out,
         *sizes,
@@ -87,7 +61,7 @@ def rearrange(
         *(into or (n1 * n2, n2, 1)),
         parts,
         step,
-        ACC=arithmetic(out)[0],
+        ACC=triton_arithmetic(out)[0],
         B1=b1,
         B2=b2,
         num_warps=4,
@@ -95,21 +69,17 @@ def rearrange(
     return out
 
 
-def window_gemm(
+def implicit_gemm(
     a, w, out, rows, code=None, bias=None, slope=None, skip=-1, **shape
 ):
-    """Overlapping rows of ``a`` times a matrix, max-pooled.
+    """Overlapping rows of ``a`` times a matrix, max-pooled, into ``out``.
 
     Arguments
     ---------
-    a : torch.Tensor
-        Of the rows.
-    w : torch.Tensor
-        The matrix, of the same type.
+    a, w : torch.Tensor
+        Of the rows and of the matrix, of one type.
     out : torch.Tensor
-        Is written.
-    rows : int
-        Of the result.
+        Has ``rows`` rows.
     code : torch.Tensor, optional
         int8, of the shape of ``out``: takes which of the pooled was largest.
     bias : torch.Tensor, optional
@@ -120,18 +90,20 @@ def window_gemm(
         Where in a row of ``a`` that begins which is added last, or -1.
     **shape : int
         ``J``, ``SB``, ``SM``, ``SWK``, ``KK``, ``N``, and where they differ
-        from those of a plain product the others; see
-        :func:`amsincnet_sb.kernels.cuda.kernels.window_gemm`.
+        from those of a plain matmul the others; see the kernel in
+        :mod:`.triton_matmul`.
     """
+    from amsincnet_sb.kernels.cuda import triton_matmul
+
     plain = {"SQ": 0, "RK": shape["KK"], "SWR": 0, "SWG": 0, "SWN": 1}
     plain |= {"SWQ": 0, "CP": shape["N"], "POOL": 1, "ABS": False}
     shape = plain | shape
-    acc, precision = arithmetic(a)
+    acc, precision = triton_arithmetic(a)
     tiles = _gemm_tiles(
         shape["N"], shape["KK"], shape["POOL"], a.element_size()
     )
     grid = (-(-rows // tiles["BM"]) * -(-shape["N"] // tiles["BN"]),)
-    kernels().window_gemm[grid](
+    triton_matmul.implicit_gemm[grid](
         a,
         w,
         bias,
@@ -150,7 +122,7 @@ def window_gemm(
 
 
 def _gemm_tiles(n, k, pool, itemsize):
-    """Tile sizes, warps and pipeline stages of a window_gemm."""
+    """Tile sizes, warps and pipeline stages of an implicit_gemm."""
     bn = min(128 if itemsize == 2 else 64, max(16, power_of_2(n)))
     small = pool == 3 or itemsize > 2
     bk = min(32 if small else 64, max(16, power_of_2(k)))
@@ -165,19 +137,12 @@ def _gemm_tiles(n, k, pool, itemsize):
 
 
 def plain_gemm(a, matrix, out, bias=None, slope=None, skip=-1, **rows):
-    """Overlapping rows of ``a`` times a ``[k, n]`` matrix.
+    """:func:`implicit_gemm` with a matrix ``[k, n]``, without pooling.
 
-    Arguments
-    ---------
-    a, out, bias, slope, skip
-        See :func:`window_gemm`.
-    matrix : torch.Tensor
-        ``[k, n]``.
-    **rows : int
-        ``J``, ``SB`` and ``SM``.
+    ``rows`` are ``J``, ``SB`` and ``SM``.
     """
     size, n = matrix.shape
-    window_gemm(
+    implicit_gemm(
         a,
         matrix.contiguous(),
         out,
@@ -192,56 +157,40 @@ def plain_gemm(a, matrix, out, bias=None, slope=None, skip=-1, **rows):
     )
 
 
-def window_grad(a, d, rows, **shape):
-    """Gradient of the matrix that overlapping rows of ``a`` are times.
+def implicit_gemm_grad(a, d, rows, **shape):
+    """Gradient of the matrix of an :func:`implicit_gemm`.
 
     Arguments
     ---------
-    a : torch.Tensor
-        Of the rows.
-    d : torch.Tensor
-        Gradient of the result, of the same type.
+    a, d : torch.Tensor
+        Of the rows, and the gradient of the result, of one type.
     rows : int
-        Of it.
+        Of the result.
     **shape : int
-        See :func:`amsincnet_sb.kernels.cuda.kernels.window_grad`.
+        See the kernel in :mod:`.triton_matmul`.
 
     Returns
     -------
     torch.Tensor
         ``[parts, KK, N]``, to be added up.
     """
-    acc, precision = arithmetic(a)
+    from amsincnet_sb.kernels.cuda import triton_matmul
+
+    acc, precision = triton_arithmetic(a)
     size, n = shape["KK"], shape["N"]
     tiles = _grad_tiles(n, size, a.element_size())
     count, parts, each = grad_parts(rows, size, n, a.element_size())
     out = torch.empty(parts, size, n, dtype=sum_dtype(a), device=a.device)
-    kernels().window_grad[(count, parts)](
+    triton_matmul.implicit_gemm_grad[(count, parts)](
         a, d, out, rows, each, ACC=acc, PRECISION=precision, **shape, **tiles
     )
     return out
 
 
 def grad_parts(rows, size, n, itemsize):
-    """How the work of a :func:`window_grad` is divided.
+    """How an :func:`implicit_gemm_grad` for a ``[size, n]`` matrix is divided.
 
-    Arguments
-    ---------
-    rows : int
-        That are summed over.
-    size, n : int
-        Of the matrix.
-    itemsize : int
-        Bytes of a number.
-
-    Returns
-    -------
-    count : int
-        Programs a part.
-    parts : int
-        Sums of some rows each.
-    each : int
-        Rows of a part.
+    Returns the programs a part, the parts, and the rows a part.
     """
     tiles = _grad_tiles(n, size, itemsize)
     count = -(-size // tiles["BK"]) * -(-n // tiles["BN"])
@@ -253,7 +202,7 @@ def grad_parts(rows, size, n, itemsize):
 
 
 def _grad_tiles(n, k, itemsize):
-    """Tile sizes, warps and pipeline stages of a window_grad."""
+    """Tile sizes, warps and pipeline stages of an implicit_gemm_grad."""
     bn = min(128 if itemsize == 2 else 64, max(16, power_of_2(n)))
     bk = min(128 if n <= 64 else 64, max(16, power_of_2(k)))
     return {

@@ -1,28 +1,25 @@
-"""Normalisation over time, gain, shift and LeakyReLU, forward and back."""
+"""Normalisation over time, forward and backward, and statistics pooling."""
 
 import torch
 
-from amsincnet_sb.kernels.cuda.launch import kernels, power_of_2, rearrange
-from amsincnet_sb.kernels.cuda.precision import arithmetic, sum_dtype
+from amsincnet_sb.kernels.cuda.launch import power_of_2, rearrange
+from amsincnet_sb.kernels.cuda.support import sum_dtype, triton_arithmetic
 from amsincnet_sb.nnet.normalization import TINY
+from amsincnet_sb.nnet.pooling import VARIANCE_FLOOR
 
-__all__ = ["affine_gradient", "affine_of", "norm_backward", "norm_forward"]
+__all__ = [
+    "affine_gradient",
+    "affine_of",
+    "norm_backward",
+    "norm_forward",
+    "statistics",
+]
 
 
 def affine_of(gain, shift, cp):
-    """Gain and shift as the kernels read them.
+    """Gain and shift ``[channels, time]`` as the kernels read them.
 
-    Arguments
-    ---------
-    gain, shift : torch.Tensor
-        ``[channels, time]``.
-    cp : int
-        Channels, padded.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[2, time, padded channels]``.
+    ``[2, time, cp]``, with ``cp`` the padded number of channels.
     """
     channels, time = gain.shape
     affine = gain.new_empty(2, time, cp)
@@ -38,19 +35,10 @@ def affine_of(gain, shift, cp):
 
 
 def affine_gradient(parts, channels):
-    """Gradients of gain and shift from those of :func:`affine_of`.
+    """Gradients of gain and shift, each ``[channels, time]``.
 
-    Arguments
-    ---------
-    parts : torch.Tensor
-        ``[2, parts, time, padded channels]``; the parts are added up.
-    channels : int
-        Without the padding.
-
-    Returns
-    -------
-    list of torch.Tensor
-        Two of ``[channels, time]``.
+    ``parts`` is ``[2, parts, time, cp]`` from :func:`norm_backward`; the parts
+    are added up.
     """
     _, count, time, cp = parts.shape
     return [
@@ -69,41 +57,39 @@ def affine_gradient(parts, channels):
 def norm_forward(
     z, affine, channels, absolute, eps, slope, floor=0.0, keep=None
 ):
-    """What comes behind a layer's products.
+    """Normalisation, gain, shift and LeakyReLU of a convolution's output.
 
     Arguments
     ---------
     z : torch.Tensor
-        ``[batch, rows, padded channels]``; rows behind ``time`` are not read.
+        ``[batch, rows, cp]``; rows behind ``time`` are not read.
     affine : torch.Tensor
         From :func:`affine_of`.
     channels : int
         Without the padding.
     absolute : bool
         Whether magnitudes are normalised.
-    eps : float
-        Added to the standard deviation.
-    slope : float
-        Of the LeakyReLU.
-    floor : float
-        Where positive, ``log(magnitude + floor)`` is normalised.
+    eps, slope, floor
+        See :class:`amsincnet_sb.kernels.Kernels`.
     keep : torch.Tensor, optional
-        ``[batch, padded channels]``, int8; where it is 0, so is the result.
+        ``[batch, cp]``, int8; where it is 0, so is the result.
 
     Returns
     -------
     y : torch.Tensor
-        ``[batch, time, padded channels]``; the padding is 0.
+        ``[batch, time, cp]``; the padding is 0.
     mean, std : torch.Tensor
-        ``[batch, padded channels]``.
+        ``[batch, cp]``.
     """
+    from amsincnet_sb.kernels.cuda import triton_reductions
+
     batch, rows, cp = z.shape
     time = affine.shape[1]
     y = z.new_empty(batch, time, cp)
     mean = torch.empty(batch, cp, dtype=sum_dtype(z), device=z.device)
     std = torch.empty_like(mean)
     tiles = _tiles(time, 1024, 4)
-    kernels().norm_forward[(batch * (cp // tiles["CB"]),)](
+    triton_reductions.norm_forward[(batch * (cp // tiles["CB"]),)](
         z,
         affine[0],
         affine[1],
@@ -122,7 +108,7 @@ def norm_forward(
         ABS=absolute,
         LOG=floor > 0,
         MASKED=keep is not None,
-        ACC=arithmetic(z)[0],
+        ACC=triton_arithmetic(z)[0],
         **tiles,
     )
     return y, mean, std
@@ -150,12 +136,10 @@ def norm_backward(
     ---------
     dy : torch.Tensor
         Gradient of ``y``.
-    z, affine, absolute, eps, slope, floor, keep
+    z, affine, mean, std, absolute, eps, slope, floor, keep
         See :func:`norm_forward`.
     code : torch.Tensor
         Of the shape of ``z``: which of the pooled was largest.
-    mean, std : torch.Tensor
-        From :func:`norm_forward`.
     pool : int
         How many were pooled.
     lead, rows : int
@@ -164,14 +148,16 @@ def norm_backward(
     Returns
     -------
     d : torch.Tensor
-        ``[batch, rows * pool, padded channels]``; what lies behind the valid
-        rows is zero, too.
+        ``[batch, rows * pool, cp]``; what lies behind the valid rows is zero,
+        too.
     parts : torch.Tensor
         For :func:`affine_gradient`.
     """
+    from amsincnet_sb.kernels.cuda import triton_reductions
+
     batch, stored, cp = z.shape
     time = affine.shape[1]
-    acc = arithmetic(z)[0]
+    acc = triton_arithmetic(z)[0]
     total, dot = torch.empty_like(mean), torch.empty_like(mean)
     # A convolution's gradient has rows of its own behind the last.
     if dy.stride()[1:] != (cp, 1) or dy.stride(0) % cp:
@@ -181,7 +167,7 @@ def norm_backward(
     common |= {"ABS": absolute, "LOG": floor > 0, "MASKED": keep is not None}
     kept = z if keep is None else keep
     tiles = _tiles(time, 256, 8)
-    kernels().norm_sums[(batch * (cp // tiles["CB"]),)](
+    triton_reductions.norm_sums[(batch * (cp // tiles["CB"]),)](
         dy,
         z,
         affine[0],
@@ -198,13 +184,13 @@ def norm_backward(
         **common,
     )
     d = z.new_empty(batch, rows * pool, cp)
-    block = 1024  # numbers of a program, which goes over some examples
+    block = 1024  # values of a program, which goes over some examples
     columns = -(-rows * cp // block)
     splits = max(1, min(batch, 16, 528 // columns))
     examples = -(-batch // splits)
     splits = -(-batch // examples)
     parts = torch.empty(2, splits, time, cp, dtype=mean.dtype, device=z.device)
-    kernels().norm_backward[(columns, splits)](
+    triton_reductions.norm_backward[(columns, splits)](
         dy,
         z,
         code,
@@ -233,7 +219,30 @@ def norm_backward(
     return d, parts
 
 
+@torch.no_grad()
+def statistics(x):
+    """See :meth:`amsincnet_sb.kernels.Kernels.statistics`."""
+    from amsincnet_sb.kernels.cuda import triton_reductions
+
+    x = x.contiguous()
+    batch, time, channels = x.shape
+    out = torch.empty(batch, 2 * channels, dtype=sum_dtype(x), device=x.device)
+    tile = 32
+    triton_reductions.mean_and_std[(batch * -(-channels // tile),)](
+        x,
+        out,
+        VARIANCE_FLOOR,
+        T=time,
+        C=channels,
+        ACC=triton_arithmetic(x)[0],
+        TB=min(128, power_of_2(time)),
+        CB=tile,
+        num_warps=4,
+    )
+    return out
+
+
 def _tiles(time, most, warps):
-    """Tile sizes and warps of what runs over all time of some channels."""
+    """Tile sizes and warps of a kernel over all time of some channels."""
     tb = min(most, power_of_2(time))
     return {"TB": tb, "CB": 16, "num_warps": warps if tb > 128 else 4}

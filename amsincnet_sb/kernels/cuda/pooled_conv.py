@@ -2,64 +2,40 @@
 
 import torch
 
-from amsincnet_sb.kernels.cuda.launch import rearrange, window_gemm, window_grad
+from amsincnet_sb.kernels.cuda.launch import (
+    implicit_gemm,
+    implicit_gemm_grad,
+    rearrange,
+)
 from amsincnet_sb.kernels.cuda.norm import (
     affine_gradient,
     affine_of,
     norm_backward,
     norm_forward,
 )
-from amsincnet_sb.kernels.cuda.precision import sum_dtype
+from amsincnet_sb.kernels.cuda.support import sum_dtype
 
 __all__ = ["pooled_conv"]
 
 
 def pooled_conv(x, weight, bias, gain, shift, pool, eps, slope):
-    """A convolution's map, pooled, normalised, rectified.
+    """Convolution, max-pooling, normalisation and LeakyReLU.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        ``[batch, time, in]``, channels padded to a multiple of 16.
-    weight : torch.Tensor
-        ``[out, in, taps]``, without padding.
-    bias : torch.Tensor
-        ``[out]``.
-    gain, shift : torch.Tensor
-        Of the normalisation, ``[out, pooled time]``.
-    pool : int
-        Max-pooling.
-    eps, slope : float
-        See :func:`amsincnet_sb.kernels.cuda.norm.norm_forward`.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, pooled time, out padded to a multiple of 16]``; the padding
-        is 0. Differentiable once.
+    ``x`` is ``[batch, time, in]`` with the channels padded to a multiple of
+    16, and so is the result, ``[batch, pooled time, out]``, whose padding is
+    0; the parameters are without padding. Differentiable once.
     """
     return _pooled_conv(x, weight, bias, gain, shift, pool, eps, slope)[0]
 
 
-@torch.library.custom_op("amsincnet::pooled_conv", mutates_args=())
-def _pooled_conv(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    gain: torch.Tensor,
-    shift: torch.Tensor,
-    pool: int,
-    eps: float,
-    slope: float,
-) -> tuple[
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-]:
+@torch.library.custom_op(
+    "amsincnet::pooled_conv",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor bias, Tensor gain, Tensor shift, "
+    "SymInt pool, float eps, float slope) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _pooled_conv(x, weight, bias, gain, shift, pool, eps, slope):
     """``y`` and what the backward pass needs."""
     batch, rows, cin = x.shape
     channels, channels_in, taps = weight.shape
@@ -74,7 +50,7 @@ def _pooled_conv(
         (1, taps, channels_in * taps),
         valid=(channels_in, channels),
     )
-    window_gemm(
+    implicit_gemm(
         x,
         packed,
         z,
@@ -113,22 +89,29 @@ def _(x, weight, bias, gain, shift, pool, eps, slope):
     )
 
 
-@torch.library.custom_op("amsincnet::pooled_conv_backward", mutates_args=())
+@torch.library.custom_op(
+    "amsincnet::pooled_conv_backward",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor z, Tensor code, Tensor mean, Tensor std, "
+    "Tensor packed, Tensor affine, Tensor x, SymInt channels, "
+    "SymInt channels_in, SymInt pool, float eps, float slope) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+)
 def _pooled_conv_backward(
-    dy: torch.Tensor,
-    z: torch.Tensor,
-    code: torch.Tensor,
-    mean: torch.Tensor,
-    std: torch.Tensor,
-    packed: torch.Tensor,
-    affine: torch.Tensor,
-    x: torch.Tensor,
-    channels: int,
-    channels_in: int,
-    pool: int,
-    eps: float,
-    slope: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    dy,
+    z,
+    code,
+    mean,
+    std,
+    packed,
+    affine,
+    x,
+    channels,
+    channels_in,
+    pool,
+    eps,
+    slope,
+):
     """Gradients of the input, the weight, gain and shift."""
     batch, rows, cin = x.shape
     taps, _, cp = packed.shape
@@ -151,7 +134,7 @@ def _pooled_conv_backward(
         eps,
         slope,
     )
-    grad = window_grad(
+    grad = implicit_gemm_grad(
         x,
         d,
         batch * time * pool,
@@ -172,7 +155,7 @@ def _pooled_conv_backward(
         into=(1, taps, channels_in * taps),
     )
     dx = torch.empty_like(x)
-    window_gemm(
+    implicit_gemm(
         d[:, lead * pool - (taps - 1) :],
         # From the last tap back, in and out exchanged.
         packed[-1],
@@ -192,21 +175,7 @@ def _pooled_conv_backward(
 
 
 @_pooled_conv_backward.register_fake
-def _(
-    dy,
-    z,
-    code,
-    mean,
-    std,
-    packed,
-    affine,
-    x,
-    channels,
-    channels_in,
-    pool,
-    eps,
-    slope,
-):
+def _(dy, z, code, mean, std, packed, affine, x, channels, channels_in, *_):
     return (
         torch.empty_like(x),
         mean.new_empty(channels, channels_in, packed.shape[0]),

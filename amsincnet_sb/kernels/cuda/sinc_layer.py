@@ -1,47 +1,28 @@
-"""The sinc layer: windows to a map, as a block-Toeplitz product."""
+"""The sinc layer: waveforms to a feature map, as a block-Toeplitz matmul."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 
-from amsincnet_sb.kernels.cuda.launch import kernels, rearrange, window_gemm
+from amsincnet_sb.kernels.cuda.launch import implicit_gemm, rearrange
 from amsincnet_sb.kernels.cuda.norm import (
     affine_gradient,
     affine_of,
     norm_backward,
     norm_forward,
 )
-from amsincnet_sb.kernels.cuda.precision import arithmetic, sum_dtype
+from amsincnet_sb.kernels.cuda.support import sum_dtype, triton_arithmetic
 
 __all__ = ["sinc_layer"]
 
 
 def sinc_layer(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
-    """Filtered, pooled by magnitude, normalised, rectified.
+    """Filtering, max-pooling of magnitudes, normalisation and LeakyReLU.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        Windows, ``[batch, time]``.
-    filters : torch.Tensor
-        ``[channels, taps]``.
-    gain, shift : torch.Tensor
-        Of the normalisation, ``[channels, pooled time]``.
-    keep : torch.Tensor or None
-        ``[batch, channels]``; where it is 0, so is the map.
-    pool : int
-        Max-pooling of the magnitudes.
-    eps, slope, floor : float
-        See :func:`amsincnet_sb.kernels.cuda.norm.norm_forward`.
-    dtype : torch.dtype
-        Of the products and the map.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, pooled time, channels padded to a multiple of 16]``; the
-        padding is 0. Differentiable once.
+    ``x`` is ``[batch, time]``, ``keep`` None or ``[batch, channels]``; matmuls
+    and result are of ``dtype``. Returns ``[batch, pooled time, channels padded
+    to a multiple of 16]``; the padding is 0. Differentiable once.
     """
     if keep is not None:
         keep = F.pad(keep.to(torch.int8), (0, -len(filters) % 16))
@@ -51,7 +32,7 @@ def sinc_layer(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
 
 
 class _SincShape:
-    """Sizes of the sinc layer as a block-Toeplitz product.
+    """Sizes of the sinc layer as a block-Toeplitz matmul.
 
     A block is ``g`` consecutive output positions, a multiple of the pool and
     of 8 samples, so that rows are aligned; ``w`` samples determine it.
@@ -67,35 +48,24 @@ class _SincShape:
         self.samples = (self.blocks - 1) * self.g + self.w
 
 
-@torch.library.custom_op("amsincnet::sinc_layer", mutates_args=())
-def _sinc_layer(
-    x: torch.Tensor,
-    filters: torch.Tensor,
-    gain: torch.Tensor,
-    shift: torch.Tensor,
-    keep: torch.Tensor | None,
-    pool: int,
-    eps: float,
-    slope: float,
-    floor: float,
-    dtype: torch.dtype,
-) -> tuple[
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-    torch.Tensor,
-]:
+@torch.library.custom_op(
+    "amsincnet::sinc_layer",
+    mutates_args=(),
+    schema="(Tensor x, Tensor filters, Tensor gain, Tensor shift, "
+    "Tensor? keep, SymInt pool, float eps, float slope, float floor, "
+    "ScalarType dtype) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _sinc_layer(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
     """``y`` and what the backward pass needs."""
+    from amsincnet_sb.kernels.cuda import triton_matmul
+
     batch, samples = x.shape
     channels, taps = filters.shape
     s = _SincShape(samples, channels, taps, pool)
     padded = F.pad(x.to(dtype), (0, s.samples - samples))
     matrix = padded.new_empty(s.w, s.g * s.cp)
-    kernels().toeplitz[(-(-matrix.numel() // 1024),)](
+    triton_matmul.toeplitz[(-(-matrix.numel() // 1024),)](
         filters.contiguous(),
         matrix,
         matrix.numel(),
@@ -108,7 +78,7 @@ def _sinc_layer(
     n = s.g // pool * s.cp
     z = padded.new_empty(batch, s.blocks * s.g // pool, s.cp)
     code = torch.empty_like(z, dtype=torch.int8)
-    window_gemm(
+    implicit_gemm(
         padded,
         matrix,
         z,
@@ -152,27 +122,37 @@ def _(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
     )
 
 
-@torch.library.custom_op("amsincnet::sinc_layer_backward", mutates_args=())
+@torch.library.custom_op(
+    "amsincnet::sinc_layer_backward",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor z, Tensor code, Tensor mean, Tensor std, "
+    "Tensor padded, Tensor matrix, Tensor affine, Tensor? keep, "
+    "SymInt samples, SymInt channels, SymInt taps, SymInt pool, float eps, "
+    "float slope, float floor, bool want_input) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+)
 def _sinc_layer_backward(
-    dy: torch.Tensor,
-    z: torch.Tensor,
-    code: torch.Tensor,
-    mean: torch.Tensor,
-    std: torch.Tensor,
-    padded: torch.Tensor,
-    matrix: torch.Tensor,
-    affine: torch.Tensor,
-    keep: torch.Tensor | None,
-    samples: int,
-    channels: int,
-    taps: int,
-    pool: int,
-    eps: float,
-    slope: float,
-    floor: float,
-    want_input: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of the signal, the filters, gain and shift."""
+    dy,
+    z,
+    code,
+    mean,
+    std,
+    padded,
+    matrix,
+    affine,
+    keep,
+    samples,
+    channels,
+    taps,
+    pool,
+    eps,
+    slope,
+    floor,
+    want_input,
+):
+    """Gradients of the waveform, the filters, gain and shift."""
+    from amsincnet_sb.kernels.cuda import triton_matmul
+
     s = _SincShape(samples, channels, taps, pool)
     batch = z.shape[0]
     d, parts = norm_backward(
@@ -215,41 +195,24 @@ def _sinc_layer_backward(
     )
     dx = mean.new_empty(batch, samples if want_input else 0)
     if want_input:
-        windows = rows @ matrix.t()
-        kernels().fold[(-(-dx.numel() // 1024),)](
-            windows,
+        overlapping = rows @ matrix.t()
+        triton_matmul.fold[(-(-dx.numel() // 1024),)](
+            overlapping,
             dx,
             dx.numel(),
             T=samples,
             J=s.blocks,
             G=s.g,
             W=s.w,
-            ACC=arithmetic(dx)[0],
+            ACC=triton_arithmetic(dx)[0],
             BLOCK=1024,
         )
     return dx, dfilters, *affine_gradient(parts, channels)
 
 
 @_sinc_layer_backward.register_fake
-def _(
-    dy,
-    z,
-    code,
-    mean,
-    std,
-    padded,
-    matrix,
-    affine,
-    keep,
-    samples,
-    channels,
-    taps,
-    pool,
-    eps,
-    slope,
-    floor,
-    want_input,
-):
+def _(dy, z, code, mean, std, padded, matrix, affine, keep, samples, *sizes):
+    channels, taps, *_, want_input = sizes
     return (
         mean.new_empty(z.shape[0], samples if want_input else 0),
         mean.new_empty(channels, taps),

@@ -1,77 +1,81 @@
-"""A convolution that steps over time, as implicit GEMMs."""
+"""Strided convolutions of time-major feature maps, as implicit GEMMs."""
 
 import torch
 import torch.nn.functional as F
 
-from amsincnet_sb.kernels.cuda.launch import grad_parts, plain_gemm, window_grad
-from amsincnet_sb.kernels.cuda.precision import product_dtype, sum_dtype
+from amsincnet_sb.kernels.cuda.launch import (
+    grad_parts,
+    implicit_gemm_grad,
+    plain_gemm,
+)
+from amsincnet_sb.kernels.cuda.support import matmul_dtype, sum_dtype
 
-__all__ = ["conv", "matrix_of", "pad_channels"]
+__all__ = ["conv", "frozen_conv"]
 
 
 def conv(x, weight, stride=1):
-    """A strided convolution of time-major maps, as implicit GEMMs.
+    """See :meth:`amsincnet_sb.kernels.Kernels.conv`.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        ``[batch, time, in]``.
-    weight : torch.Tensor
-        ``[out, in, taps]``.
-    stride : int
-        Step between output positions.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, (time - taps) // stride + 1, out]``, of the precision
-        computed in. Differentiable once.
+    The result is of the precision computed in; differentiable once.
     """
-    dtype = product_dtype(x)
+    dtype = matmul_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         out, channels = weight.shape[:2]
-        weight = pad_channels(weight)
+        weight = _pad_channels(weight)
         if weight.shape[1] > channels:
             x = F.pad(x, (0, weight.shape[1] - channels))
         # Layouts are made outside of the kernels' operator, so that the
         # compiler makes them while it writes what it writes anyway.
-        matrix = matrix_of(weight.detach(), dtype)
+        matrix = _matrix_of(weight.detach(), dtype)
         return _conv(x.to(dtype), weight, matrix, stride)[..., :out]
 
 
-def pad_channels(weight):
-    """Zeros to multiples of 16, so that rows are such as tensor cores read.
+def frozen_conv(weight, bias, stride, slope, residual, dtype):
+    """See :meth:`amsincnet_sb.kernels.Kernels.frozen_conv`.
 
-    Arguments
-    ---------
-    weight : torch.Tensor
-        ``[out, in, taps]``.
-
-    Returns
-    -------
-    torch.Tensor
+    Bias, LeakyReLU and residual connection are added in registers.
     """
+    out, channels, taps = weight.shape
+    matrix = _matrix_of(_pad_channels(weight.detach()), dtype).contiguous()
+    columns = matrix.shape[1]
+    pad = len(matrix) // taps - channels
+    bias = bias.detach().clone()
+    skip = taps // 2 * (channels + pad) if residual else -1
+
+    @torch.no_grad()
+    def run(x):
+        """``[batch, time, channels]`` to the same."""
+        x = x.to(dtype)
+        x = F.pad(x, (0, pad)) if pad else x.contiguous()
+        batch, rows, cin = x.shape
+        time = (rows - taps) // stride + 1
+        y = x.new_empty(batch, time, columns)
+        plain_gemm(
+            x,
+            matrix,
+            y,
+            bias,
+            slope=slope,
+            skip=skip,
+            J=time,
+            SB=rows * cin,
+            SM=stride * cin,
+        )
+        return y[..., :out]
+
+    return run
+
+
+def _pad_channels(weight):
+    """Zeros to multiples of 16, so that tensor cores can read the rows."""
     pad_out, pad_in = (-size % 16 for size in weight.shape[:2])
     if pad_in or pad_out:
         weight = F.pad(weight, (0, 0, 0, pad_in, 0, pad_out))
     return weight
 
 
-def matrix_of(weight, dtype):
-    """What rows of a time-major map are multiplied with.
-
-    Arguments
-    ---------
-    weight : torch.Tensor
-        ``[out, in, taps]``.
-    dtype : torch.dtype
-        Of the result.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[taps * in, out]``.
-    """
+def _matrix_of(weight, dtype):
+    """``[taps * in, out]``: what rows of a feature map are multiplied by."""
     return weight.to(dtype).permute(2, 1, 0).reshape(-1, len(weight))
 
 
@@ -118,7 +122,7 @@ def _conv_backward(
     batch, rows, cin = x.shape
     padded, cout = d.shape[1:]
     time = (rows - taps) // stride + 1
-    grad = window_grad(
+    grad = implicit_gemm_grad(
         x,
         d,
         batch * time,

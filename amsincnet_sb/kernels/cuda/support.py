@@ -1,29 +1,21 @@
-"""Where the kernels run."""
+"""Where the kernels run, and in which precision."""
 
 import importlib.util
 import os
 
 import torch
 
-__all__ = ["supports"]
+__all__ = ["matmul_dtype", "sum_dtype", "supports", "triton_arithmetic"]
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def supports(x):
-    """Whether the kernels can run where a tensor lies.
+    """Whether the kernels can run on the device of a tensor.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        Any tensor of the computation.
-
-    Returns
-    -------
-    bool
-        True on a CUDA device of compute capability 8.0 or later with Triton
-        installed, and in Triton's interpreter.
+    They can on a CUDA device of compute capability 8.0 or later with Triton
+    installed, and anywhere in Triton's interpreter.
 
     Example
     -------
@@ -47,3 +39,29 @@ def _capable(index):
         and torch.version.hip is None
         and torch.cuda.get_device_capability(index) >= (8, 0)
     )
+
+
+def matmul_dtype(x):
+    """Precision of the matmuls of ``x``: autocast's where that is on."""
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+    # The range of float16 is too small for gradients without loss scaling.
+    if dtype == torch.float16 and torch.is_grad_enabled():
+        return torch.bfloat16
+    return dtype
+
+
+def sum_dtype(x):
+    """Precision of sums over values of ``x``."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def triton_arithmetic(x):
+    """For Triton: the type of sums, and how float32 is multiplied."""
+    import triton.language as tl
+
+    if x.dtype == torch.float64:
+        return tl.float64, "ieee"
+    exact = torch.get_float32_matmul_precision() == "highest"
+    return tl.float32, "tf32x3" if exact else "tf32"

@@ -1,24 +1,23 @@
-"""Whether all numbers of many tensors are finite."""
+"""Whether all values of many tensors are finite."""
 
 import math
 
 import torch
 
-from amsincnet_sb.kernels.cuda.launch import kernels
-from amsincnet_sb.kernels.cuda.support import supports
+from amsincnet_sb.kernels import cpu, kernels_for
 
 __all__ = ["finiteness"]
 
-# From so many numbers on a kernel of its own pays.
+# From so many values on a kernel of its own pays.
 _LARGE = 2**14
 _BLOCK = 4096
 
 
 def finiteness(tensors):
-    """Numbers that are finite if, and only if, all of some tensors are.
+    """Scalars that are finite if, and only if, all of some tensors are.
 
-    Nothing waits for a GPU, where tensors of many numbers are looked at by a
-    kernel that reads as fast as the memory gives.
+    Nothing waits for a GPU, where large tensors are read by a kernel that is
+    as fast as the memory.
 
     Arguments
     ---------
@@ -39,18 +38,12 @@ def finiteness(tensors):
     large = [
         x
         for x in tensors
-        if x.numel() >= _LARGE and x.is_contiguous() and supports(x)
+        if x.numel() >= _LARGE
+        and x.is_contiguous()
+        and kernels_for(x) not in (None, cpu)
     ]
     small = [x for x in tensors if all(x is not other for other in large)]
-    found = []
-    if large:
-        flag = torch.zeros((), device=large[0].device)
-        for x in large:
-            size = x.numel()
-            kernels().mark_nonfinite[(-(-size // _BLOCK),)](
-                x, flag, size, BLOCK=_BLOCK, num_warps=8
-            )
-        found.append(flag)
+    found = [_marked(large)] if large else []
     if small and small[0].device.type == "cpu":
         found += [_sum_or_largest(x) for x in small]
     elif small:
@@ -58,7 +51,19 @@ def finiteness(tensors):
     return [value.float() for value in found]
 
 
+def _marked(tensors):
+    """A scalar that is infinite if a value of contiguous tensors is not."""
+    from amsincnet_sb.kernels.cuda import triton_reductions
+
+    flag = torch.zeros((), device=tensors[0].device)
+    for x in tensors:
+        triton_reductions.mark_nonfinite[(-(-x.numel() // _BLOCK),)](
+            x, flag, x.numel(), BLOCK=_BLOCK, num_warps=8
+        )
+    return flag
+
+
 def _sum_or_largest(x):
-    """A sum takes a processor a fifth of the time, but may overflow."""
+    """A sum takes a CPU a fifth of the time, but may overflow."""
     total = x.sum(dtype=torch.float32)
     return total if total.isfinite() else torch.linalg.vector_norm(x, math.inf)

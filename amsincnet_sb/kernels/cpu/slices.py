@@ -1,14 +1,14 @@
-"""A slice of windows through all layers, forward and backward."""
+"""A slice of a batch through all layers, forward and backward."""
 
 import torch
 import torch.nn.functional as F
 
 from amsincnet_sb.kernels.cpu.folding import fold, unfold_gradient
-from amsincnet_sb.kernels.cpu.products import (
+from amsincnet_sb.kernels.cpu.matmul import (
     conv_backward,
-    image_of,
-    map_of,
-    product,
+    from_image,
+    matmul_t,
+    to_image,
     weight_image,
 )
 from amsincnet_sb.nnet.normalization import TINY
@@ -17,18 +17,19 @@ __all__ = ["Network"]
 
 
 class Network:
-    """The layers for one slice of windows, forward and backward.
+    """SincNet's convolutional part for one slice, forward and backward.
 
-    Maps are ``[batch, time, channels]`` throughout.
+    Feature maps are ``[batch, time, channels]`` throughout.
 
     Arguments
     ---------
     settings : tuple
-        Taps of the sinc filters, pools, eps, slope, dtype of the products,
+        Taps of the sinc filters, pools, eps, slope, dtype of the matmuls,
         floor of the sinc layer's logarithm (0 for none).
     parameters : sequence of torch.Tensor
         Gain and bias of the input; even and odd filters; gain and bias of
-        the first map; then weight, bias, gain and bias for each convolution.
+        the first feature map; then weight, bias, gain and bias for each
+        convolution.
     """
 
     def __init__(self, settings, parameters):
@@ -45,19 +46,9 @@ class Network:
             self.norms.append(norm)
 
     def forward(self, x, kept=None):
-        """Windows to the last layer's map.
+        """Waveforms ``[batch, time]`` to the last layer's feature map.
 
-        Arguments
-        ---------
-        x : torch.Tensor
-            ``[batch, time]``.
-        kept : list, optional
-            Takes the tensors that :meth:`backward` needs.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[batch, time, channels]``.
+        ``kept`` takes the tensors that :meth:`backward` needs.
         """
         choice = ()
         x = x.unsqueeze(2)
@@ -73,26 +64,13 @@ class Network:
         return x
 
     def backward(self, grad, kept, totals, whole):
-        """Gradient of the windows.
+        """Gradient of the waveforms; those of the parameters in ``totals``.
 
-        Arguments
-        ---------
-        grad : torch.Tensor
-            ``[batch, time, channels]``.
-        kept : iterator of torch.Tensor
-            What :meth:`forward` kept, in its order.
-        totals : list of torch.Tensor
-            Gradients of the parameters, added to in place.
-        whole : bool
-            Whether what lies before the filters has one, too.
-
-        Returns
-        -------
-        torch.Tensor or None
-            ``[batch, time]``.
+        ``kept`` is an iterator over what :meth:`forward` kept. The former is
+        computed, and those of the input's gain and bias are, if ``whole``.
         """
-        # Behind the map and its deviation: signs of two and, of a logarithm,
-        # its argument; then choices.
+        # Behind the feature map and its deviation: signs of two and, of a
+        # logarithm, its argument; then choices.
         counts = [0, 2 + (self.floor > 0)] + [1] * len(self.convs)
         kept = [[next(kept) for _ in range(2 + n)] for n in counts]
         last = len(self.norms) - 1
@@ -133,10 +111,10 @@ class Network:
         return x.div_(std + self.eps), std
 
     def _norm_backward(self, grad, normal, std, gain, totals):
-        product = grad * normal
-        totals[0] += product.sum(0)
+        pull = grad * normal
+        totals[0] += pull.sum(0)
         totals[1] += grad.sum(0)
-        pull = product.mul_(gain).sum(1, keepdim=True)
+        pull = pull.mul_(gain).sum(1, keepdim=True)
         pull *= (std + self.eps) / std / (grad.shape[1] - 1)
         grad = grad * gain
         grad -= grad.mean(1, keepdim=True)
@@ -144,7 +122,7 @@ class Network:
 
     def _sinc_pool(self, x, keep):
         even, odd = (
-            map_of(F.conv2d(image_of(rows), filters[:, :, None, None]))
+            from_image(F.conv2d(to_image(rows), filters[:, :, None, None]))
             .to(x.dtype)
             .unflatten(2, (-1, self.norms[1][0].shape[1]))
             for rows, filters in zip(self._folded(x), self.filters)
@@ -173,7 +151,7 @@ class Network:
             total += self._filters_gradient(each, rows, filters)
             if not whole:
                 continue
-            back = product(filters.t(), each.flatten(0, 1))
+            back = matmul_t(filters.t(), each.flatten(0, 1))
             down.append(back.unflatten(1, each.shape[:2]))
         if not whole:
             return None
@@ -184,11 +162,11 @@ class Network:
 
     def _filters_gradient(self, grad, rows, filters):
         if self.dtype == torch.bfloat16:
-            # torch has oneDNN's product here, faster than the convolution.
+            # torch has oneDNN's matmul here, faster than the convolution.
             return grad.flatten(0, 1).t() @ rows.flatten(0, 1)
         grads = conv_backward(
-            image_of(grad),
-            image_of(rows),
+            to_image(grad),
+            to_image(rows),
             filters[:, :, None, None],
             None,
             [False, True, False],
@@ -201,8 +179,8 @@ class Network:
 
     def _conv_pool(self, x, layer, keep):
         pool = self.pools[layer - 1]
-        y = F.conv2d(image_of(x.to(self.dtype)), *self.convs[layer - 2])
-        y = map_of(y).to(x.dtype)
+        y = F.conv2d(to_image(x.to(self.dtype)), *self.convs[layer - 2])
+        y = from_image(y).to(x.dtype)
         y = y[:, : y.shape[1] // pool * pool].unflatten(1, (-1, pool))
         best, first = _maximum(y, keep)
         return best, (first,)
@@ -216,29 +194,18 @@ class Network:
         pooled = down[:, : first.shape[1] * first.shape[2]]
         pooled = pooled.view(first.shape).copy_(first)
         pooled *= grad.unsqueeze(2)
-        down, x = (image_of(each.to(self.dtype)) for each in (down, x))
+        down, x = (to_image(each.to(self.dtype)) for each in (down, x))
         down, *grads = conv_backward(down, x, weight, bias, [True] * 3)
         totals[0] += grads[0].squeeze(2)
         totals[1] += grads[1]
-        return map_of(down).to(grad.dtype)
+        return from_image(down).to(grad.dtype)
 
 
 def _maximum(x, keep):
-    """Maximum over axis 2 and, if it is to be kept, which one was the first.
+    """Maximum over axis 2 of ``[batch, time, candidates, channels]``.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        ``[batch, time, candidates, channels]``.
-    keep : bool
-        Whether to return the second.
-
-    Returns
-    -------
-    best : torch.Tensor
-        ``[batch, time, channels]``.
-    first : torch.Tensor or None
-        Of the shape of ``x``, int8, one or zero.
+    Also, if it is to be kept, which candidate was the first to have it: int8
+    of the shape of ``x``, one or zero; else None.
     """
     best, *others = x.unbind(2)
     first = []

@@ -1,0 +1,129 @@
+"""Waveforms to the feature map behind SincNet's convolutional part.
+
+See :class:`amsincnet_sb.kernels.Kernels` for the arguments.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from amsincnet_sb.kernels.cpu.folding import fold_filters
+from amsincnet_sb.kernels.cpu.slices import Network
+
+__all__ = ["cnn", "frozen_cnn", "sinc_map"]
+
+# Values of the sinc layer's unpooled output for one slice: 16 chunks in the
+# released network. From 4 to 24 are about equally fast with 32 MB of cache;
+# from 16 on, torch gives the sinc layer to oneDNN with a single thread, too.
+_SLICE = 16 * 80 * 2950
+
+# glibc gives memory back to the system, to ask for it again page by page,
+# until a block this large has been freed once; then it keeps the slices'.
+torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+def cnn(x, input_norm, filters, convs, norms, pools, eps, slope):
+    """See :meth:`amsincnet_sb.kernels.Kernels.cnn`.
+
+    Under autocast the matmuls are computed in its precision and everything
+    else in float32.
+    """
+    layers = input_norm, filters, convs, norms, pools
+    return _last_map(x, layers, eps, slope, 0.0).transpose(1, 2).flatten(1)
+
+
+def sinc_map(
+    x, input_norm, filters, norm, pool, eps, slope, floor=0.0, keep=None
+):
+    """See :meth:`amsincnet_sb.kernels.Kernels.sinc_map`."""
+    layers = input_norm, filters, [], [norm], [pool]
+    x = _last_map(x, layers, eps, slope, floor)
+    return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)
+
+
+def frozen_cnn(
+    input_norm, filters, convs, norms, pools, eps, slope, dtype, floor=0.0
+):
+    """See :meth:`amsincnet_sb.kernels.Kernels.frozen_cnn`."""
+    settings = filters.shape[1], tuple(pools), eps, slope, dtype, floor
+    with torch.no_grad():
+        parameters = _parameters(input_norm, filters, convs, norms, pools[0])
+        parameters = [each.clone() for each in parameters]
+    network = Network(settings, parameters)
+
+    @torch.no_grad()
+    def run(x):
+        """``[batch, time]`` to ``[batch, time, channels]``, in slices."""
+        with torch.autocast("cpu", enabled=False):
+            slices = x.split(_slice_size(settings, x, parameters))
+            return torch.cat([network.forward(each) for each in slices])
+
+    return run
+
+
+def _last_map(x, layers, eps, slope, floor):
+    """The last layer's feature map, ``[batch, time, channels]``."""
+    input_norm, filters, convs, norms, pools = layers
+    if input_norm is None:
+        fixed = filters.new_ones(2, x.shape[1])
+        fixed[1] = 0
+        input_norm = fixed.unbind()
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    dtype = x.dtype
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+    with torch.autocast("cpu", enabled=False):
+        settings = filters.shape[1], tuple(pools), eps, slope, dtype, floor
+        parameters = _parameters(input_norm, filters, convs, norms, pools[0])
+        return _CNN.apply(settings, x, *parameters)
+
+
+def _parameters(input_norm, filters, convs, norms, pool):
+    """In the order and the layout that :class:`Network` works with."""
+    if input_norm is None:  # one for all samples
+        input_norm = filters.new_ones(1), filters.new_zeros(1)
+    parameters = [each.unsqueeze(1) for each in input_norm]
+    layers = fold_filters(filters, pool), *convs
+    for layer, norm in zip(layers, norms):
+        # Feature maps are time-major, the parameters channel-major.
+        parameters += [*layer, *(each.t().contiguous() for each in norm)]
+    return parameters
+
+
+def _slice_size(settings, x, parameters):
+    """Waveforms that go through the network together."""
+    largest = (x.shape[1] - settings[0] + 1) * parameters[5].shape[1]
+    return max(1, _SLICE // largest)
+
+
+class _CNN(torch.autograd.Function):
+    """:class:`Network` over a batch, slice by slice."""
+
+    @staticmethod
+    def forward(ctx, settings, x, *parameters):
+        """See torch.autograd.Function."""
+        network = Network(settings, parameters)
+        ctx.settings, ctx.count = settings, len(parameters)
+        ctx.size = _slice_size(settings, x, parameters)
+        kept = [] if any(ctx.needs_input_grad) else None
+        parts = [network.forward(each, kept) for each in x.split(ctx.size)]
+        ctx.save_for_backward(*parameters, *(kept or []))
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        """See torch.autograd.Function."""
+        parameters = ctx.saved_tensors[: ctx.count]
+        kept = iter(ctx.saved_tensors[ctx.count :])
+        totals = [torch.zeros_like(each) for each in parameters]
+        with torch.autocast("cpu", enabled=False):
+            network = Network(ctx.settings, parameters)
+            whole = any(ctx.needs_input_grad[1:4])
+            parts = [
+                network.backward(each, kept, totals, whole)
+                for each in grad.split(ctx.size)
+            ]
+        if not whole:
+            return None, None, None, None, *totals[2:]
+        return None, torch.cat(parts), *totals
