@@ -1,7 +1,7 @@
 """Anybody's recordings become manifests to train on.
 
-A corpus is listed (:mod:`amsincnet_sb.dataio.listings`), and every recording
-decoded once: what cannot be used is left out and said. No audio is copied.
+A corpus is listed (:mod:`amsincnet_sb.dataio.listings`) and every utterance
+decoded once; what cannot be used is left out and reported. No audio is copied.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ __all__ = [
     "check_recordings",
     "find_manifests",
     "prepare_own_corpus",
-    "split_sentences",
+    "split_utterances",
     "training_command",
     "write_preparation",
 ]
 
-WINDOW = 0.2  # seconds; training cannot draw a chunk from less
+SHORTEST = 0.2  # seconds; training cannot draw a chunk from less
 USUAL_RATE = 16_000  # Hz
 BLOCK = 2**24  # samples held at once while a recording is checked
 
@@ -48,20 +48,20 @@ def prepare_own_corpus(
     validation_sentences=0,
     seed=1234,
 ):
-    """Checks a corpus and writes its manifests.
+    """Check a corpus and write its manifests.
 
     Arguments
     ---------
     source : str or Path
         See :func:`amsincnet_sb.dataio.listings.list_corpus`.
     output_folder : str or Path
-        Gets train.csv, test.csv, valid.csv where sentences are held out, and
+        Gets train.csv, test.csv, valid.csv where utterances are held out, and
         a prepare.json that says what they were made from.
     data_folder : str or Path, optional
         What the paths in the manifests are relative to. The default is the
         folder of `source`, or the one around all recordings.
     test_fraction, validation_sentences, seed
-        See :func:`split_sentences`.
+        See :func:`split_utterances`.
 
     Returns
     -------
@@ -86,13 +86,13 @@ def prepare_own_corpus(
     >>> summary.options["corpus"]
     'folder with a folder for each speaker'
     >>> summary.report()[0]
-    'train: 2 speakers, 2 sentences, 0.00 hours'
+    'train: 2 speakers, 2 utterances, 0.00 hours'
     """
     _check_options(test_fraction, validation_sentences)
     _check_output(output_folder)
     listing = list_corpus(source, data_folder)
     utterances, left_out, notes, digest = check_recordings(listing)
-    explicit = {s.id: s.split for s in reversed(listing.sentences) if s.split}
+    explicit = {u.id: u.split for u in reversed(listing.utterances) if u.split}
     if explicit:
         if validation_sentences:
             raise InputError(
@@ -101,7 +101,7 @@ def prepare_own_corpus(
             )
         splits, unsplit = _explicit_splits(utterances, explicit)
     else:
-        splits, unsplit = split_sentences(
+        splits, unsplit = split_utterances(
             utterances, test_fraction, validation_sentences, seed
         )
     left_out = unsplit + left_out
@@ -109,7 +109,7 @@ def prepare_own_corpus(
     if len(learned) < 2 or not splits["test"]:
         raise InputError(_too_little(source, listing, splits, left_out))
     untested = learned - {u.spk_id for u in splits["test"]}
-    notes += [f"speaker {name} has no test sentence" for name in untested]
+    notes += [f"speaker {name} has no test utterance" for name in untested]
     options = {
         "corpus": listing.kind,
         "source": os.path.abspath(source),
@@ -126,7 +126,7 @@ def prepare_own_corpus(
 def write_preparation(
     output_folder, splits, options, digest, left_out=(), notes=()
 ):
-    """Writes manifests and, last, the prepare.json that vouches for them.
+    """Write manifests and, last, the prepare.json that vouches for them.
 
     Arguments
     ---------
@@ -137,7 +137,7 @@ def write_preparation(
     options : dict
         Of the preparation; must be JSON.
     digest : str
-        What it depends on, from :func:`check_recordings`.
+        Of what it depends on, from :func:`check_recordings`.
     left_out, notes : list
         See Provenance.
 
@@ -172,7 +172,7 @@ def write_preparation(
 
 
 def find_manifests(folder, validation_sentences=0):
-    """The manifests of a finished preparation, as a recipe names them.
+    """Find the manifests of a finished preparation, as a recipe names them.
 
     Arguments
     ---------
@@ -219,7 +219,7 @@ def find_manifests(folder, validation_sentences=0):
 
 
 def training_command(folder, corpus):
-    """What to type in a recipe's folder to train on a preparation.
+    """Say what to type in a recipe's folder to train on a preparation.
 
     Arguments
     ---------
@@ -228,10 +228,6 @@ def training_command(folder, corpus):
     corpus : Provenance
         From :func:`prepare_own_corpus`.
 
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> corpus = Provenance({"data_folder": "/my data"}, "", {})
@@ -239,22 +235,17 @@ def training_command(folder, corpus):
     python train.py hparams/am_sincnet_m035.yaml --manifest=/manifests \
 '--data_folder=/my data'
     """
-    return shlex.join(
-        [
-            "python",
-            "train.py",
-            "hparams/am_sincnet_m035.yaml",
-            f"--manifest={os.path.abspath(folder)}",
-            f"--data_folder={corpus.options['data_folder']}",
-        ]
-    )
+    words = ["python", "train.py", "hparams/am_sincnet_m035.yaml"]
+    words.append(f"--manifest={os.path.abspath(folder)}")
+    words.append(f"--data_folder={corpus.options['data_folder']}")
+    return shlex.join(words)
 
 
 def check_recordings(listing):
-    """Decodes every sentence once.
+    """Decode every utterance once.
 
-    Left out, with the reason: what cannot be read, is cut short, silent, not
-    finite, or shorter than 200 ms; second copies of the same samples, in
+    Left out, with the reason: what cannot be read, is cut short, silent, NaN
+    or infinite, or shorter than 200 ms; second copies of the same samples, in
     whatever file; and samples that two speakers claim, for both.
 
     Arguments
@@ -273,64 +264,67 @@ def check_recordings(listing):
     """
     everything, left_out = hashlib.sha256(), list(listing.left_out)
     same, rates, channels = defaultdict(list), Counter(), Counter()
+    check = partial(_check, listing.data_folder)
     checked = tqdm(
-        prefetch(
-            partial(_check, listing.data_folder), listing.sentences, group=16
-        ),
-        total=len(listing.sentences),
+        prefetch(check, listing.utterances, group=16),
+        total=len(listing.utterances),
         desc="recordings",
         disable=None,  # no bar unless someone watches
     )
-    for sentence, (utterance, found) in zip(listing.sentences, checked):
+    for listed, (utterance, found) in zip(listing.utterances, checked):
         if utterance is None:
-            left_out.append((sentence.wav, found))
+            left_out.append((listed.wav, found))
             continue
         samples, info = found
         same[samples].append(utterance)
-        everything.update(f"{sentence} {samples.hex()}\n".encode())
+        everything.update(f"{listed} {samples.hex()}\n".encode())
         rates[info.sample_rate] += 1
         channels[info.channels] += 1
-    kept = set()
-    for first, *copies in same.values():
+    utterances, repeated = _without_copies(same.values())
+    notes = [
+        f"utterances at {rate} Hz, resampled when read: {n}"
+        for rate, n in rates.items()
+        if rate != USUAL_RATE
+    ] + [
+        f"utterances with {count} channels, averaged: {n}"
+        for count, n in channels.items()
+        if count > 1
+    ]
+    return utterances, left_out + repeated, notes, everything.hexdigest()
+
+
+def _without_copies(groups):
+    """The first of each group with the same samples; (file, reason) of rest."""
+    utterances, left_out = [], []
+    for first, *copies in groups:
         rivals = {u.spk_id: u.wav for u in (first, *copies)}
         if len(rivals) == 1:
-            kept.add(first)
+            utterances.append(first)
             reason = f"it has the same samples as {first.wav}"
             left_out += [(u.wav, reason) for u in copies]
             continue
         for u in (first, *copies):
             name, wav = next(r for r in rivals.items() if r[0] != u.spk_id)
-            left_out.append(
-                (u.wav, f"speaker {name} has the same samples in {wav}")
-            )
-    utterances = [u for (u, *_) in same.values() if u in kept]
-    notes = [
-        f"sentences at {rate} Hz, resampled when read: {n}"
-        for rate, n in rates.items()
-        if rate != USUAL_RATE
-    ] + [
-        f"sentences with {count} channels, averaged: {n}"
-        for count, n in channels.items()
-        if count > 1
-    ]
-    return utterances, left_out, notes, everything.hexdigest()
+            reason = f"speaker {name} has the same samples in {wav}"
+            left_out.append((u.wav, reason))
+    return utterances, left_out
 
 
-def split_sentences(
+def split_utterances(
     utterances, test_fraction=0.25, validation_sentences=0, seed=1234
 ):
-    """Divides each speaker's sentences into train, valid and test.
+    """Divide each speaker's utterances into train, valid and test.
 
-    What happens to a sentence depends on the seed, its own ID and its
-    speaker's other sentences alone: more speakers change nothing.
+    What happens to an utterance depends on the seed, its own ID and its
+    speaker's other utterances alone: more speakers change nothing.
 
     Arguments
     ---------
     utterances : list of Utterance
     test_fraction : float
-        Of each speaker's sentences, for testing; at least one.
+        Of each speaker's utterances, for testing; at least one.
     validation_sentences : int
-        How many of each speaker's sentences go to valid.
+        How many of each speaker's utterances go to valid.
     seed : int
 
     Returns
@@ -339,7 +333,7 @@ def split_sentences(
         ``train``, ``valid`` and ``test`` -> list of Utterance, in the order
         given.
     left_out : list of tuple
-        (file, reason): speakers with too few sentences.
+        (file, reason): speakers with too few utterances.
 
     Raises
     ------
@@ -355,7 +349,7 @@ def split_sentences(
     for speaker, own in speakers.items():
         if len(own) < needed:
             reason = (
-                f"speaker {speaker} has {len(own)} usable sentence"
+                f"speaker {speaker} has {len(own)} usable utterance"
                 f"{'s' * (len(own) > 1)} and needs {needed}"
             )
             left_out += [(u.wav, reason) for u in own]
@@ -409,21 +403,21 @@ def _explicit_splits(utterances, explicit):
         if u.spk_id in learned:
             splits[explicit[u.id]].append(u)
         else:
-            reason = f"speaker {u.spk_id} has no training sentence"
+            reason = f"speaker {u.spk_id} has no training utterance"
             left_out.append((u.wav, reason))
     return splits, left_out
 
 
 def _too_little(source, listing, splits, left_out):
     """Says why there is nothing to train on or to test with."""
-    named = {sentence.speaker for sentence in listing.sentences}
+    named = {listed.speaker for listed in listing.utterances}
     if len(named) == 1:
-        what = f"has sentences of one speaker alone, {named.pop()}"
+        what = f"has utterances of one speaker alone, {named.pop()}"
     elif len({u.spk_id for u in splits["train"]}) > 1:
-        what = "has no usable sentence to test with"
+        what = "has no usable utterance to test with"
     else:
         what = (
-            "has fewer than two speakers with a usable sentence to train on "
+            "has fewer than two speakers with a usable utterance to train on "
             "and another to test with"
         )
     first = "".join(
@@ -433,18 +427,18 @@ def _too_little(source, listing, splits, left_out):
     return f"{source}, taken for a {listing.kind}, {what}{first}."
 
 
-def _check(data_folder, sentence):
+def _check(data_folder, listed):
     """(Utterance, (hash of its samples, AudioInfo)), or (None, reason)."""
-    path = os.path.join(data_folder, sentence.wav)
+    path = os.path.join(data_folder, listed.wav)
     try:
         info = audio_info(path)
-        start, stop = sentence.start, sentence.stop
+        start, stop = listed.start, listed.stop
         stop = info.frames if stop is None else stop
         if not start < stop <= info.frames:
             return None, f"it has no samples from {start} to {stop}"
         seconds = (stop - start) / info.sample_rate
-        if seconds < WINDOW:
-            return None, f"it lasts {seconds:.3f} s and {WINDOW} s are needed"
+        if seconds < SHORTEST:
+            return None, f"it lasts {seconds:.3f} s and {SHORTEST} s are needed"
         samples, silent = hashlib.sha256(), True
         for first in range(start, stop, BLOCK):
             last = min(first + BLOCK, stop)
@@ -453,8 +447,9 @@ def _check(data_folder, sentence):
             silent = silent and is_silent(wave)
         if silent:
             return None, "it is silent"
-        return Utterance(
-            sentence.id, seconds, sentence.wav, start, stop, sentence.speaker
-        ), (samples.digest(), info)
+        utterance = Utterance(
+            listed.id, seconds, listed.wav, start, stop, listed.speaker
+        )
+        return utterance, (samples.digest(), info)
     except InputError as error:
         return None, str(error).removeprefix(f"{path}: ").rstrip(".")

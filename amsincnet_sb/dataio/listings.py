@@ -1,8 +1,7 @@
 """How a corpus is described, by its folders or by a list of some form.
 
 A folder with a folder for each speaker, a CSV or JSON manifest, a Kaldi data
-folder, or the lists that users of the released code have. No recording is
-opened here.
+folder, or the lists of the authors' code. No recording is opened here.
 """
 
 import csv
@@ -52,7 +51,7 @@ _DIGITS = re.compile(r"[0-9]{1,15}")
 
 
 class Listed(NamedTuple):
-    """One sentence as a corpus names it, not yet looked at.
+    """An utterance as a corpus names it, not yet looked at.
 
     `wav` is relative to the data folder; `split` is None where the corpus
     leaves it open; `start` and `stop` are samples at the file's own rate,
@@ -71,17 +70,17 @@ class Listing(NamedTuple):
     """A corpus as :func:`list_corpus` finds it.
 
     `kind` says in words what it was taken for, `data_folder` is absolute,
-    `sentences` are :class:`Listed`, `left_out` pairs (file, reason).
+    `utterances` are :class:`Listed`, `left_out` pairs (file, reason).
     """
 
     kind: str
     data_folder: str
-    sentences: list
+    utterances: list
     left_out: list
 
 
 def list_corpus(source, data_folder=None):
-    """Finds out how a corpus is described, and lists its sentences.
+    """Find out how a corpus is described, and list its utterances.
 
     Arguments
     ---------
@@ -96,7 +95,7 @@ def list_corpus(source, data_folder=None):
         - a Kaldi data folder with ``wav.scp`` and ``utt2spk``; commands in
           ``wav.scp`` are refused;
         - a folder with one ``*train*.scp``, one ``*test*.scp`` and one
-          ``*.npy`` dictionary of labels, as for the released code.
+          ``*.npy`` dictionary of labels, as for the authors' code.
     data_folder : str or Path, optional
         What paths are relative to; the default is the folder of `source`.
 
@@ -117,7 +116,7 @@ def list_corpus(source, data_folder=None):
             for pattern in ("*train*.scp", "*test*.scp", "*.npy")
         ]
         if all(len(found) == 1 for found in lists):
-            return _released_lists(*(found for (found,) in lists), data_folder)
+            return _authors_lists(*(found for (found,) in lists), data_folder)
         if (source / "wav.scp").exists():
             return _kaldi(source, data_folder)
         return _folders(source, data_folder)
@@ -149,7 +148,7 @@ def _folders(source, data_folder):
     names = [name for name, *_ in corpus_files(source, SUFFIXES)]
     tops = {name.split("/")[0].lower() for name in names if "/" in name}
     divided = "train" in tops and tops <= SPLITS.keys()
-    sentences, left_out = [], []
+    utterances, left_out = [], []
     for name in names:
         *folders, _ = name.split("/")
         if len(folders) < 1 + divided:
@@ -157,8 +156,8 @@ def _folders(source, data_folder):
             continue
         split = SPLITS[folders[0].lower()] if divided else None
         speaker = folders[divided]
-        sentences.append(Listed(prefix + name, speaker, name, split))
-    if not sentences:
+        utterances.append(Listed(prefix + name, speaker, name, split))
+    if not utterances:
         raise InputError(
             f"{source} has no recordings in folders of speakers; give a folder "
             "that holds a folder for each speaker, a Kaldi data folder, or a "
@@ -167,7 +166,7 @@ def _folders(source, data_folder):
     kind = "folder with a folder for each speaker"
     if divided:
         kind = "folder with train and test folders of speakers"
-    return Listing(kind, root, sentences, left_out)
+    return Listing(kind, root, utterances, left_out)
 
 
 def _csv_rows(source):
@@ -241,7 +240,7 @@ def _json_rows(source):
             )
         rows.append((f"{source}, {where}", {**given, **entry}))
     if not rows:
-        raise InputError(f"{source}: it is no object or list of sentences.")
+        raise InputError(f"{source}: it is no object or list of utterances.")
     return rows
 
 
@@ -295,22 +294,66 @@ def _kaldi_lines(path):
     return pairs
 
 
-def _released_lists(train_scp, test_scp, labels, data_folder):
-    """Lists and labels as the released code has them."""
+def _authors_lists(train_scp, test_scp, labels, data_folder):
+    """Lists and labels as the authors' code has them."""
     root = os.path.abspath(data_folder or train_scp.parent)
     train, test = corpus_from_scp(
         root, train_scp, test_scp, read_labels(labels)
     )
-    sentences = [
+    utterances = [
         Listed(u.wav, u.spk_id, u.wav, split, u.start, u.stop)
-        for split, utterances in (("train", train), ("test", test))
-        for u in utterances
+        for split, own in (("train", train), ("test", test))
+        for u in own
     ]
-    return Listing("folder of .scp lists and .npy labels", root, sentences, [])
+    return Listing("folder of .scp lists and .npy labels", root, utterances, [])
 
 
 def _located(kind, source, rows, data_folder):
     """Rows of a manifest as a Listing, with every file found."""
+    columns = _columns(source, rows)
+    base = os.path.abspath(data_folder or source.parent)
+    paths, utterances, ids = [], [], set()
+    for where, row in rows:
+        path, listed = _listed(where, row, columns)
+        if listed.id:
+            _add_once(ids, listed.id, where)
+        paths.append(os.path.normpath(os.path.join(base, path)))
+        utterances.append(listed)
+    missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(
+            f"{rows[missing[0]][0]}: {paths[missing[0]]}{more} does not exist; "
+            "correct the path, or give the folder that paths are relative to "
+            "with --data-folder."
+        )
+    root = base
+    outside = [p for p in paths if os.path.commonpath([base, p]) != base]
+    if outside:
+        if data_folder:
+            raise InputError(
+                f"{source}: {outside[0]} is outside the data folder {base}; "
+                "give a folder around all recordings."
+            )
+        root = os.path.commonpath([os.path.dirname(p) for p in paths])
+    for i, (path, listed) in enumerate(zip(paths, utterances)):
+        wav = name = Path(os.path.relpath(path, root)).as_posix()
+        if not listed.id:
+            if listed.start or listed.stop:
+                name = f"{wav}:{listed.start}-{listed.stop or ''}"
+            _add_once(ids, name, rows[i][0])
+        utterances[i] = listed._replace(wav=wav, id=listed.id or name)
+    return Listing(kind, root, utterances, [])
+
+
+def _add_once(ids, name, where):
+    if name in ids:
+        raise InputError(f"{where}: the ID {name!r} occurs twice.")
+    ids.add(name)
+
+
+def _columns(source, rows):
+    """The name of each column of COLUMNS, None where there is none."""
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     columns = {
         what: next(
@@ -325,56 +368,28 @@ def _located(kind, source, rows, data_folder):
                 f"{', '.join(COLUMNS[what].split())} is needed, and there are "
                 f"{', '.join(map(str, names))}."
             )
-    sentences, paths, seen = [], [], set()
-    base = os.path.abspath(data_folder or source.parent)
-    for where, row in rows:
-        path, speaker, name, split, start, stop = (
-            _text(where, row, columns[what]) for what in COLUMNS
-        )
-        for what, text in (("path", path), ("speaker", speaker)):
-            if not text:
-                raise InputError(f"{where}: the {what} is missing.")
-        if columns["split"] is not None:
-            if split.lower() not in SPLITS:
-                raise InputError(
-                    f"{where}: {columns['split']} is {split!r} but must be "
-                    "train, valid or test."
-                )
-            split = SPLITS[split.lower()]
-        path = _PLACEHOLDER.sub("", path, count=1)
-        paths.append(os.path.normpath(os.path.join(base, path)))
-        start = _samples(where, "start", start) or 0
-        stop = _samples(where, "stop", stop)
-        if name in seen:
-            raise InputError(f"{where}: the ID {name!r} occurs twice.")
-        seen.update([name] if name else [])
-        sentences.append(Listed("", speaker, name, split or None, start, stop))
+    return columns
 
-    missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputError(
-            f"{rows[missing[0]][0]}: {paths[missing[0]]}{more} does not exist; "
-            "correct the path, or give the folder that paths are relative to "
-            "with --data-folder."
-        )
-    outside = [p for p in paths if os.path.commonpath([base, p]) != base]
-    if outside and data_folder:
-        raise InputError(
-            f"{source}: {outside[0]} is outside the data folder {base}; give "
-            "a folder around all recordings."
-        )
-    root = os.path.commonpath([os.path.dirname(p) for p in paths])
-    root = root if outside else base
-    for i, (path, sentence) in enumerate(zip(paths, sentences)):
-        wav = Path(os.path.relpath(path, root)).as_posix()
-        name = sentence.id or wav
-        if not sentence.id and (sentence.start or sentence.stop):
-            name = f"{wav}:{sentence.start}-{sentence.stop or ''}"
-        if not sentence.id and name in seen:
-            raise InputError(f"{rows[i][0]}: the ID {name!r} occurs twice.")
-        sentences[i] = sentence._replace(wav=wav, id=name)
-    return Listing(kind, root, sentences, [])
+
+def _listed(where, row, columns):
+    """The path in a row, and what else it says as Listed."""
+    path, speaker, name, split, start, stop = (
+        _text(where, row, columns[what]) for what in COLUMNS
+    )
+    for what, text in (("path", path), ("speaker", speaker)):
+        if not text:
+            raise InputError(f"{where}: the {what} is missing.")
+    if columns["split"] is not None:
+        if split.lower() not in SPLITS:
+            raise InputError(
+                f"{where}: {columns['split']} is {split!r} but must be "
+                "train, valid or test."
+            )
+        split = SPLITS[split.lower()]
+    start = _samples(where, "start", start) or 0
+    stop = _samples(where, "stop", stop)
+    path = _PLACEHOLDER.sub("", path, count=1)
+    return path, Listed("", speaker, name, split or None, start, stop)
 
 
 def _text(where, row, column):

@@ -15,11 +15,11 @@ import json
 import math
 import os
 import re
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import atomic_write
 
 __all__ = [
     "Provenance",
@@ -107,7 +107,7 @@ path inside the corpus folder.
 
 
 def write_manifest(path, utterances):
-    """Writes a manifest, whole or not at all.
+    """Write a manifest, whole or not at all.
 
     Arguments
     ---------
@@ -130,7 +130,7 @@ def write_manifest(path, utterances):
     a-1,1.0,$data_root/a/1.wav,0,9,a
     """
     seen = set()
-    with _replacing(path) as file:
+    with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for u in utterances:
@@ -142,13 +142,13 @@ def write_manifest(path, utterances):
 
 
 def read_manifest(path):
-    """Reads a manifest and checks every row.
+    """Read a manifest and check every row.
 
     Arguments
     ---------
     path : str or os.PathLike
-        A CSV file with the columns of :func:`write_manifest`; others are
-        ignored, and their order is free.
+        A CSV file with the columns of :func:`write_manifest` in any order;
+        others are ignored.
 
     Returns
     -------
@@ -168,7 +168,7 @@ def read_manifest(path):
     >>> read_manifest(path)[0].wav
     'a/1.wav'
     """
-    utterances, seen = [], set()
+    utterances = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
@@ -179,23 +179,16 @@ def read_manifest(path):
                     f"{path}, line 1: the columns {', '.join(COLUMNS)} must "
                     f"occur once each, which {', '.join(wrong)} does not."
                 )
-            order = [header.index(name) for name in COLUMNS]
             for row in filter(None, reader):  # blank lines are no rows
                 try:
-                    if len(row) != len(header):
-                        raise InputError(
-                            f"there are {len(row)} values for "
-                            f"{len(header)} columns."
-                        )
-                    utterance = _utterance(*(row[i] for i in order))
-                    if utterance.id in seen:
+                    utterance = _utterance(header, row)
+                    if utterance.id in utterances:
                         raise InputError(f"ID {utterance.id!r} occurs twice.")
                 except InputError as error:
                     raise InputError(
                         f"{path}, line {reader.line_num}: {error}"
                     ) from None
-                seen.add(utterance.id)
-                utterances.append(utterance)
+                utterances[utterance.id] = utterance
     except OSError as error:
         raise InputError(
             f"{path}: the manifest cannot be read ({error.strerror}); prepare "
@@ -206,11 +199,42 @@ def read_manifest(path):
             f"{path}: it is not a CSV file in UTF-8 ({error}); prepare the "
             "corpus again."
         ) from error
-    return utterances
+    return list(utterances.values())
+
+
+def _utterance(header, row):
+    """The texts of one row as an Utterance."""
+    if len(row) != len(header):
+        raise InputError(
+            f"there are {len(row)} values for {len(header)} columns."
+        )
+    values = dict(zip(header, row))
+    for name in ("start", "stop"):
+        if not _DIGITS.fullmatch(values[name]):
+            raise InputError(
+                f"{name} is {values[name]!r} but must be a whole number."
+            )
+    duration, wav = values["duration"], values["wav"]
+    try:
+        seconds = float(duration)
+    except ValueError:
+        raise InputError(
+            f"duration is {duration!r} but must be a number."
+        ) from None
+    if not wav.startswith(ROOT):
+        raise InputError(f"wav is {wav!r} but must start with {ROOT}.")
+    return Utterance(
+        values["ID"],
+        seconds,
+        wav[len(ROOT) :],
+        int(values["start"]),
+        int(values["stop"]),
+        values["spk_id"],
+    )
 
 
 def corpus_files(folder, suffixes):
-    """Lists the files of a corpus, quickly and in a fixed order.
+    """List the files of a corpus, quickly and in a fixed order.
 
     Hidden files are passed over; links are followed, except back to a folder
     that they lie in.
@@ -266,14 +290,12 @@ def corpus_files(folder, suffixes):
 
 
 def fingerprint(folder, suffixes, options):
-    """A hash of what a preparation depends on, without reading any audio.
+    """Hash what a preparation depends on, without reading any audio.
 
     Arguments
     ---------
-    folder : str or os.PathLike
-        The corpus.
-    suffixes : tuple of str
-        Files that count, as for :func:`corpus_files`.
+    folder, suffixes
+        See :func:`corpus_files`.
     options : dict
         Whatever else decides the result; must be JSON.
 
@@ -301,13 +323,7 @@ def fingerprint(folder, suffixes, options):
 
 
 def totals(utterances):
-    """Speakers, sentences and hours of a split.
-
-    Example
-    -------
-    >>> totals([Utterance("a-1", 1800.0, "a/1.wav", 0, 9, "a")])
-    {'speakers': 1, 'sentences': 1, 'hours': 0.5}
-    """
+    """Speakers, sentences (utterances) and hours of a split, as a dict."""
     return {
         "speakers": len({u.spk_id for u in utterances}),
         "sentences": len(utterances),
@@ -345,7 +361,7 @@ class Provenance:
     FILE = "prepare.json"
 
     def write(self, folder, manifests):
-        """Writes `prepare.json` for manifests that are already in place.
+        """Write `prepare.json` for manifests that are already in place.
 
         Arguments
         ---------
@@ -353,26 +369,15 @@ class Provenance:
             Where to write it.
         manifests : dict
             Split name -> path of its CSV file.
-
-        Raises
-        ------
-        InputError
-            The file cannot be written.
         """
         self.manifests = {k: _hash(path) for k, path in manifests.items()}
-        with _replacing(Path(folder) / self.FILE) as file:
+        with atomic_write(Path(folder) / self.FILE) as file:
             json.dump({"format": FORMAT, **asdict(self)}, file, indent=1)
             file.write("\n")
 
     @classmethod
     def read(cls, folder):
-        """Reads `prepare.json`.
-
-        Returns
-        -------
-        Provenance or None
-            None when there is none that can be trusted: then prepare again.
-        """
+        """Read `prepare.json`; None if there is none that can be trusted."""
         try:
             text = (Path(folder) / cls.FILE).read_text(encoding="utf-8")
             stored = json.loads(text)
@@ -399,10 +404,6 @@ class Provenance:
             The fingerprint as of now.
         manifests : dict
             Split name -> path of its CSV file, of every split wanted.
-
-        Returns
-        -------
-        bool
         """
         try:
             found = {k: _hash(path) for k, path in manifests.items()}
@@ -413,18 +414,14 @@ class Provenance:
     def report(self):
         """The preparation in a few lines, for a log.
 
-        Returns
-        -------
-        list of str
-
         Example
         -------
         >>> count = {"speakers": 2, "sentences": 10, "hours": 0.01}
         >>> Provenance({}, "", {"train": count}, [("a.wav", "empty")]).report()
-        ['train: 2 speakers, 10 sentences, 0.01 hours', 'left out a.wav: empty']
+        ['train: 2 speakers, 10 utterances, 0.01 hours', 'left out a.wav: empty']
         """
         lines = [
-            f"{split}: {n['speakers']} speakers, {n['sentences']} sentences, "
+            f"{split}: {n['speakers']} speakers, {n['sentences']} utterances, "
             f"{n['hours']:.2f} hours"
             for split, n in self.counts.items()
         ]
@@ -435,45 +432,6 @@ class Provenance:
                 more = len(messages) - SHOWN
                 lines.append(f"and {more} more {kind}, listed in {self.FILE}")
         return lines
-
-
-def _utterance(ID, duration, wav, start, stop, spk_id):
-    """The texts of one row as an Utterance."""
-    for name, text in (("start", start), ("stop", stop)):
-        if not _DIGITS.fullmatch(text):
-            raise InputError(f"{name} is {text!r} but must be a whole number.")
-    try:
-        seconds = float(duration)
-    except ValueError:
-        raise InputError(
-            f"duration is {duration!r} but must be a number."
-        ) from None
-    if not wav.startswith(ROOT):
-        raise InputError(f"wav is {wav!r} but must start with {ROOT}.")
-    wav = wav[len(ROOT) :]
-    return Utterance(ID, seconds, wav, int(start), int(stop), spk_id)
-
-
-@contextmanager
-def _replacing(path):
-    """A text file that takes the place of `path` once it is complete."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: it cannot be written ({error.strerror}); choose another "
-            "folder or free some space."
-        ) from error
-    finally:
-        with suppress(OSError):  # gone when all went well
-            temporary.unlink()
 
 
 def _hash(path):

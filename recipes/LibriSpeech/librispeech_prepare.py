@@ -2,9 +2,8 @@
 """LibriSpeech for speaker identification: a corpus folder becomes manifests.
 
 As in the paper on SincNet, each speaker has 12 to 15 seconds to train on and a
-test sentence of 2 to 6 seconds; all subsets together have its 2484 speakers.
-Its lists of sentences were drawn at random and differ from ours. No audio is
-copied.
+test utterance of 2 to 6 seconds; all subsets together have its 2484 speakers.
+Its lists were drawn at random and differ from ours. No audio is copied.
 
 To prepare, do the following; it prints how to train:
 > python librispeech_prepare.py /path/to/LibriSpeech manifests
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from amsincnet_sb.dataio.audio import audio_info
 from amsincnet_sb.dataio.corpus import (
+    SHORTEST,
     check_recordings,
     training_command,
     write_preparation,
@@ -32,14 +32,14 @@ from amsincnet_sb.dataio.manifest import corpus_files
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 
-TRAIN_SECONDS = 12, 15  # of each speaker, all training sentences together
-TEST_SECONDS = 2, 6  # of each speaker's test sentence
+TRAIN_SECONDS = 12, 15  # of each speaker, all training utterances together
+TEST_SECONDS = 2, 6  # of each speaker's test utterance
 
 _FILE = re.compile(r"(?:.*/)?([0-9]+)/([0-9]+)/\1-\2-[0-9]+\.flac")
 
 
 def prepare_librispeech(data_folder, output_folder, seed=1234):
-    """Writes LibriSpeech's manifests.
+    """Write LibriSpeech's manifests.
 
     Arguments
     ---------
@@ -49,12 +49,12 @@ def prepare_librispeech(data_folder, output_folder, seed=1234):
     output_folder : str or Path
         Gets train.csv, test.csv and prepare.json.
     seed : int
-        Of the choice of sentences.
+        Of the choice of utterances.
 
     Returns
     -------
     Provenance
-        Speakers, sentences and hours of both, and what was left out.
+        Speakers, utterances and hours of both, and what was left out.
 
     Raises
     ------
@@ -78,17 +78,17 @@ def prepare_librispeech(data_folder, output_folder, seed=1234):
     (2, 2)
     """
     root = os.path.abspath(data_folder)
-    speakers, left_out = list_speakers(root)
+    speakers, left_out = _speakers(root)
     chosen = []
     for speaker, files in speakers.items():
-        sentences = choose_sentences(speaker, files, seed)
-        chosen += sentences
-        if not sentences:
+        own = _choose(speaker, files, seed)
+        chosen += own
+        if not own:
             left_out.append((speaker, "the speaker has too little speech"))
     listing = Listing("LibriSpeech", root, chosen, left_out)
     utterances, left_out, notes, digest = check_recordings(listing)
 
-    place = {sentence.id: sentence.split for sentence in chosen}
+    place = {listed.id: listed.split for listed in chosen}
     seconds = defaultdict(float)
     for u in utterances:
         seconds[u.spk_id, place[u.id]] += u.duration
@@ -104,7 +104,7 @@ def prepare_librispeech(data_folder, output_folder, seed=1234):
         raise InputError(
             f"{data_folder} has fewer than two speakers with "
             f"{TRAIN_SECONDS[0]} s of usable speech to train on and a test "
-            f"sentence{why.rstrip('.')}."
+            f"utterance{why.rstrip('.')}."
         )
     options = {"corpus": "LibriSpeech", "data_folder": root, "seed": seed}
     return write_preparation(
@@ -112,26 +112,10 @@ def prepare_librispeech(data_folder, output_folder, seed=1234):
     )
 
 
-def list_speakers(data_folder):
-    """Finds every sentence and its length.
+def _speakers(data_folder):
+    """Speaker -> [(path, samples, Hz)], in the order of their numbers.
 
-    Arguments
-    ---------
-    data_folder : str or Path
-        See :func:`prepare_librispeech`.
-
-    Returns
-    -------
-    speakers : dict
-        Speaker -> list of (path relative to `data_folder`, samples, Hz), in
-        the order of their numbers.
-    left_out : list of tuple
-        (file, reason)
-
-    Raises
-    ------
-    InputError
-        There is no file SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac.
+    Also what is left out: pairs (file, reason).
     """
     paths = {}
     for path, *_ in corpus_files(data_folder, (".flac",)):
@@ -161,33 +145,12 @@ def list_speakers(data_folder):
     return dict(sorted(speakers.items(), key=lambda s: int(s[0]))), left_out
 
 
-def choose_sentences(speaker, files, seed=1234):
-    """Draws the sentences of a speaker.
+def _choose(speaker, files, seed):
+    """Draw the utterances of a speaker; none if there is too little speech.
 
-    The test sentence is a whole one if any lasts 2 to 6 s, and otherwise the
-    first 6 s of a longer one. Others are for training, until 12 s are
+    The test utterance is a whole file if any lasts 2 to 6 s, and otherwise
+    the first 6 s of a longer one. Others are for training, until 12 s are
     reached; what exceeds 15 s is cut off the last.
-
-    Arguments
-    ---------
-    speaker : str
-    files : list of tuple
-        (path, samples, Hz) of each sentence.
-    seed : int
-
-    Returns
-    -------
-    list of Listed
-        Empty when there is too little speech.
-
-    Example
-    -------
-    >>> files = [(f"{i}.flac", 16000 * i, 16000) for i in (3, 5, 9, 14)]
-    >>> chosen = choose_sentences("19", files)
-    >>> 2 <= sum(s.stop for s in chosen if s.split == "test") / 16000 <= 6
-    True
-    >>> 12 <= sum(s.stop for s in chosen if s.split == "train") / 16000 <= 15
-    True
     """
 
     def drawn(file):
@@ -207,8 +170,7 @@ def choose_sentences(speaker, files, seed=1234):
     chosen = [listed(test[0], "test", min(test[1], longest * test[2]))]
     seconds = 0
     for path, frames, rate in files:
-        # Nothing shorter than a window can be trained on.
-        if path == test[0] or frames < 0.2 * rate:
+        if path == test[0] or frames < SHORTEST * rate:
             continue
         stop = min(frames, int((TRAIN_SECONDS[1] - seconds) * rate))
         chosen.append(listed(path, "train", stop))
@@ -219,7 +181,7 @@ def choose_sentences(speaker, files, seed=1234):
 
 
 def main():
-    """Prepares the corpus named on the command line."""
+    """Prepare the corpus named on the command line."""
     parser = argparse.ArgumentParser(
         description="LibriSpeech's manifests for speaker identification."
     )

@@ -68,13 +68,13 @@ def test_the_summary(recordings, tmp_path, capsys):
     assert main([str(argument) for argument in arguments]) == 0
     out = capsys.readouterr().out
     assert f"{recordings}: folder with a folder for each speaker\n" in out
-    assert "  train: 4 speakers, 16 sentences, 0.0" in out
-    assert "  test: 4 speakers, 12 sentences, 0.0" in out
-    assert "  valid: 4 speakers, 4 sentences, 0.0" in out
+    assert "  train: 4 speakers, 16 utterances, 0.0" in out
+    assert "  test: 4 speakers, 12 utterances, 0.0" in out
+    assert "  valid: 4 speakers, 4 utterances, 0.0" in out
     assert "left out Ann/broken.wav: it cannot be read as audio" in out
-    assert "noted sentences" not in out
-    assert "sentences at 8000 Hz, resampled when read: 4" in out
-    assert "sentences with 2 channels, averaged: 4" in out
+    assert "noted utterances" not in out
+    assert "utterances at 8000 Hz, resampled when read: 4" in out
+    assert "utterances with 2 channels, averaged: 4" in out
     program, script, hparams, *options = shlex.split(out.splitlines()[-1])
     assert (program, script) == ("python", "train.py")
     assert options == [f"--manifest={folder}", f"--data_folder={recordings}"]
@@ -99,7 +99,7 @@ def test_the_command_trains(recipe, prepared, trained, recordings):
     assert [r["epoch"] for r in records if r["split"] == "test"] == [1, 2]
     assert not (trained / "manifests").exists()
     log = (trained / "log.txt").read_text()
-    assert "train: 4 speakers, 24 sentences" in log
+    assert "train: 4 speakers, 24 utterances" in log
     assert "left out Ann/broken.wav" in log
     config = json.loads((trained / "pretrained" / "config.json").read_text())
     assert config["speakers"] == ["Ann", "Bob", "Cem", "Dora"]

@@ -230,7 +230,7 @@ def test_own_corpus(tmp_path_factory, data, suffix):
             (folder / f"{name}.wav").write_bytes(RIFF)
     (folder / f"corpus{suffix}").write_bytes(data)
     listing = only_input_errors(list_corpus, folder / f"corpus{suffix}")
-    for listed in listing.sentences if listing is not None else []:
+    for listed in listing.utterances if listing is not None else []:
         assert ".." not in listed.wav.split("/")
 
 

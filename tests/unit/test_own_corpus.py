@@ -17,7 +17,7 @@ from hypothesis import (
 from amsincnet_sb.dataio.corpus import (
     find_manifests,
     prepare_own_corpus,
-    split_sentences,
+    split_utterances,
 )
 from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.manifest import Provenance, Utterance, read_manifest
@@ -96,7 +96,7 @@ def test_folders_of_speakers(tree, out):
         assert sum(u.spk_id == speaker for u in found["test"]) == 1
     assert summary.options["data_folder"] == str(tree)
     assert summary.left_out == []
-    assert summary.notes == ["sentences at 8000 Hz, resampled when read: 12"]
+    assert summary.notes == ["utterances at 8000 Hz, resampled when read: 12"]
     assert summary.counts["train"]["sentences"] == 9
     assert Provenance.read(out) == summary
     assert sorted(os.listdir(out)) == ["prepare.json", "test.csv", "train.csv"]
@@ -120,7 +120,7 @@ def test_folders_that_are_split_already(tmp_path, out):
     assert sizes == {"train": 6, "valid": 3, "test": 3}
     assert all(u.wav.startswith("Train/") for u in splits(out)["train"])
     assert summary.left_out == [
-        ("test/stranger/1.wav", "speaker stranger has no training sentence")
+        ("test/stranger/1.wav", "speaker stranger has no training utterance")
     ]
 
 
@@ -160,12 +160,12 @@ def test_what_is_left_out_and_why(tree, out):
         "of both.wav": "speaker Zoë has the same samples in Zoë/both.wav",
         "both.wav": "speaker bob has the same samples in bob/of both.wav",
         "price$.wav": "without $",
-        "only.wav": "speaker one has 1 usable sentence and needs 2",
+        "only.wav": "speaker one has 1 usable utterance and needs 2",
     }
     assert found.keys() == expected.keys()
     for name, why in expected.items():
         assert why in found[name], name
-    assert "sentences with 2 channels, averaged: 1" in summary.notes
+    assert "utterances with 2 channels, averaged: 1" in summary.notes
     used = [u.wav for rows in splits(out).values() for u in rows]
     assert len(used) == 13 and "ann/stereo.wav" in used
 
@@ -187,7 +187,7 @@ class TestSplit:
     )
     def test_sizes(self, sentences, fraction, held_out, seed):
         given = self.utterances(3, sentences)
-        found, left_out = split_sentences(given, fraction, held_out, seed)
+        found, left_out = split_utterances(given, fraction, held_out, seed)
         if sentences < 2 + held_out:
             assert len(left_out) == len(given) and not any(found.values())
             return
@@ -208,14 +208,14 @@ class TestSplit:
 
     def test_more_speakers_change_nothing(self):
         few, many = self.utterances(3, 8), self.utterances(9, 8)
-        assert set(split_sentences(few)[0]["test"]) < set(
-            split_sentences(many)[0]["test"]
+        assert set(split_utterances(few)[0]["test"]) < set(
+            split_utterances(many)[0]["test"]
         )
 
     def test_the_seed_decides(self):
         given = self.utterances(9, 8)
         one, again, other = (
-            split_sentences(given, seed=seed)[0]["test"] for seed in (1, 1, 2)
+            split_utterances(given, seed=seed)[0]["test"] for seed in (1, 1, 2)
         )
         assert one == again != other
         # Not the same sentence of each speaker.
@@ -399,12 +399,12 @@ class TestRefused:
         for wav in wavs(tree):
             if not wav.endswith("1.wav"):
                 (tree / wav).unlink()
-        assert "1 usable sentence and needs 2" in refused(tree, out)
+        assert "1 usable utterance and needs 2" in refused(tree, out)
 
     def test_no_test_sentence(self, tree, out):
         rows = [{**row, "split": "train"} for row in rows_of(tree)]
         source = write_csv(tree / "all.csv", rows)
-        assert "no usable sentence to test with" in refused(source, out)
+        assert "no usable utterance to test with" in refused(source, out)
 
     def test_wrong_columns(self, tree, out):
         rows = [{"path": row["path"], "who": "x"} for row in rows_of(tree)]
