@@ -62,7 +62,7 @@ CASES = {
     "missing files": (prepare("missing.csv"), "none.wav and 1 more"),
     "duplicate ids": (prepare("twice.csv"), "occurs twice"),
     "one sentence for a speaker": (prepare("single"), "needs 2"),
-    "no test sentence": (prepare("train.csv"), "no usable sentence to test"),
+    "no test sentence": (prepare("train.csv"), "no usable utterance to test"),
 }
 
 

@@ -41,7 +41,7 @@ def test_the_log_has_the_errors_in_per_cent(finished, recipe):
         assert f"test frame_error: {final['frame_error']:.3f}" in text
         assert f"test sentence_error: {final['sentence_error']:.3f}" in text
     assert (
-        "train: 4 speakers, 20 sentences" in (finished / "log.txt").read_text()
+        "train: 4 speakers, 20 utterances" in (finished / "log.txt").read_text()
     )
 
 

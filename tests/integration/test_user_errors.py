@@ -227,7 +227,7 @@ def test_an_unreadable_training_sentence(recipe, own, results):
     assert len(read_manifest(results / "manifests" / "train.csv")) == 19
     log = (results / "log.txt").read_text()
     assert f"left out {path.relative_to(own)}: " in log
-    assert "train: 4 speakers, 19 sentences" in log
+    assert "train: 4 speakers, 19 utterances" in log
 
 
 def test_run_options_that_cannot_be(refused):
