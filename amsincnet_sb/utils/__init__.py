@@ -1,1 +1,1 @@
-"""Overlays, checkpoints, metrics, plots."""
+"""Errors and files; imports nothing of the rest of the package."""

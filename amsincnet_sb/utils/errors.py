@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import traceback
 
 __all__ = ["InputError", "exit_on_input_error", "as_input_error"]
 
@@ -20,16 +21,13 @@ class InputError(ValueError):
     amsincnet_sb.utils.errors.InputError: margin is 1.5 but must lie ...
     """
 
-    #: True in a process whose neighbour says the same.
+    #: True where another process prints the same sentence.
     told_elsewhere = False
 
 
 @contextlib.contextmanager
 def exit_on_input_error():
-    """End a program on an :class:`InputError` as a user expects.
-
-    The sentence goes to the standard error, without a traceback, and the
-    exit status is 2.
+    """End a program on an :class:`InputError`: its sentence and status 2.
 
     Example
     -------
@@ -50,7 +48,11 @@ def exit_on_input_error():
 
 @contextlib.contextmanager
 def as_input_error(where):
-    """Blame a file for the values that the objects made from it refuse.
+    """Turn the errors of objects made from a yaml file into InputErrors.
+
+    A ``TypeError`` that HyperPyYAML did not raise or pass on is a bug in
+    code, not in the file, and keeps its traceback; with ``--debug`` on the
+    command line, every ``TypeError`` does.
 
     Arguments
     ---------
@@ -70,7 +72,25 @@ def as_input_error(where):
     except InputError:
         raise
     except (SyntaxError, UnicodeError) as error:
-        raise InputError(f"{where}: it is not what it should be.") from error
-    except (ValueError, TypeError, ImportError) as error:
-        reason = ": ".join(str(arg).strip() for arg in error.args)
-        raise InputError(f"{where}: {reason}") from error
+        raise InputError(
+            f"{where}: its text or the Python it names cannot be read."
+        ) from error
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{where}: {_reason(error)}") from error
+    except TypeError as error:
+        if "--debug" in sys.argv or not _came_through(error, "hyperpyyaml"):
+            raise
+        raise InputError(
+            f"{where}: {_reason(error).rstrip('.')}; --debug shows the "
+            "traceback."
+        ) from error
+
+
+def _reason(error):
+    return ": ".join(str(argument).strip() for argument in error.args)
+
+
+def _came_through(error, package):
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    names = (frame.f_globals.get("__name__", "") for frame in frames)
+    return any(name.partition(".")[0] == package for name in names)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files and folders that are either whole or not there."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["atomic_write", "exclusive", "replaced_folder"]
+__all__ = ["atomic_write", "exclusive", "place_folder", "replaced_folder"]
 
 
 @contextlib.contextmanager
@@ -48,68 +48,26 @@ def atomic_write(path, mode="w"):
     >>> (tmp / "a.txt").read_text()
     'whole'
     """
-    path = os.fspath(path)
-    folder = os.path.dirname(path) or "."
+    path = Path(path)
     temporary = None
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(
-            dir=folder, prefix=os.path.basename(path) + "."
-        )
-        with open(handle, mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror or error}."
-        ) from error
+        with _written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(
+                dir=path.parent, prefix=f".{path.name}."
+            )
+            with open(handle, mode, **text) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            temporary = None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-
-
-@contextlib.contextmanager
-def exclusive(path):
-    """Let one process at a time change what belongs together.
-
-    The next one waits until the first has left the block or has ended.
-
-    Arguments
-    ---------
-    path : str or Path
-        An existing file that all of them name. It is not changed.
-
-    Raises
-    ------
-    InputError
-        If it cannot be opened for writing.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "counter.txt"
-    >>> _ = path.write_text("1")
-    >>> with exclusive(path):
-    ...     _ = path.write_text(str(int(path.read_text()) + 1))
-    """
-    try:
-        # For writing, as locks on network file systems demand.
-        file = open(path, "rb+")
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror or error}."
-        ) from error
-    with file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager
@@ -140,28 +98,103 @@ def replaced_folder(folder):
     ['b.txt']
     """
     folder = Path(folder)
-    temporary = old = None
+    temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(
-            tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
-        )
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        if folder.exists():
-            # A folder cannot be renamed over one that has files in it.
-            old = temporary.with_name(f"{temporary.name}.old")
-            folder.rename(old)
-        temporary.rename(folder)
+        with _written(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(
+                tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
+            )
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            place_folder(temporary, folder)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def place_folder(source, folder):
+    """Give a finished folder its final name, in place of an old one.
+
+    Its files are flushed to the disk before the name changes.
+
+    Arguments
+    ---------
+    source, folder : Path, Path
+        The finished folder, beside its final place, and its final name.
+    """
+    for path in [*source.iterdir(), source]:
+        _flush(path)
+    old = None
+    if folder.exists():
+        # A folder cannot be renamed over one that has files in it.
+        old = source.with_name(f"{source.name}.old")
+        folder.rename(old)
+    try:
+        source.rename(folder)
+    except BaseException:
+        if old is not None:
+            old.rename(folder)
+        raise
+    _flush(folder.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def exclusive(path):
+    """Let one process at a time change a group of files.
+
+    The next one waits until the first has left the block or has ended.
+
+    Arguments
+    ---------
+    path : str or Path
+        An existing file that all of them name. It is not changed.
+
+    Raises
+    ------
+    InputError
+        If it cannot be opened for writing.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "counter.txt"
+    >>> _ = path.write_text("1")
+    >>> with exclusive(path):
+    ...     _ = path.write_text(str(int(path.read_text()) + 1))
+    """
+    with _written(path):
+        # For writing, as locks on network file systems demand.
+        file = open(path, "rb+")
+    with file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _written(path):
+    try:
+        yield
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be written: {error.strerror or error}."
+            f"{path} cannot be written: {error.strerror or error}."
         ) from error
+
+
+def _umask():
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _flush(path):
+    """Have a file, or the names in a folder, on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folder
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        if old is not None and old.exists() and not folder.exists():
-            old.rename(folder)
-        for rest in (temporary, old):
-            if rest is not None:
-                shutil.rmtree(rest, ignore_errors=True)
+        os.close(handle)
