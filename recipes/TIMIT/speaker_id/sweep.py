@@ -1,5 +1,12 @@
-"""Many runs of a recipe: margins, seeds and baselines in one table."""
+"""Train with many margins and seeds, and compare.
 
+> python sweep.py hparams/am_sincnet.yaml --data_folder /path/to/TIMIT
+
+or ``amsincnet sweep``. Every run is a process of ``train.py``. Finished runs
+are skipped and interrupted ones continue where they were.
+"""
+
+import argparse
 import csv
 import json
 import os
@@ -9,35 +16,23 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from amsincnet_sb.cli import one_spelling
+from amsincnet_sb.plots import plot_margins
+from amsincnet_sb.training.device import visible_gpus
 from amsincnet_sb.training.hparams import plain_options, resolve_overlay
 from amsincnet_sb.training.metrics_log import History
-from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 from amsincnet_sb.utils.files import atomic_write
 
-__all__ = ["Run", "Sweep", "parse_margins", "summarize"]
-
 COLUMNS = ["recipe", "margin", "seed", "frame_error", "sentence_error"]
+FIRST_SEED = 1234
 
 
 def parse_margins(text):
-    """Margins as typed.
-
-    Arguments
-    ---------
-    text : str
-        ``first:last:step``, or numbers between commas.
-
-    Returns
-    -------
-    list of float
-
-    Raises
-    ------
-    InputError
-        If it is neither, or a margin is not between 0 and 1.
+    """Read margins given as ``first:last:step`` or between commas.
 
     Example
     -------
@@ -55,27 +50,14 @@ def parse_margins(text):
         margins = []
     if not margins or not all(0 <= margin <= 1 for margin in margins):
         raise InputError(
-            f"--margins is {text!r} but must be first:last:step or numbers "
+            f"--margins is {text!r} but must be first:last:step or margins "
             "between commas, each from 0 to 1."
         )
     return margins
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training run.
-
-    Arguments
-    ---------
-    hparams : str
-        Hyperparameter file.
-    recipe : str
-        Its name in the table.
-    margin : float
-        Of the loss.
-    seed : int
-        Of everything random.
-    """
+class Run(NamedTuple):
+    """One training run: a row of the table."""
 
     hparams: str
     recipe: str
@@ -88,10 +70,6 @@ class Run:
 
 class Sweep:
     """A grid of runs in one folder, which can be interrupted and continued.
-
-    Every run is ``train.py`` in a process of its own, so that whatever
-    happens to one happens to it alone. Runs that are finished are skipped;
-    one that was interrupted goes on where it was.
 
     Arguments
     ---------
@@ -107,98 +85,59 @@ class Sweep:
         Further files, run with their own margin.
     options : sequence of str
         Further options of ``train.py``, ``--key=value``.
-    script : str or Path, optional
-        ``train.py``; by default the one beside the file's folder.
-
-    Raises
-    ------
-    InputError
-        If a file is missing, or the folder holds a sweep with other options.
     """
 
-    first_seed = 1234
-
     def __init__(
-        self,
-        hparams,
-        output,
-        margins,
-        seeds=3,
-        baselines=(),
-        options=(),
-        script=None,
+        self, hparams, output, margins, seeds=3, baselines=(), options=()
     ):
         if seeds < 1:
             raise InputError(f"--seeds is {seeds} but must be at least 1.")
         self.output = Path(output).absolute()
         self.options = list(options)
-        self.script = _find_script(hparams, script)
-        numbers = range(self.first_seed, self.first_seed + seeds)
+        self.script = _find_script(hparams)
+        grid = [(hparams, margins)]
+        grid += [(file, [_own_margin(file)]) for file in baselines]
         self.runs = [
             Run(os.path.abspath(file), Path(file).stem, margin, seed)
-            for file, values in (
-                (hparams, margins),
-                *((file, [_own_margin(file)]) for file in baselines),
-            )
+            for file, values in grid
             for margin in values
-            for seed in numbers
+            for seed in range(FIRST_SEED, FIRST_SEED + seeds)
         ]
         self._keep_options()
 
     def _keep_options(self):
         path = self.output / "sweep.json"
         if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            if known["options"] != self.options:
+            known = json.loads(path.read_text(encoding="utf-8"))["options"]
+            if known != self.options:
                 raise InputError(
                     f"{self.output} holds a sweep with other options "
-                    f"({' '.join(known['options'])}); give another --output."
+                    f"({' '.join(known)}); give another --output."
                 )
             return
-        self.output.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             json.dump({"options": self.options}, file)
 
     def folder(self, run):
-        """Results folder of a run.
-
-        Arguments
-        ---------
-        run : Run
-            One of :attr:`runs`.
-
-        Returns
-        -------
-        Path
-        """
+        """Results folder of a run."""
         return self.output / run.recipe / f"m{run.margin:g}" / str(run.seed)
 
+    def log(self, run):
+        """What train.py printed in a run."""
+        return self.folder(run).with_suffix(".log")
+
     def errors(self, run):
-        """Errors of a finished run.
-
-        Arguments
-        ---------
-        run : Run
-            One of :attr:`runs`.
-
-        Returns
-        -------
-        dict or None
-            The last evaluation of the test set; None before the run's end.
-        """
+        """The last evaluation of the test set; None before the run's end."""
         folder = self.folder(run)
-        # The last thing that train.py makes.
+        # The last file that train.py writes.
         if not (folder / "pretrained" / "config.json").exists():
             return None
-        tests = [
-            record
-            for record in History(folder / "metrics.jsonl").records()
-            if record["split"] == "test"
-        ]
+        records = History(folder / "metrics.jsonl").records()
+        tests = [record for record in records if record["split"] == "test"]
         return tests[-1] if tests else None
 
     def run(self, devices=(), jobs_per_device=1, say=print):
-        """Do what is not done yet, and write the table.
+        """Do the runs that are not finished, and write the table.
 
         Arguments
         ---------
@@ -207,7 +146,7 @@ class Sweep:
         jobs_per_device : int
             Runs at a time on each.
         say : callable
-            Gets a line for every run.
+            Gets a line per run.
 
         Returns
         -------
@@ -221,8 +160,7 @@ class Sweep:
         done = len(self.runs) - len(todo)
         if done:
             say(f"{done} of {len(self.runs)} runs are done already")
-        failed, lock = [], threading.Lock()
-        processes = set()
+        failed, processes, lock = [], set(), threading.Lock()
 
         def work(run):
             """One run, and its line."""
@@ -240,30 +178,26 @@ class Sweep:
                 errors = self.errors(run) if status == 0 else None
                 if errors is None:
                     failed.append(run)
-                    what = f"failed, see {self._log(run)}"
+                    outcome = f"failed, see {self.log(run)}"
                 else:
                     self.write_table()
-                    what = (
+                    outcome = (
                         f"frame error {errors['frame_error']:.2f} %, sentence "
                         f"error {errors['sentence_error']:.3f} %"
                     )
-                seconds = time.time() - start
-                say(f"{done}/{len(self.runs)} {run}: {what}, {seconds:.0f} s")
+                took = f"{time.time() - start:.0f} s"
+                say(f"{done}/{len(self.runs)} {run}: {outcome}, {took}")
 
         with ThreadPoolExecutor(free.qsize()) as pool:
             try:
-                for _ in pool.map(work, todo):
-                    pass
+                list(pool.map(work, todo))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in list(processes):
-                    process.terminate()  # a checkpoint is saved
+                    process.terminate()  # train.py saves a checkpoint
                 raise
         self.write_table()
         return failed
-
-    def _log(self, run):
-        return self.folder(run).with_suffix(".log")
 
     def _start(self, run, device):
         folder = self.folder(run)
@@ -276,7 +210,7 @@ class Sweep:
             *(f"--margin={run.margin}", f"--seed={run.seed}"),
             *(f"--output_folder={folder}", *self.options),
         ]
-        with open(self._log(run), "w", encoding="utf-8") as log:
+        with open(self.log(run), "w", encoding="utf-8") as log:
             return subprocess.Popen(
                 command,
                 cwd=self.script.parent,
@@ -286,24 +220,17 @@ class Sweep:
             )
 
     def table(self):
-        """The finished runs.
-
-        Returns
-        -------
-        list of dict
-            With the keys recipe, margin, seed, frame_error, sentence_error.
-        """
+        """The finished runs: a list of dicts with the keys of COLUMNS."""
         rows = []
         for run in self.runs:
             errors = self.errors(run)
             if errors is not None:
-                values = (run.recipe, run.margin, run.seed)
-                values += errors["frame_error"], errors["sentence_error"]
-                rows.append(dict(zip(COLUMNS, values)))
+                both = errors["frame_error"], errors["sentence_error"]
+                rows.append(dict(zip(COLUMNS, (*run[1:], *both))))
         return rows
 
     def write_table(self):
-        """``margins.csv`` with a row a run, ``margins.md`` with means."""
+        """Write ``margins.csv`` and ``margins.md``."""
         rows = self.table()
         with atomic_write(self.output / "margins.csv") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -314,16 +241,7 @@ class Sweep:
 
 
 def summarize(rows):
-    """A Markdown table with mean and range over the seeds.
-
-    Arguments
-    ---------
-    rows : list of dict
-        See :meth:`Sweep.table`.
-
-    Returns
-    -------
-    str
+    """Write a Markdown table with mean and range over the seeds.
 
     Example
     -------
@@ -340,33 +258,22 @@ def summarize(rows):
         "|---|---|---|---|---|",
     ]
     for (recipe, margin), runs in groups.items():
-        cells = []
+        cells = [recipe, f"{margin:g}", str(len(runs))]
         for key, digits in (("frame_error", 2), ("sentence_error", 3)):
             values = [run[key] for run in runs]
-            mean = sum(values) / len(values)
-            cells.append(
-                f"{mean:.{digits}f} ({min(values):.{digits}f}-"
-                f"{max(values):.{digits}f})"
-            )
-        lines.append(
-            f"| {recipe} | {margin:g} | {len(runs)} | {cells[0]} | {cells[1]} |"
-        )
+            shown = sum(values) / len(values), min(values), max(values)
+            mean, low, high = (f"{value:.{digits}f}" for value in shown)
+            cells.append(f"{mean} ({low}-{high})")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _find_script(hparams, script):
-    if script is None:
-        beside = Path(hparams).absolute().parent.parent / "train.py"
-        script = beside if beside.is_file() else Path("train.py")
-    script = Path(script).absolute()
+def _find_script(hparams):
+    """The train.py of the file's recipe, or the one beside this script."""
     if not Path(hparams).is_file():
         raise InputError(f"{hparams} does not exist; give a yaml file.")
-    if not script.is_file():
-        raise InputError(
-            f"{script} does not exist; call this in a recipe's folder, or say "
-            "with --script where its train.py is."
-        )
-    return script
+    script = Path(hparams).absolute().parent.parent / "train.py"
+    return script if script.is_file() else Path(__file__).parent / "train.py"
 
 
 def _own_margin(file):
@@ -374,3 +281,78 @@ def _own_margin(file):
         raise InputError(f"{file} does not exist; give a yaml file.")
     base, overrides = resolve_overlay(file, {"data_folder": ""})
     return float(plain_options(base, overrides, {}).get("margin", 0.0))
+
+
+def _parser(prog):
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Train a recipe with many margins and seeds: one process "
+        "per run, as many at a time as there are GPUs. Started again, it "
+        "continues where it was. Writes margins.csv, margins.md and "
+        "margins.png. Options behind -- go to train.py, as in "
+        "-- --number_of_epochs=30. Exit status: 1 if a run failed.",
+    )
+    add = parser.add_argument
+    add("hparams", help="hyperparameter file with a margin")
+    add("--margins", default="0.05:0.95:0.05", help="first:last:step or a,b,c")
+    add("--seeds", type=int, default=3, help="runs of each (default: 3)")
+    add("--data-folder", help="corpus")
+    add("--manifest", help="folder made by amsincnet prepare")
+    add(
+        "--baselines",
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="further files, each run with its own margin",
+    )
+    add("--output", default="results/sweep", help="default: results/sweep")
+    add(
+        "--jobs-per-device",
+        type=int,
+        default=1,
+        help="runs at a time on each GPU, or on the CPU (default: 1)",
+    )
+    return parser
+
+
+def main(arguments=None, prog=None):
+    """Run a sweep; returns the exit status.
+
+    Arguments
+    ---------
+    arguments : list of str, optional
+        Those of the process if not given.
+    prog : str, optional
+        Name of the command in its help.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = _parser(prog).parse_args(one_spelling(arguments[:end]))
+    jobs = options.jobs_per_device
+    if jobs < 1:
+        raise InputError(f"--jobs-per-device is {jobs} but must be at least 1.")
+    # The runs start in the recipe's folder.
+    places = [
+        f"--{key}={Path(getattr(options, key)).absolute()}"
+        for key in ("data_folder", "manifest")
+        if getattr(options, key)
+    ]
+    sweep = Sweep(
+        options.hparams,
+        options.output,
+        parse_margins(options.margins),
+        options.seeds,
+        options.baselines,
+        places + arguments[end + 1 :],
+    )
+    failed = sweep.run(visible_gpus(), jobs)
+    print((sweep.output / "margins.md").read_text(encoding="utf-8"), end="")
+    name = sweep.runs[0].recipe
+    if len({r["margin"] for r in sweep.table() if r["recipe"] == name}) > 1:
+        plot_margins(sweep.output / "margins.csv", sweep.output / "margins.png")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        sys.exit(main())
