@@ -302,7 +302,7 @@ def examples():
 @pytest.mark.parametrize("name, words", list(examples()))
 def test_examples_are_commands(name, words):
     assert words[0] == name
-    assert cli._parser().parse_args(cli._until_dashes(words)).run
+    assert cli._parser().parse_args(cli.one_spelling(words)).run
 
 
 def test_examples_run_as_typed(
@@ -324,6 +324,7 @@ def test_examples_run_as_typed(
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder)
     shutil.copy(FIXTURES / "model_raw_small.pkl", "model_raw.pkl")
+    shutil.copy(FIXTURES / "model_raw_small.cfg", "model_raw.cfg")
     labels = {f"train/dr1/s{i}/si1.wav": i for i in range(10)}
     np.save("TIMIT_labels.npy", labels)
     found = dict(examples())

@@ -32,7 +32,7 @@ from amsincnet_sb.dataio.manifest import (
 )
 from amsincnet_sb.dataio.scp import read_labels, read_scp
 from amsincnet_sb.inference.evaluation import read_trials
-from amsincnet_sb.original import load_released
+from amsincnet_sb.original import load_original
 from amsincnet_sb.training.hparams import plain_options, resolve_overlay
 from amsincnet_sb.training.metrics_log import History
 from amsincnet_sb.utils.errors import InputError
@@ -294,4 +294,4 @@ def saved_weights(protocol):
 def test_released_model(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "model_raw.pkl"
     path.write_bytes(data)
-    only_input_errors(load_released, path)
+    only_input_errors(load_original, path)

@@ -5,9 +5,11 @@ import json
 
 import pytest
 
-from amsincnet_sb.cli import main
-from amsincnet_sb.training.sweep import Sweep, parse_margins
+from amsincnet_sb import cli
 from amsincnet_sb.utils.errors import InputError
+
+sweep_script = cli._recipe_module("TIMIT/speaker_id/sweep.py")
+Sweep = sweep_script.Sweep
 
 # Errors that say what the run was given; margin 0.9 fails the first time.
 SCRIPT = """
@@ -110,16 +112,20 @@ def test_an_unfinished_run_is_not_done(recipe, tmp_path):
     assert sweep.errors(run) is None
 
 
-def test_the_command(recipe, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("start", [[], ["sweep"]])
+def test_the_command(recipe, tmp_path, monkeypatch, capsys, start):
     monkeypatch.chdir(tmp_path)
+    main = cli.main if start else sweep_script.main
     status = main(
-        ["sweep", str(recipe / "am.yaml"), "--margins", "0.1,0.9"]
-        + ["--seeds", "1", "--manifest", "lists", "--output", "s"]
-        + ["--baselines", str(recipe / "old.yaml"), "--", "--x=1"]
+        [*start, str(recipe / "am.yaml"), "--margins", "0.1,0.9"]
+        + ["--seeds=1", "--data_folder=TIMIT", "--manifest", "lists"]
+        + ["--output", "s", "--jobs_per_device=1"]
+        + ["--baselines", str(recipe / "old.yaml"), "--", "--x_y=1"]
     )
     assert status == 1
     (call,) = (c for c in calls(tmp_path / "s") if "--margin=0.1" in c)
-    assert f"--manifest={tmp_path}/lists --x=1" in call
+    places = f"--data_folder={tmp_path}/TIMIT --manifest={tmp_path}/lists"
+    assert f"{places} --x_y=1" in call
     assert "| old | 0.35 | 1 |" in capsys.readouterr().out
 
 
@@ -128,25 +134,28 @@ def test_the_command(recipe, tmp_path, monkeypatch, capsys):
 )
 def test_margins_that_are_none(text):
     with pytest.raises(InputError, match="--margins"):
-        parse_margins(text)
+        sweep_script.parse_margins(text)
 
 
 def test_the_nineteen():
-    margins = parse_margins("0.05:0.95:0.05")
+    margins = sweep_script.parse_margins("0.05:0.95:0.05")
     assert margins == [round(0.05 * i, 2) for i in range(1, 20)]
 
 
 def test_files_that_are_missing(recipe, tmp_path):
-    with pytest.raises(InputError, match="no.yaml does not exist"):
-        Sweep(recipe / "no.yaml", tmp_path / "s", [0.1])
-    with pytest.raises(InputError, match="nobase.yaml does not exist"):
-        Sweep(
-            recipe / "am.yaml",
-            tmp_path / "s",
-            [0.1],
-            baselines=[tmp_path / "nobase.yaml"],
-        )
-    (recipe.parent / "train.py").unlink()
-    with pytest.raises(InputError, match="--script"):
-        Sweep(recipe / "am.yaml", tmp_path / "s", [0.1])
+    for hparams, baselines in (
+        (tmp_path / "gone.yaml", []),
+        (recipe / "am.yaml", [tmp_path / "gone.yaml"]),
+    ):
+        with pytest.raises(InputError, match="gone.yaml does not exist"):
+            Sweep(hparams, tmp_path / "s", [0.1], baselines=baselines)
     assert not (tmp_path / "s").exists()
+
+
+def test_train_py_is_the_recipes(recipe, tmp_path):
+    sweep = Sweep(recipe / "am.yaml", tmp_path / "s", [0.1])
+    assert sweep.script == recipe.parent / "train.py"
+    (recipe.parent / "train.py").unlink()
+    sweep = Sweep(recipe / "am.yaml", tmp_path / "s", [0.1])
+    assert sweep.script.parts[-3:] == ("TIMIT", "speaker_id", "train.py")
+    assert sweep.script.is_file()
