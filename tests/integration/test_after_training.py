@@ -44,4 +44,4 @@ def test_commands_are_commands():
     commands = re.findall(r"^amsincnet (.+)$", text, re.MULTILINE)
     assert len(commands) >= 2
     for command in commands:
-        assert cli._parser().parse_args(command.split()).run
+        assert cli._parser().parse_args(cli.one_spelling(command.split())).run

@@ -23,7 +23,7 @@ from amsincnet_sb.cli import one_spelling
 from amsincnet_sb.plots import plot_margins
 from amsincnet_sb.training.device import visible_gpus
 from amsincnet_sb.training.hparams import plain_options, resolve_overlay
-from amsincnet_sb.training.metrics_log import History
+from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 from amsincnet_sb.utils.files import atomic_write
 
@@ -132,7 +132,7 @@ class Sweep:
         # The last file that train.py writes.
         if not (folder / "pretrained" / "config.json").exists():
             return None
-        records = History(folder / "metrics.jsonl").records()
+        records = MetricsLog(folder / "metrics.jsonl").records()
         tests = [record for record in records if record["split"] == "test"]
         return tests[-1] if tests else None
 
