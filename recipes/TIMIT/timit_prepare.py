@@ -25,6 +25,7 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
+from amsincnet_sb.dataio.corpus import SHORTEST
 from amsincnet_sb.dataio.manifest import (
     Provenance,
     Utterance,
@@ -40,26 +41,22 @@ logger = get_logger(__name__)
 
 SUFFIXES = (".wav", ".wrd")
 WRD_RATE = 16_000  # Hz; .WRD files count samples of the original recording
-WINDOW = 0.2  # seconds; training cannot draw a chunk from less
 MAX_WRD_BYTES = 100_000  # real ones have a few hundred
 
 _LDC = re.compile(r"(train|test)/(dr[1-8])/([a-z0-9]+)/([^/]+)")
 _FLAT = re.compile(r"()(dr[1-8])-([a-z0-9]+)/([^/]+)")
+_FLAT_FOLDER = re.compile(r"dr[1-8]-[a-z0-9]+")
 _SENTENCE = re.compile(r"(s[aix])[0-9]+")
 _WORD = re.compile(r"\s*([0-9]{1,12})\s+([0-9]{1,12})(?:\s.*)?")
 _OUTER = re.compile(r"timit.*|ldc93s1.*|data")  # folders around TRAIN
 
 
 class Scan(NamedTuple):
-    """What :func:`scan_timit` finds.
+    """What :func:`scan_timit` finds; `left_out` are pairs (file, reason)."""
 
-    `utterances` are ordered by (dialect region, speaker, sentence), `left_out`
-    holds pairs (file, reason), `notes` sentences about oddities kept.
-    """
-
-    utterances: list
+    utterances: list  # by dialect region, speaker, sentence
     left_out: list
-    notes: list
+    notes: list  # about oddities that were kept
 
 
 class Sentence(NamedTuple):
@@ -81,11 +78,11 @@ def prepare_timit(
     validation_sentences=0,
     skip_prep=False,
 ):
-    """Writes TIMIT's manifests, unless they are up to date.
+    """Write TIMIT's manifests, unless they are up to date.
 
-    Beside `train_annotation` a `prepare.json` records what the manifests were
-    made from. A corpus, an option or a manifest that has changed since makes
-    the next call prepare again.
+    A `prepare.json` beside `train_annotation` says what they were made from.
+    When the corpus, an option or a manifest has changed since, the next call
+    prepares again.
 
     Arguments
     ---------
@@ -106,8 +103,8 @@ def prepare_timit(
     Returns
     -------
     Provenance or None
-        Options, speakers, sentences and hours of each split, files left out
-        with the reason, and notes; None when skipped.
+        Speakers, sentences and hours of each split, and what was left out;
+        None when skipped.
 
     Raises
     ------
@@ -142,7 +139,7 @@ def prepare_timit(
     if validation_sentences:
         paths["valid"] = valid_annotation
     beside = Path(train_annotation).parent
-    root = find_timit(data_folder, all_speakers)
+    root = _find_timit(data_folder, all_speakers)
     options = {
         "corpus": "TIMIT",
         "folder": root,
@@ -156,7 +153,7 @@ def prepare_timit(
         return earlier
 
     scan = scan_timit(data_folder, all_speakers)
-    splits = split_sentences(scan.utterances, validation_sentences)
+    splits = _split(scan.utterances, validation_sentences)
     summary = Provenance(
         options,
         current,
@@ -176,7 +173,7 @@ def prepare_timit(
 
 
 def scan_timit(data_folder, all_speakers=False):
-    """Reads every sentence of TIMIT and decides what can be used.
+    """Read every sentence of TIMIT and decide what can be used.
 
     Left out, with the reason: files that cannot be read, are cut short,
     silent or hold NaN; second copies; training sentences shorter than 200 ms;
@@ -200,11 +197,11 @@ def scan_timit(data_folder, all_speakers=False):
     InputError
         The folder is not TIMIT, or nothing usable remains.
     """
-    root = find_timit(data_folder, all_speakers)
-    sentences, left_out = list_sentences(data_folder, root, all_speakers)
+    root = _find_timit(data_folder, all_speakers)
+    sentences, left_out = _list_sentences(data_folder, root, all_speakers)
     kept, notes = [], []
     checked = tqdm(
-        prefetch(partial(check_sentence, data_folder), sentences, group=16),
+        prefetch(partial(_check, data_folder), sentences, group=16),
         total=len(sentences),
         desc="TIMIT",
         disable=None,  # no bar unless someone watches
@@ -235,27 +232,8 @@ def scan_timit(data_folder, all_speakers=False):
     return Scan(kept, sorted(left_out), notes)
 
 
-def split_sentences(utterances, validation_sentences=0):
-    """Divides utterances into train, valid and test.
-
-    Arguments
-    ---------
-    utterances : list of Utterance
-        As :func:`scan_timit` returns them.
-    validation_sentences : int
-        How many of each speaker's training sentences go to valid.
-
-    Returns
-    -------
-    dict
-        ``train``, ``valid`` and ``test`` -> list of Utterance, in the order
-        given.
-
-    Raises
-    ------
-    InputError
-        A speaker would have no training sentence left.
-    """
+def _split(utterances, validation_sentences):
+    """Train, valid (the last of each speaker's SX sentences) and test."""
     speakers = defaultdict(list)
     for u in utterances:
         if _trains(u):
@@ -276,27 +254,8 @@ def split_sentences(utterances, validation_sentences=0):
     }
 
 
-def find_timit(data_folder, all_speakers=False):
-    """Where TIMIT lies in a folder.
-
-    Arguments
-    ---------
-    data_folder : str
-        TIMIT, or a folder with it in a folder of that name (or ``data``).
-    all_speakers : bool
-        Whether TEST must be there, too.
-
-    Returns
-    -------
-    str
-        Path relative to `data_folder` of the folder that holds TRAIN, or the
-        folders of the flat layout; ``.`` for `data_folder` itself.
-
-    Raises
-    ------
-    InputError
-        Says what was looked for and what was found.
-    """
+def _find_timit(data_folder, all_speakers):
+    """Where TRAIN, or the folders of the flat layout, lie in `data_folder`."""
     try:
         found = sorted(os.listdir(data_folder or ""))
     except OSError as error:
@@ -304,11 +263,11 @@ def find_timit(data_folder, all_speakers=False):
             f"data_folder {data_folder} cannot be listed ({error.strerror}); "
             "give the folder that holds TIMIT's TRAIN and TEST."
         ) from error
-    wanted = {"train", "test"} if all_speakers else {"train"}
+    wanted = ["test", "train"] if all_speakers else ["train"]
     pending = ["."]
     for folder in pending:
         names = _folders(data_folder, folder)
-        if any(re.fullmatch(r"dr[1-8]-[a-z0-9]+", n.lower()) for n in names):
+        if any(_FLAT_FOLDER.fullmatch(name.lower()) for name in names):
             return folder
         halves = {
             n.lower()
@@ -316,15 +275,15 @@ def find_timit(data_folder, all_speakers=False):
             if n.lower() in ("train", "test")
             and any(map(_is_region, _folders(data_folder, folder, n)))
         }
+        missing = [half for half in wanted if half not in halves]
+        if halves and missing:
+            raise InputError(
+                f"data_folder {data_folder} has TIMIT's "
+                f"{' and '.join(sorted(halves)).upper()} but no "
+                f"{missing[0].upper()} folder with DR1 to DR8 in it; complete "
+                "the copy."
+            )
         if halves:
-            missing = sorted(wanted - halves)
-            if missing:
-                raise InputError(
-                    f"data_folder {data_folder} has TIMIT's "
-                    f"{' and '.join(sorted(halves)).upper()} but no "
-                    f"{missing[0].upper()} folder with DR1 to DR8 in it; "
-                    "complete the copy."
-                )
             return folder
         if any(map(_is_region, names)):
             raise InputError(
@@ -341,24 +300,8 @@ def find_timit(data_folder, all_speakers=False):
     )
 
 
-def list_sentences(data_folder, root=".", all_speakers=False):
-    """Lists the SX and SI sentences by their names, without opening them.
-
-    Arguments
-    ---------
-    data_folder : str
-    root : str
-        From :func:`find_timit`.
-    all_speakers : bool
-        Take TEST as well.
-
-    Returns
-    -------
-    sentences : list of Sentence
-        Ordered by (dialect region, speaker, sentence).
-    left_out : list of tuple
-        (file, reason)
-    """
+def _list_sentences(data_folder, root, all_speakers):
+    """The SX and SI sentences by their names, in order; what is left out."""
     wavs, wrds, homes = defaultdict(list), {}, defaultdict(set)
     left_out = []
     halves = ("train", "test", "") if all_speakers else ("train", "")
@@ -400,21 +343,11 @@ def list_sentences(data_folder, root=".", all_speakers=False):
     return sentences, left_out
 
 
-def check_sentence(data_folder, sentence):
-    """Reads a sentence in full and finds its speech.
+def _check(data_folder, sentence):
+    """Read a sentence in full and find its speech.
 
-    Arguments
-    ---------
-    data_folder : str
-    sentence : Sentence
-
-    Returns
-    -------
-    utterance : Utterance or None
-        None when no copy of it can be used.
-    left_out : list of tuple
-        (file, reason)
-    notes : list of str
+    Returns the utterance (None if no copy of it can be used), what is left
+    out, and notes.
     """
     utterance, left_out, notes = None, [], []
     for wav in sentence.wavs:
@@ -434,7 +367,7 @@ def check_sentence(data_folder, sentence):
         if is_silent(wave[start:stop]):
             left_out.append((wav, "it is silent"))
             continue
-        if seconds < WINDOW:
+        if seconds < SHORTEST:
             if sentence.name.startswith("sx"):
                 left_out.append((wav, f"it has {seconds:.3f} s of speech"))
                 continue
@@ -456,7 +389,7 @@ def check_sentence(data_folder, sentence):
 
 
 def parse_wrd(text):
-    """The span of the words in a .WRD file.
+    """Find the span of the words in a .WRD file.
 
     Words may overlap, as in about twenty files of TIMIT.
 

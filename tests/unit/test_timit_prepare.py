@@ -262,7 +262,7 @@ def test_up_to_date_until_something_changes(
 def test_a_speaker_named_like_a_sentence():
     names = [f"dr1-sxab0-{name}" for name in ("si1", "si2", "sx1", "sx2")]
     given = [Utterance(n, 1.0, f"{n}.wav", 0, 16000, "sxab0") for n in names]
-    split = timit_prepare.split_sentences(given, 1)
+    split = timit_prepare._split(given, 1)
     assert split["test"] == given[:2]
     assert split["train"] == given[2:3]
     assert split["valid"] == given[3:]
