@@ -1,6 +1,5 @@
 """Our classes under SpeechBrain's names, without touching SpeechBrain's."""
 
-import copy
 import importlib
 import pickle
 import sys
@@ -13,34 +12,28 @@ from hyperpyyaml import load_hyperpyyaml
 
 import amsincnet_sb
 from amsincnet_sb.lobes import registration
-from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
-from amsincnet_sb.lobes.features import SincFeatures
-from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.nnet.losses import AMSoftmax, MarginWarmup, ReleasedAMSoftmax
 
+MODELS = "speechbrain.lobes.models.AMSincNet"
+LOSSES = "speechbrain.nnet.losses"
 NAMES = {
-    "speechbrain.lobes.models.AMSincNet": [
-        SincNet,
-        CosineClassifier,
-        SoftmaxClassifier,
-    ],
-    "speechbrain.lobes.features": [SincFeatures],
-    "speechbrain.nnet.losses": [AMSoftmax, ReleasedAMSoftmax, MarginWarmup],
+    MODELS: ["SincNet", "SincTDNN", "CosineClassifier", "SoftmaxClassifier"],
+    "speechbrain.lobes.features": ["SincFeatures"],
+    LOSSES: ["AMSoftmax", "ReleasedAMSoftmax", "MarginWarmup"],
 }
 
-YAML = """
+YAML = f"""
 __register: !apply:amsincnet_sb.register
-net: !new:speechbrain.lobes.models.AMSincNet.SincNet
+net: !new:{MODELS}.SincNet
     window: 200
     cnn_channels: [4]
     cnn_kernel_sizes: [21]
     cnn_pools: [3]
     fc_neurons: [8]
-classifier: !new:speechbrain.lobes.models.AMSincNet.CosineClassifier
+classifier: !new:{MODELS}.CosineClassifier
     input_size: 8
     out_neurons: 3
-cost: !new:speechbrain.nnet.losses.MarginWarmup
-    loss: !new:speechbrain.nnet.losses.AMSoftmax
+cost: !new:{LOSSES}.MarginWarmup
+    loss: !new:{LOSSES}.AMSoftmax
         margin: 0.25
     warmup_steps: 10
 features: !new:speechbrain.lobes.features.SincFeatures
@@ -48,37 +41,26 @@ features: !new:speechbrain.lobes.features.SincFeatures
 """
 
 
-def test_names():
-    amsincnet_sb.register()
-    for module, kinds in NAMES.items():
-        for kind in kinds:
-            found = getattr(importlib.import_module(module), kind.__name__)
-            assert found is kind
-            assert kind.__module__.startswith("amsincnet_sb.")
+def test_only_our_names_are_added_and_once(monkeypatch):
+    for name in NAMES[LOSSES]:
+        monkeypatch.delattr(speechbrain.nnet.losses, name, raising=False)
+    monkeypatch.delitem(sys.modules, MODELS, raising=False)
+    theirs = dict(vars(speechbrain.nnet.losses))
 
-
-def test_idempotent_and_nothing_else_is_touched():
     amsincnet_sb.register()
     modules = [importlib.import_module(name) for name in NAMES]
-    before = [dict(vars(module)) for module in modules]
-    amsincnet_sb.register()
-    assert [dict(vars(module)) for module in modules] == before
-    assert [importlib.import_module(name) for name in NAMES] == modules
+    after = [dict(vars(module)) for module in modules]
+    assert set(after[2]) - set(theirs) == set(NAMES[LOSSES])
+    assert all(after[2][name] is value for name, value in theirs.items())
+    for module, names in zip(modules, NAMES.values()):
+        for name in names:
+            kind = getattr(module, name)
+            ours = importlib.import_module(kind.__module__)
+            assert getattr(ours, name) is kind
+            assert kind.__module__.startswith("amsincnet_sb.")
 
-
-def test_speechbrains_own_losses_stay(monkeypatch):
-    losses = speechbrain.nnet.losses
-    ours = {"AMSoftmax", "ReleasedAMSoftmax", "MarginWarmup"}
-    for name in ours:
-        monkeypatch.delattr(losses, name, raising=False)
-    monkeypatch.delitem(
-        sys.modules, "speechbrain.lobes.models.AMSincNet", raising=False
-    )
-    before = dict(vars(losses))
     amsincnet_sb.register()
-    after = dict(vars(losses))
-    assert set(after) - set(before) == ours
-    assert all(after[name] is value for name, value in before.items())
+    assert [dict(vars(module)) for module in modules] == after
 
 
 def test_never_overwrites(monkeypatch):
@@ -104,12 +86,8 @@ def test_a_module_that_is_there_but_broken_is_not_replaced(monkeypatch):
 
 def test_yaml():
     hparams = load_hyperpyyaml(YAML)
-    assert type(hparams["net"]) is SincNet
-    assert type(hparams["classifier"]) is CosineClassifier
-    assert type(hparams["cost"]) is MarginWarmup
-    assert type(hparams["features"]) is SincFeatures
-    x = hparams["net"](torch.randn(2, 200))
-    loss = hparams["cost"](hparams["classifier"](x), torch.tensor([[0], [2]]))
-    assert loss.isfinite()
-    twin = pickle.loads(pickle.dumps(copy.deepcopy(hparams["net"])))
-    assert type(twin) is SincNet
+    for key, name in (("net", "SincNet"), ("features", "SincFeatures")):
+        assert type(hparams[key]) is getattr(amsincnet_sb, name)
+    net = pickle.loads(pickle.dumps(hparams["net"]))
+    cosines = hparams["classifier"](net(torch.randn(2, 200)))
+    assert hparams["cost"](cosines, torch.tensor([[0], [2]])).isfinite()

@@ -1,8 +1,6 @@
 """Schedules: values at steps worked out by hand, and no state."""
 
 import math
-import pickle
-import random
 
 import pytest
 
@@ -29,21 +27,11 @@ def test_cosine(step, value):
     assert COSINE(step) == pytest.approx(value, rel=1e-12)
 
 
-def test_cosine_rises_then_falls():
-    values = [COSINE(step) for step in range(111)]
-    assert values[:10] == sorted(values[:10])
-    assert values[10:] == sorted(values[10:], reverse=True)
-
-
-@pytest.mark.parametrize("step", [0, 1, 50, 100, 1000])
-def test_a_constant(step):
-    assert CosineSchedule(0.001, total_steps=100)(step) == 0.001
-
-
-def test_a_warm_up_longer_than_the_run():
-    schedule = CosineSchedule(1.0, total_steps=5, warmup_steps=10, final=0.0)
-    assert schedule(4) == 0.5
-    assert schedule(10) == 1.0 and schedule(11) == 0.0
+def test_cosine_at_its_limits():
+    constant = CosineSchedule(0.001, total_steps=100)
+    assert {constant(step) for step in (0, 1, 50, 100, 1000)} == {0.001}
+    short = CosineSchedule(1.0, total_steps=5, warmup_steps=10, final=0.0)
+    assert [short(step) for step in (4, 10, 11)] == [0.5, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -63,8 +51,7 @@ def test_no_ramp():
 
 @pytest.mark.parametrize("schedule", [COSINE, LinearRamp(0.4, 50, 10)])
 def test_stateless(schedule):
-    straight = [schedule(step) for step in range(120)]
-    before = pickle.dumps(schedule)
-    order = random.Random(0).sample(range(120), 120)
-    assert {s: schedule(s) for s in order} == dict(enumerate(straight))
-    assert pickle.dumps(schedule) == before
+    before = dict(vars(schedule))
+    rising = [schedule(step) for step in range(120)]
+    assert [schedule(step) for step in reversed(range(120))] == rising[::-1]
+    assert vars(schedule) == before
