@@ -7,25 +7,20 @@ in the four combinations of
     loss:     AdditiveAngularMargin    or AMSoftmax with a margin warm-up
 
 once for each seed. Four fifths of the speakers are trained on; the others are
-for verification. Two figures a run, from whole sentences: the error of naming
-the speaker of a test sentence (trained speakers), and the EER over all pairs
-of sentences of the speakers that were not trained on. Optimizer, schedule,
-margin and scale are the same in all runs and were chosen for none of them.
+for verification. Two figures per run, from whole utterances: the
+identification error on test utterances of the trained speakers, and the EER
+over all pairs of utterances of the others. Optimizer, schedule, margin and
+scale are the same in all runs and were chosen for none of them.
 
     amsincnet prepare CORPUS --output manifests
     python tests/benchmarks/reuse.py manifests --data_folder=CORPUS
-
-Audio lies on the device; on a GPU the step is one CUDA graph.
 """
 
 import argparse
-import json
-import platform
-import statistics
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean, median, stdev
 
 import torch
 from speechbrain.lobes.features import Fbank
@@ -41,16 +36,15 @@ from amsincnet_sb.dataio.batches import RandomChunks  # noqa: E402
 from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
 from amsincnet_sb.inference.scoring import eer  # noqa: E402
 from amsincnet_sb.lobes.features import SincFeatures  # noqa: E402
-from amsincnet_sb.nnet.losses import (
-    AMSoftmax,  # noqa: E402
-    MarginWarmup,  # noqa: E402
-)
+from amsincnet_sb.nnet.losses import AMSoftmax, MarginWarmup  # noqa: E402
 from amsincnet_sb.nnet.schedules import CosineSchedule  # noqa: E402
-from amsincnet_sb.training.captured_step import TrainingStep  # noqa: E402
 
-FEATURES = ("fbank", "sinc")
-LOSSES = ("aam", "am-warmup")
 SAMPLE_RATE = 16000
+COMBINATIONS = [
+    (features, loss)
+    for features in ("Fbank", "SincFeatures")
+    for loss in ("AdditiveAngularMargin", "AMSoftmax, warm-up")
+]
 
 
 def arguments():
@@ -68,58 +62,44 @@ def arguments():
     add("--batch", type=int, default=64)
     add("--seconds", type=float, default=2.0, help="length of a chunk")
     add("--channels", type=int, default=128)
-    add("--margin", type=float, default=0.2)
-    add("--lr", type=float, default=0.001)
-    add("--factors", type=float, nargs="+", default=[0.1])
-    add("--features", nargs="+", default=FEATURES, choices=FEATURES)
-    add("--losses", nargs="+", default=LOSSES, choices=LOSSES)
-    add("--output", help="a JSON line for every run")
     return parser.parse_args()
 
 
 def load(options):
-    """Training and test sentences of trained speakers, and the strangers'."""
-    folder = Path(options.manifests)
-    sentences = [
-        (split, u)
+    """``{set: (waveforms, labels, ids)}`` and the number of trained speakers."""
+    rows = [
+        (split, utterance)
         for split in ("train", "test")
-        for u in read_manifest(str(folder / f"{split}.csv"))
+        for utterance in read_manifest(f"{options.manifests}/{split}.csv")
     ]
-    speakers = sorted({u.spk_id for _, u in sentences})
-    strangers = set(speakers[4::5])
-    known = [s for s in speakers if s not in strangers]
-
-    def read(sentence):
-        _, u = sentence
-        path = Path(options.data_folder, u.wav)
-        return read_audio(str(path), u.start, u.stop, SAMPLE_RATE)
-
-    with ThreadPoolExecutor() as pool:
-        waves = list(pool.map(read, sentences))
-    sets = {"train": [], "test": [], "strangers": []}
-    for wave, (split, u) in zip(waves, sentences):
-        if u.spk_id in strangers:
-            sets["strangers"].append((wave, speakers.index(u.spk_id), u.id))
-        else:
-            sets[split].append((wave, known.index(u.spk_id), u.id))
-    sets = {
-        name: ResidentAudio(*map(list, zip(*rows))).to(options.device)
-        for name, rows in sets.items()
-    }
+    speakers = sorted({utterance.spk_id for _, utterance in rows})
+    strangers = speakers[4::5]
+    known = [name for name in speakers if name not in strangers]
+    sets = {name: ([], [], []) for name in ("train", "test", "strangers")}
+    for split, utterance in rows:
+        path = Path(options.data_folder, utterance.wav)
+        wave = read_audio(
+            str(path), utterance.start, utterance.stop, SAMPLE_RATE
+        )
+        unknown = utterance.spk_id in strangers
+        labels = strangers if unknown else known
+        waves, targets, ids = sets["strangers" if unknown else split]
+        waves.append(torch.as_tensor(wave))
+        targets.append(labels.index(utterance.spk_id))
+        ids.append(utterance.id)
     return sets, len(known)
 
 
 class System(torch.nn.Module):
     """The modules of SpeechBrain's VoxCeleb recipe."""
 
-    def __init__(self, features, loss, factor, speakers, options):
+    def __init__(self, features, loss, speakers, options):
         super().__init__()
-        if features == "fbank":
-            self.compute_features = Fbank(n_mels=80)
-        else:
-            self.compute_features = SincFeatures(
-                out_channels=80, param_change_factor=factor
-            )
+        self.compute_features = (
+            Fbank(n_mels=80)
+            if features == "Fbank"
+            else SincFeatures(out_channels=80, param_change_factor=0.1)
+        )
         self.norm = InputNormalization(norm_type="sentence", std_norm=False)
         width = options.channels
         self.embedding_model = ECAPA_TDNN(
@@ -130,178 +110,88 @@ class System(torch.nn.Module):
             se_channels=64,
         )
         self.classifier = Classifier(192, out_neurons=speakers)
-        if loss == "aam":
-            self.warmup = None
-            self.cost = LogSoftmaxWrapper(
-                AdditiveAngularMargin(options.margin, scale=30)
-            )
-        else:
-            self.cost = AMSoftmax(options.margin, scale=30)
-            self.warmup = MarginWarmup(self.cost, options.steps // 5).margin
+        self.cost = (
+            LogSoftmaxWrapper(AdditiveAngularMargin(margin=0.2, scale=30))
+            if loss == "AdditiveAngularMargin"
+            else MarginWarmup(AMSoftmax(0.2, scale=30), options.steps // 5)
+        )
 
     def embed(self, wavs, lens):
-        """``[batch, 1, 192]``."""
-        feats = self.norm(self.compute_features(wavs), lens)
-        return self.embedding_model(feats, lens)
-
-
-def on_device(system, device):
-    """SpeechBrain keeps the filterbank's constants on the CPU."""
-    system.to(device)
-    for module in system.modules():
-        for name, value in vars(module).items():
-            if torch.is_tensor(value):
-                setattr(module, name, value.to(device))
-            elif isinstance(value, torch.device):
-                setattr(module, name, torch.device(device))
-    return system
+        """``[batch, time]`` to ``[batch, 1, 192]``."""
+        features = self.norm(self.compute_features(wavs), lens)
+        return self.embedding_model(features, lens)
 
 
 def train(system, audio, seed, options):
-    """All steps; returns the last mean loss."""
-    chunks = RandomChunks(
-        audio,
-        int(options.seconds * SAMPLE_RATE),
-        options.batch,
-        options.steps,
-        seed,
-    )
+    """All steps; returns milliseconds per step."""
+    length = int(options.seconds * SAMPLE_RATE)
+    chunks = RandomChunks(audio, length, options.batch, options.steps, seed)
     lens = torch.ones(options.batch, device=options.device)
-
-    def loss_of(step):
-        wavs, labels, _ = chunks.draw(step)
-        scores = system.classifier(system.embed(wavs, lens))
-        return system.cost(scores, labels[:, None])
-
     optimizer = torch.optim.Adam(
-        system.parameters(), lr=options.lr, weight_decay=2e-6
+        system.parameters(), lr=0.001, weight_decay=2e-6
     )
-    rate = CosineSchedule(
-        options.lr, options.steps, options.steps // 10, final=0.0
-    )
-    step_once = TrainingStep(
-        loss_of, optimizer, max_grad_norm=5.0, compile=False
-    )
+    lr = CosineSchedule(0.001, options.steps, options.steps // 10, final=0.0)
     system.train()
+    started = time.time()
     for step in range(options.steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step)
-        if system.warmup is not None:
-            system.cost.set_margin(system.warmup(step))
-        step_once()
-        if step == options.steps - min(100, options.steps // 2) - 1:
-            step_once.read()
-    return step_once.read()
+            group["lr"] = lr(step)
+        wavs, labels, _ = chunks.draw(step)
+        cosines = system.classifier(system.embed(wavs, lens))
+        optimizer.zero_grad()
+        system.cost(cosines, labels[:, None]).backward()
+        torch.nn.utils.clip_grad_norm_(system.parameters(), 5.0)
+        optimizer.step()
+    if options.device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return 1000 * (time.time() - started) / options.steps
 
 
 @torch.no_grad()
-def embeddings(system, audio):
-    """Of whole sentences, in batches of about equal lengths."""
-    system.eval()
-    found = torch.empty(len(audio), 192, device=audio.samples.device)
-    for at in audio.lengths.argsort().split(32):
-        lengths = audio.lengths[at]
-        within = torch.arange(int(lengths.max()), device=at.device)
-        there = within < lengths[:, None]
-        index = audio.starts[at][:, None] + within * there
-        wavs = audio.gather(index) * there
-        lens = lengths / lengths.max()
-        found[at] = system.embed(wavs, lens).squeeze(1)
-    return torch.nn.functional.normalize(found)
-
-
-def evaluate(system, sets):
+def evaluate(system, sets, device):
     """Identification error and EER, in per cent."""
-    test = embeddings(system, sets["test"])
-    scores = system.classifier(test.unsqueeze(1)).squeeze(1)
-    wrong = scores.argmax(-1) != sets["test"].labels
-    strangers = embeddings(system, sets["strangers"])
-    labels = sets["strangers"].labels
-    pairs = torch.triu_indices(len(labels), len(labels), 1)
-    same = labels.cpu()[pairs[0]] == labels.cpu()[pairs[1]]
-    cosines = (strangers @ strangers.T).cpu()[pairs[0], pairs[1]]
-    return 100 * wrong.float().mean().item(), 100 * float(eer(cosines, same)[0])
-
-
-def moved(system):
-    """How far a cut-off went: mean of |change| in Hz."""
-    if not isinstance(system.compute_features, SincFeatures):
-        return 0.0
-    start = SincFeatures(out_channels=80).sinc.cutoffs_hz()
-    now = system.compute_features.sinc.cutoffs_hz()
-    return (torch.cat(start) - torch.cat(now).cpu()).abs().mean().item()
+    system.eval()
+    one = torch.ones(1, device=device)
+    embeddings = {}
+    for name in ("test", "strangers"):
+        found = [
+            system.embed(x[None].to(device), one)[0] for x in sets[name][0]
+        ]
+        embeddings[name] = torch.stack(found)
+    scores = system.classifier(embeddings["test"]).squeeze(1).cpu()
+    wrong = scores.argmax(-1) != torch.tensor(sets["test"][1])
+    labels = torch.tensor(sets["strangers"][1])
+    unit = torch.nn.functional.normalize(embeddings["strangers"].squeeze(1))
+    one, other = torch.triu_indices(len(labels), len(labels), 1)
+    cosines = (unit @ unit.T).cpu()[one, other]
+    error = eer(cosines, labels[one] == labels[other])[0]
+    return 100 * wrong.float().mean().item(), 100 * float(error)
 
 
 def main():
     """Train and measure every combination; print a table."""
     options = arguments()
-    device = options.device
-    name = (
-        torch.cuda.get_device_name()
-        if device.startswith("cuda")
-        else platform.processor() or platform.machine()
-    )
-    torch.backends.cudnn.benchmark = True
-    started = time.time()
     sets, speakers = load(options)
     print(
-        f"{speakers} speakers, {len(sets['train'])} training and "
-        f"{len(sets['test'])} test sentences, {len(sets['strangers'])} of "
-        f"strangers; {name}; torch {torch.__version__}; read in "
-        f"{time.time() - started:.0f} s",
-        flush=True,
+        f"{speakers} speakers, {len(sets['train'][0])} training and "
+        f"{len(sets['test'][0])} test utterances, {len(sets['strangers'][0])} "
+        f"of others; {options.device}; torch {torch.__version__}\n\n"
+        "| features | loss | identification error % | EER % | ms per step |\n"
+        "|---|---|---|---|---|"
     )
-    runs = [
-        (features, factor, loss)
-        for features in options.features
-        for factor in (options.factors if features == "sinc" else [0.0])
-        for loss in options.losses
-    ]
-    rows = []
-    for run in runs:
+    audio = ResidentAudio(*sets["train"]).to(options.device)
+    for features, loss in COMBINATIONS:
         results = []
         for seed in options.seeds:
-            features, factor, loss = run
             torch.manual_seed(seed)
-            system = System(features, loss, factor, speakers, options)
-            on_device(system, device)
-            started = time.time()
-            last = train(system, sets["train"], seed, options)
-            seconds = time.time() - started
-            named, verified = evaluate(system, sets)
-            record = {
-                "features": features,
-                "param_change_factor": factor,
-                "loss": loss,
-                "seed": seed,
-                "steps": options.steps,
-                "train_loss": last["loss"],
-                "nonfinite": last["nonfinite"],
-                "identification_error": named,
-                "eer": verified,
-                "cutoffs_moved_hz": moved(system),
-                "seconds": seconds,
-                "device": name,
-            }
-            results.append(record)
-            print(json.dumps(record), flush=True)
-            if options.output:
-                with open(options.output, "a") as file:
-                    file.write(json.dumps(record) + "\n")
-        rows.append((run, results))
-
-    print("\n| features | loss | identification error % | EER % | ms a step |")
-    print("|---|---|---|---|---|")
-    for (features, factor, loss), results in rows:
-        label = features if features == "fbank" else f"sinc, {factor:g}"
-        cells = [label, loss]
-        for key in ("identification_error", "eer"):
-            values = [r[key] for r in results]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):.2f} ± {spread:.2f}")
-        pace = statistics.median(r["seconds"] for r in results)
-        cells.append(f"{1000 * pace / options.steps:.1f}")
-        print(f"| {' | '.join(cells)} |")
+            system = System(features, loss, speakers, options)
+            system.to(options.device)
+            pace = train(system, audio, seed, options)
+            results.append((*evaluate(system, sets, options.device), pace))
+        *errors, paces = zip(*results)
+        cells = [f"{mean(row):.2f} ± {stdev(row):.2f}" for row in errors]
+        cells.append(f"{median(paces):.0f}")
+        print(f"| {features} | {loss} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
