@@ -67,7 +67,7 @@ def test_filters_pass_their_band_and_nothing_else():
     low, high = (x.numpy() for x in layer.cutoffs_hz())
     edge = 250.0  # of a Hamming window of 251 taps: 3.3 / 251 * 16000 / 2 Hz
     for gain, f1, f2 in zip(response, low, high):
-        if f2 > rate / 2:  # the last one, folded onto itself
+        if f2 > rate / 2:  # the last one, aliased
             continue
         top = gain.max()
         inside = (hz > f1 + edge) & (hz < f2 - edge)
