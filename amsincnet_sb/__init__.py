@@ -17,7 +17,7 @@ import importlib
 
 from amsincnet_sb import _moved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "SincConv": "amsincnet_sb.nnet.sinc",
