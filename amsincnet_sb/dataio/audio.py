@@ -1,7 +1,9 @@
-"""Reading audio files, and saying plainly what is wrong with bad ones.
+"""Reading audio files, and saying what is wrong with bad ones.
 
 Whatever `libsndfile` reads is accepted, recognised by content and not by
 name, so that TIMIT's SPHERE files called ``.WAV`` need no conversion.
+SpeechBrain's ``read_audio`` neither averages channels nor notices that a file
+is cut short.
 """
 
 import os
@@ -43,7 +45,7 @@ class AudioInfo(NamedTuple):
 
 
 def audio_info(path):
-    """Reads the header of an audio file.
+    """Read the header of an audio file.
 
     Arguments
     ---------
@@ -75,7 +77,7 @@ def audio_info(path):
 
 
 def read_audio(path, start=0, stop=None, sample_rate=16000):
-    """Reads a mono waveform.
+    """Read a mono waveform.
 
     Channels are averaged, other rates are resampled, and floating-point
     files that exceed full scale are clipped to it.
@@ -121,7 +123,7 @@ def read_audio(path, start=0, stop=None, sample_rate=16000):
 
 
 def read_chunk(path, start, stop, sample_rate):
-    """Reads a part of a file whose rate is known.
+    """Read a part of a file whose rate is known, for streaming.
 
     Arguments
     ---------
@@ -141,13 +143,6 @@ def read_chunk(path, start, stop, sample_rate):
     ------
     InputError
         As :func:`read_audio`; and when the file has another rate.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "tone.wav"
-    >>> soundfile.write(path, [0.0, 0.25, 0.5], 8000)
-    >>> read_chunk(path, 1, 3, 8000)
-    tensor([0.2500, 0.5000])
     """
     with _opened(path) as sound:
         if sound.samplerate != sample_rate:
@@ -159,7 +154,7 @@ def read_chunk(path, start, stop, sample_rate):
 
 
 def resample(path, wave, rate, sample_rate):
-    """Changes the rate of a waveform.
+    """Change the rate of a waveform.
 
     Arguments
     ---------
@@ -193,25 +188,10 @@ def resample(path, wave, rate, sample_rate):
 
 
 def is_silent(wave):
-    """Whether a waveform carries no signal at all.
+    """Whether a waveform (samples in [-1, 1]) carries no signal at all.
 
-    Arguments
-    ---------
-    wave : torch.Tensor
-        Samples in [-1, 1], any shape.
-
-    Returns
-    -------
-    bool
-        True when empty, constant, or varying by no more than the dither of
-        16-bit audio (one step up or down).
-
-    Example
-    -------
-    >>> is_silent(torch.full([100], 0.25))
-    True
-    >>> is_silent(torch.linspace(0, 0.01, 100))
-    False
+    So it is when empty, constant, or varying by no more than the dither of
+    16-bit audio, one step up or down.
     """
     if not wave.numel():
         return True

@@ -141,10 +141,6 @@ def write_preparation(
     left_out, notes : list
         See Provenance.
 
-    Returns
-    -------
-    Provenance
-
     Raises
     ------
     InputError
@@ -220,13 +216,6 @@ def find_manifests(folder, validation_sentences=0):
 
 def training_command(folder, corpus):
     """Say what to type in a recipe's folder to train on a preparation.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Of the preparation.
-    corpus : Provenance
-        From :func:`prepare_own_corpus`.
 
     Example
     -------
@@ -335,11 +324,6 @@ def split_utterances(
     left_out : list of tuple
         (file, reason): speakers with too few utterances.
 
-    Raises
-    ------
-    InputError
-        `test_fraction` does not lie between 0 and 1, or
-        `validation_sentences` is negative.
     """
     _check_options(test_fraction, validation_sentences)
     speakers = defaultdict(list)

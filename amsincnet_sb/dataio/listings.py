@@ -4,7 +4,6 @@ A folder with a folder for each speaker, a CSV or JSON manifest, a Kaldi data
 folder, or the lists of the authors' code. No recording is opened here.
 """
 
-import csv
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import soundfile
 
-from amsincnet_sb.dataio.manifest import corpus_files
+from amsincnet_sb.dataio.lists import corpus_files, csv_rows, read_text
 from amsincnet_sb.dataio.scp import corpus_from_scp, read_labels
 from amsincnet_sb.utils.errors import InputError
 
@@ -171,34 +170,14 @@ def _folders(source, data_folder):
 
 def _csv_rows(source):
     """(where, dictionary) of each row."""
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            head = file.readline()
-            file.seek(0)
-            delimiter = max(",;\t", key=head.count)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            rows = []
-            for row in filter(None, reader):
-                where = f"{source}, line {reader.line_num}"
-                if len(row) != len(header):
-                    raise InputError(
-                        f"{where}: there are {len(row)} values for "
-                        f"{len(header)} columns."
-                    )
-                values = (value.strip() for value in row)
-                rows.append((where, dict(zip(header, values))))
-    except OSError as error:
-        raise InputError(
-            f"{source}: it cannot be read ({error.strerror})."
-        ) from error
-    except (csv.Error, UnicodeError) as error:
-        raise InputError(
-            f"{source}: it is not a CSV file in UTF-8 ({error})."
-        ) from error
+    (_, header), *rows = csv_rows(source, "export it again", ",;\t")
     if not rows:
         raise InputError(f"{source}: it has no rows below its header.")
-    return rows
+    names = [name.strip() for name in header]
+    return [
+        (where, dict(zip(names, (value.strip() for value in row))))
+        for where, row in rows
+    ]
 
 
 def _json_rows(source):
@@ -211,19 +190,13 @@ def _json_rows(source):
             raise InputError(f"{source}: {repeated[0]!r} occurs twice.")
         return dict(pairs)
 
+    text = read_text(source, "export it again")
     try:
-        text = source.read_text(encoding="utf-8-sig")
         tree = json.loads(text, object_pairs_hook=unique)
-    except OSError as error:
-        raise InputError(
-            f"{source}: it cannot be read ({error.strerror})."
-        ) from error
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{source}: it is not JSON in UTF-8 ({error})."
-        ) from error
+        raise InputError(f"{source}: it is not JSON ({error}).") from error
     named = []
     if isinstance(tree, dict):
         named = [
@@ -271,12 +244,7 @@ def _kaldi(source, data_folder):
 
 def _kaldi_lines(path):
     """Where -> (key, value) of a file with a key and a value a line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeError) as error:
-        raise InputError(
-            f"{path}: it cannot be read as text in UTF-8 ({error})."
-        ) from error
+    lines = read_text(path, "correct the Kaldi data folder").split("\n")
     pairs = {}
     for number, line in enumerate(lines, start=1):
         where, parts = f"{path}, line {number}", line.split(maxsplit=1)

@@ -13,18 +13,17 @@ import csv
 import hashlib
 import json
 import math
-import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from amsincnet_sb.dataio.lists import corpus_files, csv_rows
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
 
 __all__ = [
     "Provenance",
     "Utterance",
-    "corpus_files",
     "fingerprint",
     "read_manifest",
     "totals",
@@ -128,6 +127,8 @@ def write_manifest(path, utterances):
     >>> print(path.read_text(), end="")
     ID,duration,wav,start,stop,spk_id
     a-1,1.0,$data_root/a/1.wav,0,9,a
+    >>> read_manifest(path)[0].wav
+    'a/1.wav'
     """
     seen = set()
     with atomic_write(path) as file:
@@ -160,55 +161,29 @@ def read_manifest(path):
         Names the file and the line: columns missing, a number that is none,
         an ID used twice, `stop` not after `start`, or a path that is absolute
         or leaves the corpus folder.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "train.csv"
-    >>> write_manifest(path, [Utterance("a-1", 1.0, "a/1.wav", 0, 9, "a")])
-    >>> read_manifest(path)[0].wav
-    'a/1.wav'
     """
+    rows = csv_rows(path, "prepare the corpus first")
+    _, header = next(rows)
+    wrong = [name for name in COLUMNS if header.count(name) != 1]
+    if wrong:
+        raise InputError(
+            f"{path}, line 1: the columns {', '.join(COLUMNS)} must "
+            f"occur once each, which {', '.join(wrong)} does not."
+        )
     utterances = {}
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.reader(file, skipinitialspace=True, strict=True)
-            header = next(reader, [])
-            wrong = [name for name in COLUMNS if header.count(name) != 1]
-            if wrong:
-                raise InputError(
-                    f"{path}, line 1: the columns {', '.join(COLUMNS)} must "
-                    f"occur once each, which {', '.join(wrong)} does not."
-                )
-            for row in filter(None, reader):  # blank lines are no rows
-                try:
-                    utterance = _utterance(header, row)
-                    if utterance.id in utterances:
-                        raise InputError(f"ID {utterance.id!r} occurs twice.")
-                except InputError as error:
-                    raise InputError(
-                        f"{path}, line {reader.line_num}: {error}"
-                    ) from None
-                utterances[utterance.id] = utterance
-    except OSError as error:
-        raise InputError(
-            f"{path}: the manifest cannot be read ({error.strerror}); prepare "
-            "the corpus first."
-        ) from error
-    except (csv.Error, UnicodeError) as error:
-        raise InputError(
-            f"{path}: it is not a CSV file in UTF-8 ({error}); prepare the "
-            "corpus again."
-        ) from error
+    for where, row in rows:
+        try:
+            utterance = _utterance(dict(zip(header, row)))
+            if utterance.id in utterances:
+                raise InputError(f"ID {utterance.id!r} occurs twice.")
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        utterances[utterance.id] = utterance
     return list(utterances.values())
 
 
-def _utterance(header, row):
-    """The texts of one row as an Utterance."""
-    if len(row) != len(header):
-        raise InputError(
-            f"there are {len(row)} values for {len(header)} columns."
-        )
-    values = dict(zip(header, row))
+def _utterance(values):
+    """The texts of a row as an Utterance."""
     for name in ("start", "stop"):
         if not _DIGITS.fullmatch(values[name]):
             raise InputError(
@@ -233,62 +208,6 @@ def _utterance(header, row):
     )
 
 
-def corpus_files(folder, suffixes):
-    """List the files of a corpus, quickly and in a fixed order.
-
-    Hidden files are passed over; links are followed, except back to a folder
-    that they lie in.
-
-    Arguments
-    ---------
-    folder : str or os.PathLike
-    suffixes : tuple of str
-        Such as ``(".wav", ".wrd")``, lower case; names match in any case.
-
-    Returns
-    -------
-    list of tuple
-        (path relative to `folder` with forward slashes, size in bytes,
-        modification time in ns), sorted. A broken link has size -1.
-
-    Raises
-    ------
-    InputError
-        A folder cannot be listed.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "A.WAV").write_bytes(b"1234")
-    >>> [(name, size) for name, size, _ in corpus_files(folder, (".wav",))]
-    [('A.WAV', 4)]
-    """
-    files, pending = [], [("", os.fspath(folder), frozenset())]
-    while pending:
-        prefix, path, above = pending.pop()
-        try:
-            about = os.stat(path)
-            here = about.st_dev, about.st_ino
-            if here in above:
-                continue
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    name = prefix + entry.name
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        inside = name + "/", entry.path, above | {here}
-                        pending.append(inside)
-                    elif entry.name.lower().endswith(suffixes):
-                        files.append((name, *_size(entry)))
-        except OSError as error:
-            raise InputError(
-                f"{path}: the folder cannot be listed ({error.strerror}); "
-                "check the path and its permissions."
-            ) from error
-    return sorted(files)
-
-
 def fingerprint(folder, suffixes, options):
     """Hash what a preparation depends on, without reading any audio.
 
@@ -304,14 +223,6 @@ def fingerprint(folder, suffixes, options):
     str
         Hexadecimal; differs when a file came, went, or changed its name, size
         or modification time, or when an option changed.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> before = fingerprint(folder, (".wav",), {})
-    >>> (folder / "new.wav").touch()
-    >>> before == fingerprint(folder, (".wav",), {})
-    False
     """
     digest = hashlib.sha256(
         json.dumps([FORMAT, options], sort_keys=True).encode()
@@ -436,11 +347,3 @@ class Provenance:
 
 def _hash(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _size(entry):
-    try:
-        about = entry.stat()
-    except FileNotFoundError:  # a broken link: reading it will say so
-        return -1, 0
-    return about.st_size, about.st_mtime_ns

@@ -14,6 +14,7 @@ import struct
 from pathlib import Path, PurePosixPath
 
 from amsincnet_sb.dataio.audio import audio_info
+from amsincnet_sb.dataio.lists import read_text
 from amsincnet_sb.dataio.manifest import Utterance
 from amsincnet_sb.utils.errors import InputError
 
@@ -250,40 +251,10 @@ def read_scp(path):
 
     Blank lines and lines that start with ``#`` are passed over.
 
-    Arguments
-    ---------
-    path : str or Path
-        Text in UTF-8.
-
-    Returns
-    -------
-    list of str
-        The paths as they stand there.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, is not UTF-8 text, or names nothing.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "TIMIT_test.scp"
-    >>> _ = path.write_text("test/dr1/faks0/si1573.wav")
-    >>> read_scp(path)
-    ['test/dr1/faks0/si1573.wav']
+    Raises InputError where it is not UTF-8 text, or names nothing.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(
-            f"{path}: it cannot be read ({error.strerror})."
-        ) from error
-    except UnicodeError as error:
-        raise InputError(
-            f"{path}: it is not text in UTF-8 ({error.reason}); give a list "
-            "with one wav path a line."
-        ) from error
-    wavs = [line.strip() for line in lines]
+    text = read_text(path, "give a list with one wav path a line")
+    wavs = [line.strip() for line in text.splitlines()]
     wavs = [wav for wav in wavs if wav and not wav.startswith("#")]
     if not wavs:
         raise InputError(f"{path}: it names no file.")

@@ -28,7 +28,7 @@ from amsincnet_sb.dataio.corpus import (
     write_preparation,
 )
 from amsincnet_sb.dataio.listings import Listed, Listing
-from amsincnet_sb.dataio.manifest import corpus_files
+from amsincnet_sb.dataio.lists import corpus_files
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 

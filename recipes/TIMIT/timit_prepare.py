@@ -26,10 +26,10 @@ from tqdm import tqdm
 
 from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
 from amsincnet_sb.dataio.corpus import SHORTEST
+from amsincnet_sb.dataio.lists import corpus_files
 from amsincnet_sb.dataio.manifest import (
     Provenance,
     Utterance,
-    corpus_files,
     fingerprint,
     totals,
     write_manifest,

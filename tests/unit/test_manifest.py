@@ -14,11 +14,11 @@ from hypothesis import (
 )
 from speechbrain.dataio.dataset import DynamicItemDataset
 
+from amsincnet_sb.dataio.lists import corpus_files
 from amsincnet_sb.dataio.manifest import (
     COLUMNS,
     Provenance,
     Utterance,
-    corpus_files,
     fingerprint,
     read_manifest,
     totals,
@@ -113,7 +113,7 @@ def test_bad_values_are_named_with_file_and_line(
         (table(GOOD[:4]), "line 2: there are 4 values for 6"),
         (table(GOOD, GOOD), "line 3: ID 'a-1' occurs twice"),
         (table(GOOD) + '"open', "not a CSV file"),
-        (b"\xff\xfe\0", "not a CSV file"),
+        (b"\xff\xfe\0", "not text in UTF-8"),
     ],
 )
 def test_bad_files(tmp_path, text, words):
