@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,15 +15,16 @@ from amsincnet_sb.training.signals import STOPPED
 
 HPARAMS = "am_sincnet_m005.yaml"
 # The margin still rises at the end of the first epoch.
-EVERY_STEP = {
-    "ckpt_interval_steps": 1,
-    "batches_per_epoch": 4,
-    "total_steps": 40,
-}
+LONGER = {"batches_per_epoch": 4, "total_steps": 40}
+EVERY_STEP = {**LONGER, "ckpt_interval_steps": 1}
 
 
 class Stopped(KeyboardInterrupt):
     """Somebody pressed Ctrl-C."""
+
+
+def stop():
+    raise Stopped
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def uninterrupted(recipe, tmp_path_factory):
 
 
 def assert_same(recipe, one, other):
-    """Everything that a run leaves is equal, bit for bit."""
+    """All results are equal, bit for bit."""
     assert recipe.state(one) == recipe.state(other)
     assert recipe.metrics(one) == recipe.metrics(other)
     assert recipe.sentences(one) == recipe.sentences(other)
@@ -44,88 +46,75 @@ def assert_same(recipe, one, other):
     assert answers[0] == answers[1]
 
 
-def stop(recipe, monkeypatch, output, method, when, **options):
-    """Run until `when(brain, *arguments)` is true in a method of the Brain."""
-    original = getattr(recipe.module.SpeakerBrain, method)
+@contextmanager
+def hooked(recipe, method, when, act, after=False):
+    """Act once, where `when(brain, *arguments)` holds in a Brain's method."""
+    brain, acted = recipe.module.SpeakerBrain, []
+    original = getattr(brain, method)
 
-    def interrupted(self, *arguments, **keywords):
-        if when(self, *arguments, **keywords):
-            raise Stopped
-        return original(self, *arguments, **keywords)
+    def hook(self, *arguments, **keywords):
+        due = not acted and when(self, *arguments, **keywords)
+        if due:
+            acted.append(True)
+        if due and not after:
+            act()
+        result = original(self, *arguments, **keywords)
+        if due and after:
+            act()
+        return result
 
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe.module.SpeakerBrain, method, interrupted)
-        with pytest.raises(Stopped):
-            recipe(HPARAMS, output, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(brain, method, hook)
+        yield
 
 
-def test_between_epochs(recipe, finished, tmp_path, monkeypatch):
+def at(step):
+    return lambda brain, *_, **__: brain.optimizer_step == step
+
+
+def test_between_epochs(recipe, finished, tmp_path):
     output = tmp_path / "results"
-    stop(
-        recipe,
-        monkeypatch,
-        output,
-        "on_stage_start",
-        lambda self, stage, epoch=None: epoch == 2,
-    )
+
+    def second(brain, stage, epoch=None):
+        return epoch == 2
+
+    with (
+        hooked(recipe, "on_stage_start", second, stop),
+        pytest.raises(Stopped),
+    ):
+        recipe(HPARAMS, output)
     assert len(recipe.metrics(output)) == 1
     recipe(HPARAMS, output)
     assert_same(recipe, output, finished)
 
 
-@pytest.mark.parametrize("step", [2, 4, 7])
-def test_within_an_epoch(recipe, uninterrupted, tmp_path, monkeypatch, step):
-    output = tmp_path / "results"
-    stop(
-        recipe,
-        monkeypatch,
-        output,
-        "on_fit_batch_start",
-        lambda self, batch, should_step: self.optimizer_step == step,
-        **EVERY_STEP,
+def in_validation(step):
+    return lambda brain, stage, *_, **__: (
+        "VALID" in str(stage) and brain.optimizer_step == step
     )
-    recipe(HPARAMS, output, **EVERY_STEP)
-    assert_same(recipe, output, uninterrupted)
 
 
 @pytest.mark.parametrize(
-    "method, epoch", [("_fit_valid", 1), ("on_stage_end", 2)]
+    "method, when, after",
+    [
+        ("on_fit_batch_start", at(2), False),
+        ("on_fit_batch_start", at(4), False),
+        ("on_fit_batch_start", at(7), False),
+        ("_fit_valid", at(4), False),  # before the evaluation of an epoch
+        ("on_stage_end", in_validation(8), False),  # in the middle of it
+        ("report", at(4), True),  # after the record, before the checkpoint
+    ],
 )
-def test_after_the_last_step_of_an_epoch(
-    recipe, uninterrupted, tmp_path, monkeypatch, method, epoch
-):
-    """Before, and in the middle of, the evaluation that ends an epoch."""
-
-    def when(self, *arguments, **keywords):
-        evaluated = method == "_fit_valid" or "VALID" in str(arguments[0])
-        return evaluated and self.optimizer_step == 4 * epoch
-
+def test_within_an_epoch(recipe, uninterrupted, tmp_path, method, when, after):
     output = tmp_path / "results"
-    stop(recipe, monkeypatch, output, method, when, **EVERY_STEP)
-    recipe(HPARAMS, output, **EVERY_STEP)
-    assert_same(recipe, output, uninterrupted)
-
-
-def test_after_the_record_and_before_the_checkpoint(
-    recipe, uninterrupted, tmp_path, monkeypatch
-):
-    output = tmp_path / "results"
-    report = recipe.module.SpeakerBrain.report
-
-    def interrupted(self, epoch, split, stats):
-        report(self, epoch, split, stats)
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe.module.SpeakerBrain, "report", interrupted)
-        with pytest.raises(Stopped):
-            recipe(HPARAMS, output, **EVERY_STEP)
+    with hooked(recipe, method, when, stop, after), pytest.raises(Stopped):
+        recipe(HPARAMS, output, **EVERY_STEP)
     recipe(HPARAMS, output, **EVERY_STEP)
     assert_same(recipe, output, uninterrupted)
 
 
 def test_a_finished_run_stays_as_it_is(recipe, finished, tmp_path):
-    """And gets rid of what a kill at its end has left."""
+    """And removes what a kill at its end has left."""
     output = recipe(HPARAMS, tmp_path / "results")
     (last,) = (output / "save").glob("CKPT*")
     older = shutil.copytree(last, last.with_name("CKPT+2020-01-01+00-00-00+00"))
@@ -142,68 +131,42 @@ def test_a_finished_run_stays_as_it_is(recipe, finished, tmp_path):
     assert_same(recipe, output, finished)
 
 
+def in_test(brain, batch, stage):
+    return "TEST" in str(stage)
+
+
 @pytest.mark.parametrize(
-    "name, method, step",
+    "name, method, when",
     [
-        ("SIGTERM", "on_fit_batch_start", 6),
-        ("SIGINT", "on_fit_batch_start", 1),
-        ("SIGTERM", "evaluate_batch", 4),  # within a validation
-        ("SIGTERM", "report", 4),  # between its end and the checkpoint
-        ("SIGINT", "report", 8),  # after the last step
+        ("SIGTERM", "on_fit_batch_start", at(6)),
+        ("SIGINT", "on_fit_batch_start", at(1)),
+        ("SIGTERM", "evaluate_batch", at(4)),  # within a validation
+        ("SIGTERM", "report", at(4)),  # between its end and the checkpoint
+        ("SIGINT", "report", at(8)),  # after the last step
+        ("SIGTERM", "evaluate_batch", in_test),  # within the last evaluation
     ],
 )
-def test_signal(
-    recipe, uninterrupted, tmp_path, monkeypatch, name, method, step
-):
+def test_signal(recipe, uninterrupted, tmp_path, name, method, when):
     """Saves at once, without any other checkpoints, and says so."""
     output = tmp_path / "results"
-    brain = recipe.module.SpeakerBrain
-    original = getattr(brain, method)
-    sent = []
-
-    def signalled(self, *arguments, **keywords):
-        if self.optimizer_step == step and not sent:
-            sent.append(name)
-            os.kill(os.getpid(), signal.Signals[name])
-        return original(self, *arguments, **keywords)
-
-    options = {"batches_per_epoch": 4, "total_steps": 40}
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
-    with monkeypatch.context() as patch:
-        patch.setattr(brain, method, signalled)
+
+    def send():
+        os.kill(os.getpid(), signal.Signals[name])
+
+    with hooked(recipe, method, when, send):
         with pytest.raises(SystemExit) as stopped:
-            recipe(HPARAMS, output, **options)
+            recipe(HPARAMS, output, **LONGER)
     assert stopped.value.code == STOPPED == 75
     assert f"by {name}; started again, it goes on" in (
         output / "log.txt"
     ).read_text(encoding="utf-8")
+    assert not (output / "sentences.csv").exists()
     assert handlers == [
         signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)
     ]
-    recipe(HPARAMS, output, **options)
+    recipe(HPARAMS, output, **LONGER)
     assert_same(recipe, output, uninterrupted)
-
-
-def test_signal_during_the_last_evaluation(
-    recipe, finished, tmp_path, monkeypatch
-):
-    output = tmp_path / "results"
-    brain = recipe.module.SpeakerBrain
-    evaluate = brain.evaluate_batch
-
-    def signalled(self, batch, stage):
-        if "TEST" in str(stage):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(self, batch, stage)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(brain, "evaluate_batch", signalled)
-        with pytest.raises(SystemExit) as stopped:
-            recipe(HPARAMS, output)
-    assert stopped.value.code == STOPPED
-    assert not (output / "sentences.csv").exists()
-    recipe(HPARAMS, output)
-    assert_same(recipe, output, finished)
 
 
 def test_audio_in_its_files_changes_nothing(recipe, finished, tmp_path):
@@ -236,7 +199,7 @@ def test_killed(recipe, uninterrupted, tmp_path):
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sys.path),
-            # As in this process: another number of threads adds up otherwise.
+            # As in this process: another number of threads rounds otherwise.
             "OMP_NUM_THREADS": str(torch.get_num_threads()),
         },
         capture_output=True,
