@@ -1,4 +1,4 @@
-"""Several processes train as one would, and go on where they stopped."""
+"""Several ranks train as one process would, and go on where they stopped."""
 
 import json
 import os
@@ -29,8 +29,8 @@ COMMON = {
 ONE = {**COMMON, "batch_size": 8}
 TWO = {**COMMON, "batch_size": 4}
 
-# Runs of the recipe one after another in one process of several, as torchrun
-# starts it; importing everything takes longer than a run.
+# Runs of the recipe one after another in one rank, as torchrun starts it;
+# importing everything takes longer than a run.
 RUNS = """
 import json, os, signal, sys, time
 sys.path.insert(0, os.getcwd())
@@ -89,59 +89,55 @@ def environment(**variables):
     }
 
 
-class Processes:
-    """Two processes on this machine that do the same runs."""
-
-    def __init__(self, recipe):
-        self.recipe = recipe
-        self.runs = []
-
-    def add(self, output, signal=None, **options):
-        arguments = self.recipe.arguments(HPARAMS, output, **TWO, **options)
-        run = {"arguments": arguments, "signal": signal, "port": free_port()}
-        self.runs.append(run)
-
-    def go(self):
-        """Statuses of each run; what the processes wrote."""
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", RUNS],
-                cwd=self.recipe.folder,
-                env=environment(
-                    RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1"
-                ),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(2)
-        ]
-        for process in processes:
-            process.stdin.write(json.dumps(self.runs))
-            process.stdin.close()
-        texts = [process.stdout.read() for process in processes]
-        status = [process.wait(60) for process in processes]
-        assert status == [0, 0], "\n\n".join(texts)
-        statuses = [re.findall(r"^STATUS (\d+)", t, re.M) for t in texts]
-        return [list(map(int, s)) for s in zip(*statuses)], texts
+def start(recipe, command, **variables):
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=recipe.folder,
+        env=environment(**variables),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="module")
 def two(recipe, tmp_path_factory):
-    """All runs on two processes that the tests below look at."""
+    """All runs on two ranks: results, statuses by run, output by rank."""
     base = tmp_path_factory.mktemp("two")
-    processes = Processes(recipe)
     synchronized = {"sync_batchnorm": "True"}
-    processes.add(base / "whole", **synchronized)
-    # A signal that one of them gets stops both.
-    processes.add(base / "stopped", signal=[1, 6], **synchronized)
-    processes.add(base / "stopped", **synchronized)
-    processes.add(base / "fewer", signal=[0, 3], **synchronized)
-    processes.add(base / "own", validation_sentences=1)
-    processes.add(base / "refused", data_folder=base / "nothing")
-    statuses, texts = processes.go()
-    return base, statuses, texts
+    runs = [
+        {
+            "arguments": recipe.arguments(HPARAMS, base / name, **TWO, **more),
+            "signal": signal,
+            "port": free_port(),
+        }
+        for name, signal, more in (
+            ("whole", None, synchronized),
+            ("stopped", [1, 6], synchronized),  # (rank, step) of a SIGTERM
+            ("stopped", None, synchronized),
+            ("fewer", [0, 3], synchronized),
+            ("own", None, {"validation_sentences": 1}),
+            ("refused", None, {"data_folder": base / "nothing"}),
+        )
+    ]
+    ranks = [
+        start(
+            recipe,
+            ["-c", RUNS],
+            RANK=str(rank),
+            WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+        )
+        for rank in range(2)
+    ]
+    for process in ranks:
+        process.stdin.write(json.dumps(runs))
+        process.stdin.close()
+    texts = [process.stdout.read() for process in ranks]
+    assert [p.wait(60) for p in ranks] == [0, 0], "\n\n".join(texts)
+    statuses = [re.findall(r"^STATUS (\d+)", t, re.M) for t in texts]
+    return base, [list(map(int, s)) for s in zip(*statuses)], texts
 
 
 @pytest.fixture(scope="module")
@@ -150,20 +146,20 @@ def one(recipe, tmp_path_factory):
     return recipe(HPARAMS, output, **ONE)
 
 
-def assert_close(recipe, output, expected, **tolerance):
-    """The same curve; all errors of the training windows are equal."""
+def assert_close(recipe, output, expected):
+    """The same curve; all errors of the training chunks are equal."""
     for ours, theirs in zip(recipe.metrics(output), recipe.metrics(expected)):
         assert ours["train_loss"] == pytest.approx(
-            theirs["train_loss"], **tolerance
+            theirs["train_loss"], rel=1e-5
         )
         assert ours["train_frame_error"] == theirs["train_frame_error"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.02)
 
 
-def test_two_processes_train_as_one(recipe, one, two):
+def test_two_ranks_train_as_one_process(recipe, one, two):
     base, statuses, _ = two
     assert statuses[0] == [0, 0]
-    assert_close(recipe, base / "whole", one, rel=1e-5)
+    assert_close(recipe, base / "whole", one)
 
 
 def test_a_signal_to_one_stops_both_and_they_go_on(recipe, two):
@@ -181,10 +177,10 @@ def test_one_process_goes_on_from_two(recipe, one, two):
     base, statuses, _ = two
     assert statuses[3] == [STOPPED, STOPPED]
     recipe(HPARAMS, base / "fewer", **ONE)
-    assert_close(recipe, base / "fewer", one, rel=1e-5)
+    assert_close(recipe, base / "fewer", one)
 
 
-def test_statistics_of_each_process_alone(recipe, two):
+def test_statistics_of_each_rank_alone(recipe, two):
     """Evaluated together or by one process: exactly the same errors."""
     base, statuses, _ = two
     assert statuses[4] == [0, 0]
@@ -209,28 +205,16 @@ def test_a_users_error_is_told_once(two):
 
 
 def test_two_nodes(recipe, two, tmp_path):
-    """Two agents, each with one process, that meet at an address."""
+    """Two agents, each with one rank, that meet at an address."""
     base, _, _ = two
     output, port = tmp_path / "results", free_port()
+    arguments = recipe.arguments(HPARAMS, output, sync_batchnorm="True", **TWO)
     agents = []
     for node in range(2):
-        command = [sys.executable, "-m", "torch.distributed.run"]
-        command += ["--nnodes=2", "--nproc_per_node=1", f"--node_rank={node}"]
+        command = ["-m", "torch.distributed.run", "--nnodes=2"]
+        command += ["--nproc_per_node=1", f"--node_rank={node}"]
         command += ["--master_addr=127.0.0.1", f"--master_port={port}"]
-        command += ["train.py"]
-        command += recipe.arguments(
-            HPARAMS, output, sync_batchnorm="True", **TWO
-        )
-        agents.append(
-            subprocess.Popen(
-                command,
-                cwd=recipe.folder,
-                env=environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        agents.append(start(recipe, [*command, "train.py", *arguments]))
         time.sleep(0.2)
     for agent in agents:
         text, _ = agent.communicate(timeout=300)

@@ -1,4 +1,4 @@
-"""Training learns, and the run options reach it."""
+"""Training learns, and the options of the command line reach it."""
 
 import math
 import shutil
@@ -10,10 +10,12 @@ import torch
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.nnet.losses import AMSoftmax
 
+HPARAMS = "am_sincnet_m005.yaml"
+
 
 @pytest.fixture(scope="module")
 def snippets(corpus, tmp_path_factory):
-    """The training sentences cut to 200 ms: one window each, 20 in all."""
+    """The training utterances cut to 200 ms: one window each, 20 in all."""
     folder = tmp_path_factory.mktemp("snippets") / "TIMIT"
     shutil.copytree(corpus, folder)
     for path in folder.glob("TRAIN/*/*/SX*.WAV"):
@@ -26,7 +28,7 @@ def snippets(corpus, tmp_path_factory):
 @pytest.mark.parametrize(
     "name", ["am_sincnet_m020.yaml", "released.yaml", "sincnet.yaml"]
 )
-def test_it_learns_twenty_windows_by_heart(recipe, snippets, tmp_path, name):
+def test_twenty_windows_are_overfitted(recipe, snippets, tmp_path, name):
     plain = {}
     if name.startswith("am_sincnet"):  # without what is there to hinder it
         plain = {
@@ -56,9 +58,7 @@ def test_it_learns_twenty_windows_by_heart(recipe, snippets, tmp_path, name):
     assert last["train_loss"] < first["train_loss"]
 
 
-def test_the_margin_of_the_command_line_reaches_the_loss(
-    recipe, tmp_path, monkeypatch
-):
+def test_the_margin_reaches_the_loss(recipe, tmp_path, monkeypatch):
     margins = []
     forward = AMSoftmax.forward
 
@@ -68,7 +68,7 @@ def test_the_margin_of_the_command_line_reaches_the_loss(
 
     monkeypatch.setattr(AMSoftmax, "forward", watched)
     recipe(
-        "am_sincnet_m005.yaml",
+        HPARAMS,
         tmp_path / "results",
         margin=0.07,
         batches_per_epoch=10,
@@ -87,13 +87,13 @@ def test_a_held_out_sentence_is_watched_instead(recipe, tmp_path):
     records = recipe.metrics(output)
     assert [r["split"] for r in records] == ["valid", "valid", "test"]
     assert [r["epoch"] for r in records] == [1, 2, 2]
-    sizes = {
-        split: len(read_manifest(output / "manifests" / f"{split}.csv"))
+    sizes = [
+        len(read_manifest(output / "manifests" / f"{split}.csv"))
         for split in ("train", "valid", "test")
-    }
-    assert sizes == {"train": 16, "valid": 4, "test": 12}
+    ]
+    assert sizes == [16, 4, 12]
     assert len(recipe.sentences(output)) == 12
-    # Quarters of a hundred: four sentences; twelfths: twelve.
+    # Multiples of 25: four utterances.
     assert all(r["sentence_error"] % 25 == 0 for r in records[:2])
 
 
@@ -101,53 +101,38 @@ def test_bfloat16_on_the_cpu(recipe, tmp_path):
     exact, rounded = (
         recipe.metrics(
             recipe(
-                "am_sincnet_m005.yaml",
+                HPARAMS,
                 tmp_path / precision,
                 precision=precision,
                 eval_precision=precision,
                 device="cpu",
             )
-        )[0]
+        )[0]["train_loss"]
         for precision in ("fp32", "bf16")
     )
-    assert math.isfinite(rounded["train_loss"])
-    assert rounded["train_loss"] != exact["train_loss"]
-    assert rounded["train_loss"] == pytest.approx(exact["train_loss"], rel=0.1)
+    assert rounded != exact and rounded == pytest.approx(exact, rel=0.1)
     weights = torch.load(
         tmp_path / "bf16" / "pretrained" / "embedding_model.ckpt",
         weights_only=True,
     )
-    assert {
-        tensor.dtype
-        for tensor in weights.values()
-        if tensor.is_floating_point()
-    } == {torch.float32}
+    floats = [x for x in weights.values() if x.is_floating_point()]
+    assert {x.dtype for x in floats} == {torch.float32}
 
 
 def test_gradient_clipping_is_off_unless_asked_for(recipe, finished, tmp_path):
-    clipped = recipe(
-        "am_sincnet_m005.yaml", tmp_path / "clipped", max_grad_norm=1e-3
-    )
-    bounded = recipe(
-        "am_sincnet_m005.yaml", tmp_path / "bounded", max_grad_norm=1e6
-    )
+    clipped = recipe(HPARAMS, tmp_path / "clipped", max_grad_norm=1e-3)
+    bounded = recipe(HPARAMS, tmp_path / "bounded", max_grad_norm=1e6)
     assert recipe.state(bounded) == recipe.state(finished)
     assert recipe.state(clipped) != recipe.state(finished)
     assert math.isfinite(recipe.metrics(clipped)[-1]["loss"])
 
 
-def test_the_seed_decides(recipe, finished, tmp_path):
-    again = recipe("am_sincnet_m005.yaml", tmp_path / "again")
-    other = recipe("am_sincnet_m005.yaml", tmp_path / "other", seed=1235)
+def test_the_seed_decides_and_evaluation_repeats(recipe, finished, tmp_path):
+    again = recipe(HPARAMS, tmp_path / "again")
+    other = recipe(HPARAMS, tmp_path / "other", seed=1235)
     assert recipe.state(again) == recipe.state(finished)
     assert recipe.state(other) != recipe.state(finished)
-
-
-def test_evaluation_alone(recipe, finished, tmp_path):
-    output = tmp_path / "results"
-    recipe("am_sincnet_m005.yaml", output)
-    (output / "sentences.csv").unlink()
-    recipe("am_sincnet_m005.yaml", output, test_only=True)
-    assert recipe.sentences(output) == recipe.sentences(finished)
-    assert recipe.metrics(output) == recipe.metrics(finished)
-    assert recipe.state(output) == recipe.state(finished)
+    (again / "sentences.csv").unlink()
+    recipe(HPARAMS, again, test_only=True)
+    for view in (recipe.state, recipe.metrics, recipe.sentences):
+        assert view(again) == view(finished)
