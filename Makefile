@@ -56,8 +56,7 @@ lint: install
 speechbrain-checks: install
 	$(bin)/python -m pip install -q scikit-learn
 	SPEECHBRAIN_CHECKOUT="$(abspath $(SPEECHBRAIN))" \
-	    $(bin)/python -m pytest tests/integration/test_speechbrain_checks.py \
-	    tests/integration/test_dropins.py
+	    $(bin)/python -m pytest tests/integration/test_speechbrain_checks.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info

@@ -119,20 +119,11 @@ class SincFeatures(nn.Module):
         for parameter in self.sinc.parameters():
             parameter.requires_grad_(requires_grad)
 
-    def n_frames(self, time):
-        """Frames of ``time`` samples."""
-        # Rounded up, as SpeechBrain rounds a relative length times the number
-        # of frames.
-        return (time + self.hop - 1) // self.hop
-
     def filters(self):
         """Impulse responses ``[2 * out_channels, kernel_size]``.
 
-        Returns
-        -------
-        torch.Tensor
-            All band-pass filters, with a gain of about one in their band,
-            then their Hilbert transforms.
+        First all band-pass filters, with a gain of about one in their band,
+        then their Hilbert transforms.
         """
         low, high = self.sinc.cutoffs()
         filters = self.sinc.filters() * (2 * (high - low))[:, None]
@@ -164,7 +155,9 @@ class SincFeatures(nn.Module):
                 samples = (lens.to(x.device) * time).round()
                 at = torch.arange(time, device=x.device)
                 x = torch.where(at < samples[:, None], x, 0.0)
-            frames = self.n_frames(time)
+            # Rounded up, as SpeechBrain rounds a relative length times the
+            # number of frames.
+            frames = (time + self.hop - 1) // self.hop
             taps = self.sinc.kernel_size
             left = (self.win - self.hop) // 2 + taps // 2
             whole = (frames - 1) * self.hop + self.win - self.stride + taps

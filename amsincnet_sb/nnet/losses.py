@@ -65,13 +65,7 @@ class AMSoftmax(nn.Module):
         self.set_margin(margin)
 
     def set_margin(self, margin):
-        """Change the margin in place.
-
-        Arguments
-        ---------
-        margin : float
-            From 0 to 1.
-        """
+        """Change the margin in place; it must be from 0 to 1."""
         if not 0 <= margin <= 1:
             raise ValueError(
                 f"{type(self).__name__}: margin is {margin} but must lie "
@@ -146,23 +140,7 @@ class ReleasedAMSoftmax(AMSoftmax):
     eps = 1e-12
 
     def forward(self, predictions, targets, length=None):
-        """Mean loss of a batch.
-
-        Arguments
-        ---------
-        predictions : torch.Tensor
-            Log-probabilities, ``[batch, 1, classes]`` or
-            ``[batch, classes]``.
-        targets : torch.Tensor
-            Labels, ``[batch, 1]`` or ``[batch]``.
-        length : torch.Tensor, optional
-            Not used.
-
-        Returns
-        -------
-        torch.Tensor
-            Scalar.
-        """
+        """Mean loss of a batch of log-probabilities, of the same shapes."""
         if targets.is_floating_point():
             raise ValueError(
                 "ReleasedAMSoftmax is more than a softmax of logits; make it "

@@ -111,12 +111,7 @@ class SincConv(nn.Module):
         return low, high
 
     def cutoffs_hz(self):
-        """Effective cut-offs in Hz, detached.
-
-        Returns
-        -------
-        low, high : torch.Tensor, torch.Tensor
-            Each ``[out_channels]``.
+        """Effective cut-offs ``low, high`` in Hz, detached.
 
         Example
         -------
@@ -124,22 +119,12 @@ class SincConv(nn.Module):
         >>> [round(hz.item()) for hz in (low[0], high[0])]
         [80, 175]
         """
-        low, high = self.cutoffs()
-        return (
-            low.detach() * self.sample_rate,
-            high.detach() * self.sample_rate,
-        )
+        return tuple(x.detach() * self.sample_rate for x in self.cutoffs())
 
     def filters(self):
-        """Impulse responses ``[out_channels, kernel_size]``.
-
-        Returns
-        -------
-        torch.Tensor
-            Of the parameters' precision, also under autocast.
-        """
-        # In float64: the phase turns up to a hundred times, which costs
-        # float32 two digits.
+        """Impulse responses ``[out_channels, kernel_size]``."""
+        # Without autocast and in float64: the phase turns up to a hundred
+        # times, which costs float32 two digits and bfloat16 all.
         with torch.autocast(self.low.device.type, enabled=False):
             taps, hamming = self._taps()
             low, high = (hz[:, None].to(taps.dtype) for hz in self.cutoffs())

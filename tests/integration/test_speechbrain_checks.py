@@ -1,6 +1,7 @@
 """SpeechBrain's own checks, unmodified, on this repository.
 
-They need a SpeechBrain checkout and some minutes:
+They need a SpeechBrain checkout, whose recipes and checks are not in its pip
+package, and some minutes:
 
 > SPEECHBRAIN_CHECKOUT=/path/to/speechbrain make speechbrain-checks
 
@@ -11,7 +12,10 @@ SpeechBrain's VoxCeleb scripts, which are copied beside them.
 
 import ast
 import csv
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,70 +24,103 @@ from ruamel.yaml import YAML
 
 from amsincnet_sb.training.hparams import resolve_overlay
 
-sys.path.insert(0, str(Path(__file__).parent))
-from speechbrain_checkout import (  # noqa: E402
-    CHECKOUT,
-    ROOT,
-    copy_of_repository,
-    needs_checkout,
-    run,
-    shell,
+ROOT = Path(__file__).parents[2]
+CHECKOUT = os.environ.get("SPEECHBRAIN_CHECKOUT")
+
+needs_checkout = pytest.mark.skipif(
+    not CHECKOUT, reason="SPEECHBRAIN_CHECKOUT names no SpeechBrain checkout"
 )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Output of a command, whose `python` finds this package."""
+    folder = tmp_path_factory.mktemp("bin")
+    python = folder / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        f'PYTHONPATH="$PYTHONPATH:{ROOT}" exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": CHECKOUT,
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def run_in(cwd, *command):
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert not done.returncode, done.stdout[-5000:]
+        return done.stdout
+
+    return run_in
 
 
 @pytest.fixture(scope="module", params=["ours", "of_speechbrain"])
 def tree(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checks")
-    copy = copy_of_repository(
-        folder / "repository", request.param == "of_speechbrain"
+    """A copy of this repository, in which the checks may write."""
+    folder = tmp_path_factory.mktemp("checks") / "repository"
+    for name in ("recipes", "hparams", "tests/samples"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True)
+    rows = "recipes"
+    if request.param == "of_speechbrain":
+        rows = "recipes_of_speechbrain"
+        for script in Path(CHECKOUT, "recipes/VoxCeleb").rglob("*.py"):
+            shutil.copy(script, folder / script.relative_to(CHECKOUT))
+    shutil.copytree(ROOT / "tests" / rows, folder / "tests" / "recipes")
+    return folder
+
+
+def check(run, folder, call):
+    """Whether one of SpeechBrain's test tools answers True, and its output."""
+    module = call.split(".")[0]
+    said = run(
+        folder,
+        *("python", "-c", f"from tests.utils import {module}; print({call})"),
     )
-    return copy, shell(folder / "bin")
-
-
-def asked(tree, question):
-    """The answer of a line of Python that calls SpeechBrain's test tools."""
-    module = question.split(".")[0]
-    code = f"from tests.utils import {module}; print({question})"
-    said = run(["python", "-c", code], *tree)
     return said.strip().split("\n")[-1] == "True", said
 
 
 @needs_checkout
-def test_consistency(tree):
+def test_consistency(run, tree):
     checks = Path(CHECKOUT, "tests", "consistency")
     said = run(
-        [
-            *("python", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *("-c", f"{CHECKOUT}/pytest.ini", f"--rootdir={CHECKOUT}"),
-            *(checks / f"test_{it}.py" for it in ("recipe", "yaml")),
-        ],
-        *tree,
+        tree,
+        *("python", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *("-c", f"{CHECKOUT}/pytest.ini", f"--rootdir={CHECKOUT}"),
+        *(checks / f"test_{it}.py" for it in ("recipe", "yaml")),
     )
     assert "5 passed" in said, said
 
 
 @needs_checkout
-def test_yaml_files_load(tree):
-    passed, said = asked(tree, "recipe_tests.load_yaml_test()")
+def test_yaml_files_load(run, tree):
+    passed, said = check(run, tree, "recipe_tests.load_yaml_test()")
     assert passed, said
 
 
 @needs_checkout
-def test_docstrings(tmp_path):
+def test_docstrings(run):
     folders = ["/amsincnet_sb/", "/recipes/"]
-    passed, said = asked(
-        (ROOT, shell(tmp_path / "bin")),
-        f"check_docstrings.check_docstrings({str(ROOT)!r}, {folders})",
-    )
+    call = f"check_docstrings.check_docstrings({str(ROOT)!r}, {folders})"
+    passed, said = check(run, ROOT, call)
     assert passed, said
 
 
 @needs_checkout
-def test_recipes_run(tree):
-    passed, said = asked(tree, "recipe_tests.run_recipe_tests()")
+def test_recipes_run(run, tree):
+    passed, said = check(run, tree, "recipe_tests.run_recipe_tests()")
     said += "".join(
         file.read_text()[-2000:]
-        for file in tree[0].glob("tests/tmp/*/stderr.txt")
+        for file in tree.glob("tests/tmp/*/stderr.txt")
         if not (file.parent / ".passed").exists()
     )
     assert passed, said

@@ -76,7 +76,7 @@ def test_a_frame_every_10_ms(time):
     features = SincFeatures(**SMALL)
     y = features(waves(2, time))
     frames = math.ceil(time / 160)
-    assert y.shape == (2, frames, 6) and features.n_frames(time) == frames
+    assert y.shape == (2, frames, 6)
     assert torch.equal(features(waves(2, time).unsqueeze(-1)), y)
     torch.testing.assert_close(features(waves(2, time), torch.ones(2)), y)
     assert y.isfinite().all()
