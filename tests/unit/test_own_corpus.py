@@ -19,7 +19,6 @@ from amsincnet_sb.dataio.corpus import (
     prepare_own_corpus,
     split_utterances,
 )
-from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.manifest import Provenance, Utterance, read_manifest
 from amsincnet_sb.utils.errors import InputError
 
@@ -497,15 +496,6 @@ class TestRefused:
         for fraction in (0, 1, -1, float("nan")):
             assert "test_fraction" in refused(tree, out, test_fraction=fraction)
         assert "-1" in refused(tree, out, validation_sentences=-1)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.text(max_size=60), st.sampled_from([".csv", ".tsv", ".json"]))
-def test_any_text_is_read_or_refused(tmp_path_factory, text, suffix):
-    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
-    path.write_text(text, encoding="utf-8", errors="surrogatepass")
-    with pytest.raises(InputError):  # there is no such recording
-        list_corpus(path)
 
 
 class TestPreparedFolder:
