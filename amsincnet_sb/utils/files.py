@@ -136,9 +136,11 @@ def place_folder(source, folder):
         if old is not None:
             old.rename(folder)
         raise
-    _flush(folder.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+    try:
+        _flush(folder.parent)
+    finally:
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import os
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,91 +31,135 @@ def tree(folder):
     }
 
 
-# Files -----------------------------------------------------------------------
+@contextmanager
+def file_in_folder(path):
+    """Writes a.txt in a folder that is replaced."""
+    with replaced_folder(path.parent) as folder:
+        with open(folder / path.name, "w") as file:
+            yield file
 
 
-@pytest.mark.parametrize("old", [None, "old"])
-def test_writes(tmp_path, old):
-    path = tmp_path / "a.txt"
+WRITERS = pytest.mark.parametrize("write", [atomic_write, file_in_folder])
+OLD = pytest.mark.parametrize("old", [None, "old"])
+
+
+def target(tmp_path, old):
+    """A file that is to be written, with what is there already."""
+    path = tmp_path / "model" / "a.txt"
     if old is not None:
+        path.parent.mkdir()
         path.write_text(old)
-    with atomic_write(str(path)) as file:
-        file.write("é\nß\r\n")
+    return path
+
+
+@WRITERS
+@OLD
+def test_readers_see_the_old_content_or_the_new(tmp_path, write, old):
+    path = target(tmp_path, old)
+    with write(path) as file:
+        file.write("whole")
         file.flush()
-        # Until it is complete, readers see what was there.
         assert path.exists() == (old is not None)
         assert old is None or path.read_text() == old
-    assert path.read_bytes() == "é\nß\r\n".encode()
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert tree(tmp_path) == {"model/a.txt": "whole"}
+    assert os.listdir(tmp_path) == ["model"]
 
 
-def test_bytes_and_folders_on_the_way(tmp_path):
-    path = tmp_path / "new" / "newer" / "a.bin"
-    with atomic_write(path, "wb") as file:
-        file.write(b"\x00\xff\r\n")
-    assert path.read_bytes() == b"\x00\xff\r\n"
-
-
-def test_in_the_current_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with atomic_write("a.txt") as file:
-        file.write("x")
-    assert tree(tmp_path) == {"a.txt": "x"}
-
-
-@pytest.mark.parametrize("old", [None, "old"])
-@pytest.mark.parametrize("error", [ValueError, KeyError, Interrupted])
-def test_an_exception_leaves_the_old_content(tmp_path, old, error):
-    path = tmp_path / "a.txt"
-    if old is not None:
-        path.write_text(old)
-    with pytest.raises(error):
-        with atomic_write(path) as file:
+@WRITERS
+@OLD
+@pytest.mark.parametrize("error", [ValueError, OSError, Interrupted])
+def test_an_exception_leaves_the_old_content(tmp_path, write, old, error):
+    path = target(tmp_path, old)
+    with pytest.raises(InputError if error is OSError else error):
+        with write(path) as file:
             file.write("half")
             file.flush()
-            raise error
-    assert tree(tmp_path) == ({} if old is None else {"a.txt": "old"})
+            raise error("no")
+    assert tree(tmp_path) == ({} if old is None else {"model/a.txt": "old"})
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
-def test_a_full_disk_leaves_the_old_content(tmp_path, monkeypatch, step):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    monkeypatch.setattr(os, step, no_space)
-    with pytest.raises(InputError, match=r"a\.txt cannot be written: No space"):
-        with atomic_write(path) as file:
+@WRITERS
+@pytest.mark.parametrize(
+    "owner, step",
+    [(os, "fsync"), (os, "replace"), (os, "chmod")]
+    + [(Path, "rename"), (Path, "chmod")],
+)
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_full_disk_leaves_the_old_content(
+    tmp_path, monkeypatch, write, owner, step, failing
+):
+    path = target(tmp_path, "old")
+    usual, calls = getattr(owner, step), []
+
+    def full(*args, **kwargs):
+        calls.append(args)
+        return no_space() if len(calls) == failing else usual(*args, **kwargs)
+
+    monkeypatch.setattr(owner, step, full)
+    try:
+        with write(path) as file:
             file.write("new")
-    assert tree(tmp_path) == {"a.txt": "old"}
+    except InputError as error:
+        assert "cannot be written: No space" in str(error)
+        assert len(calls) >= failing
+        assert tree(tmp_path) == {"model/a.txt": "old"}
+    else:
+        assert len(calls) < failing
+        assert tree(tmp_path) == {"model/a.txt": "new"}
+    assert os.listdir(tmp_path) == ["model"]
 
 
-def test_content_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
+@WRITERS
+def test_content_is_on_the_disk_before_the_name_changes(
+    tmp_path, monkeypatch, write
+):
     calls = []
-    fsync, replace = os.fsync, os.replace
-    path = tmp_path / "a.txt"
+    fsync, replace, rename = os.fsync, os.replace, Path.rename
+    path = target(tmp_path, None)
 
-    def recorded_fsync(handle):
-        calls.append(("fsync", os.fstat(handle).st_size))
+    def logged_fsync(handle):
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            calls.append(("fsync", os.fstat(handle).st_size))
         fsync(handle)
 
-    def recorded_replace(source, target):
-        calls.append(("replace", os.path.getsize(source)))
-        assert os.path.dirname(source) == os.path.dirname(target)
-        replace(source, target)
+    def logged(move):
+        def moved(source, to):
+            assert Path(source).parent == Path(to).parent
+            calls.append(("move", Path(to)))
+            return move(source, to)
 
-    monkeypatch.setattr(os, "fsync", recorded_fsync)
-    monkeypatch.setattr(os, "replace", recorded_replace)
-    with atomic_write(path) as file:
+        return moved
+
+    monkeypatch.setattr(os, "fsync", logged_fsync)
+    monkeypatch.setattr(os, "replace", logged(replace))
+    monkeypatch.setattr(Path, "rename", logged(rename))
+    with write(path) as file:
         file.write("12345")
-    assert calls == [("fsync", 5), ("replace", 5)]
+    named = path if write is atomic_write else path.parent
+    assert calls == [("fsync", 5), ("move", named)]
+
+
+def test_text_and_bytes_are_written_as_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with atomic_write("a.txt") as file:
+        file.write("é\nß\r\n")
+    with atomic_write(str(tmp_path / "new" / "a.bin"), "wb") as file:
+        file.write(b"\x00\xff\r\n")
+    assert Path("a.txt").read_bytes() == "é\nß\r\n".encode()
+    assert Path("new/a.bin").read_bytes() == b"\x00\xff\r\n"
 
 
 def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
-    for path in ("file/a.txt", "folder"):
-        with pytest.raises(InputError, match="cannot be written"):
-            with atomic_write(tmp_path / path) as file:
-                file.write("y")
+    for place in (
+        atomic_write(tmp_path / "file" / "a.txt"),
+        atomic_write(tmp_path / "folder"),
+        replaced_folder(tmp_path / "file" / "model"),
+        exclusive(tmp_path / "none"),
+    ):
+        with pytest.raises(InputError, match="cannot be written"), place:
+            pass
     assert tree(tmp_path) == {"file": "x"}
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
@@ -134,83 +179,16 @@ def test_permissions_are_the_usual_ones(tmp_path, umask, mode):
     assert stat.S_IMODE(os.stat(tmp_path / "b").st_mode) == 0o777 & ~umask
 
 
-# Folders ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_folder(tmp_path, old):
-    target = tmp_path / "new" / "model"
-    if old:
-        (target / "deep").mkdir(parents=True)
-        (target / "deep" / "old.txt").write_text("old")
-    with replaced_folder(target) as folder:
-        assert folder.parent == target.parent
-        (folder / "a.txt").write_text("whole")
-        assert target.exists() == old
-    assert tree(tmp_path) == {"new/model/a.txt": "whole"}
-    assert os.listdir(target.parent) == ["model"]
-
-
-@pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("error", [ValueError, Interrupted, OSError])
-def test_an_exception_leaves_the_old_folder(tmp_path, old, error):
-    target = tmp_path / "model"
-    if old:
-        target.mkdir()
-        (target / "old.txt").write_text("old")
-    with pytest.raises(InputError if error is OSError else error):
-        with replaced_folder(target) as folder:
-            (folder / "a.txt").write_text("half")
-            raise error("no")
-    assert tree(tmp_path) == ({"model/old.txt": "old"} if old else {})
-    assert os.listdir(tmp_path) == (["model"] if old else [])
-
-
-@pytest.mark.parametrize("failing", [1, 2])
-def test_a_failing_exchange_leaves_the_old_folder(
-    tmp_path, monkeypatch, failing
+def test_folders_that_a_killed_process_left_are_no_obstacle(
+    tmp_path, monkeypatch
 ):
-    target = tmp_path / "model"
-    target.mkdir()
-    (target / "old.txt").write_text("old")
-    rename, calls = Path.rename, []
-
-    def failing_rename(self, to):
-        calls.append(to)
-        if len(calls) == failing:
-            no_space()
-        return rename(self, to)
-
-    monkeypatch.setattr(Path, "rename", failing_rename)
-    with pytest.raises(InputError, match="model cannot be written: No space"):
-        with replaced_folder(target) as folder:
-            (folder / "a.txt").write_text("new")
-    assert tree(tmp_path) == {"model/old.txt": "old"}
-    assert os.listdir(tmp_path) == ["model"]
-
-
-def test_what_a_killed_process_left_is_no_obstacle(tmp_path, monkeypatch):
-    target = tmp_path / "model"
+    folders = tmp_path / "model"
     rmtree = "amsincnet_sb.utils.files.shutil.rmtree"
-    with monkeypatch.context() as patch:
-        patch.setattr(rmtree, lambda *args, **kwargs: None)
-        for i in range(3):
-            with replaced_folder(target) as folder:
-                (folder / "a.txt").write_text(str(i))
-    with replaced_folder(target) as folder:
-        (folder / "a.txt").write_text("last")
-    assert tree(target) == {"a.txt": "last"}
-
-
-def test_no_folder_below_a_file(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot be written"):
-        with replaced_folder(tmp_path / "file" / "model"):
-            pass
-    assert tree(tmp_path) == {"file": "x"}
-
-
-# Locks -----------------------------------------------------------------------
+    for i in range(4):
+        with monkeypatch.context() as patch, replaced_folder(folders) as folder:
+            patch.setattr(rmtree, lambda *args, **kwargs: None)
+            (folder / "a.txt").write_text(str(i))
+    assert tree(folders) == {"a.txt": "3"}
 
 
 def test_one_at_a_time(tmp_path):
@@ -218,27 +196,16 @@ def test_one_at_a_time(tmp_path):
     lock.write_text("as it was")
     counter.write_text("0")
 
-    def count(_):
+    def count(number):
         with exclusive(lock):
-            number = int(counter.read_text())
+            before = int(counter.read_text())
             time.sleep(0.002)  # long enough for others to come between
-            counter.write_text(str(number + 1))
+            counter.write_text(str(before + 1))
+            if number % 2:
+                raise ZeroDivisionError  # gives the lock back
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(count, range(40)))
+        done = [pool.submit(count, number) for number in range(40)]
+    assert sum(future.exception() is not None for future in done) == 20
     assert counter.read_text() == "40"
     assert lock.read_text() == "as it was"
-
-
-def test_a_lock_is_given_back_after_an_error(tmp_path):
-    (tmp_path / "lock").touch()
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError), exclusive(tmp_path / "lock"):
-            raise ZeroDivisionError
-
-
-def test_nothing_to_lock(tmp_path):
-    with pytest.raises(InputError, match="cannot be written"):
-        with exclusive(tmp_path / "none"):
-            pass
-    assert not list(tmp_path.iterdir())

@@ -45,7 +45,10 @@ def recipe(tmp_path):
         (folder / "hparams" / f"{name}.yaml").write_text(
             f"data_folder: !PLACEHOLDER\nmargin: {margin}\n"
         )
-    (folder / "hparams" / "over.yaml").write_text("base: old.yaml\n")
+    (folder / "hparams" / "over.yaml").write_text(
+        "margin: 0.15\nrecipe: !include:old.yaml\n    margin: !ref <margin>\n"
+    )
+    (folder / "hparams" / "plain.yaml").write_text("lr: 0.1\n")
     return folder / "hparams"
 
 
@@ -57,7 +60,7 @@ def test_grid_table_and_continuation(recipe, tmp_path):
     output, lines = tmp_path / "sweep", []
     arguments = (recipe / "am.yaml", output, [0.1, 0.9], 2)
     options = ["--data_folder=/corpus", "--number_of_epochs=2"]
-    baselines = [recipe / "old.yaml", recipe / "over.yaml"]
+    baselines = [recipe / "over.yaml", recipe / "plain.yaml"]
     sweep = Sweep(*arguments, baselines, options)
     failed = sweep.run(jobs_per_device=2, say=lines.append)
     assert {(run.margin, run.seed) for run in failed} == {
@@ -77,16 +80,8 @@ def test_grid_table_and_continuation(recipe, tmp_path):
     with open(output / "margins.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     got = [(r["recipe"], float(r["margin"]), int(r["seed"])) for r in rows]
-    assert got == [
-        (name, margin, seed)
-        for name, margin in (
-            ("am", 0.1),
-            ("am", 0.9),
-            ("old", 0.35),
-            ("over", 0.35),
-        )
-        for seed in (1234, 1235)
-    ]
+    grid = [("am", 0.1), ("am", 0.9), ("over", 0.15), ("plain", 0.0)]
+    assert got == [(*each, seed) for each in grid for seed in (1234, 1235)]
     # Those of the test set, not of the validation set.
     assert float(rows[0]["frame_error"]) == pytest.approx(10.0)
     assert [float(r["sentence_error"]) for r in rows[:2]] == [1.0, 2.0]
@@ -143,6 +138,14 @@ def test_the_nineteen():
 
 
 def test_files_that_are_missing(recipe, tmp_path):
+    (tmp_path / "text.yaml").write_text("margin: wide\n")
+    with pytest.raises(InputError, match="text.yaml cannot be read"):
+        Sweep(
+            recipe / "am.yaml",
+            tmp_path / "s",
+            [0.1],
+            baselines=[tmp_path / "text.yaml"],
+        )
     for hparams, baselines in (
         (tmp_path / "gone.yaml", []),
         (recipe / "am.yaml", [tmp_path / "gone.yaml"]),

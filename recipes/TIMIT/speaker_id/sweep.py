@@ -19,10 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from amsincnet_sb.cli import one_spelling
 from amsincnet_sb.plots import plot_margins
 from amsincnet_sb.training.device import visible_gpus
-from amsincnet_sb.training.hparams import plain_options, resolve_overlay
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 from amsincnet_sb.utils.files import atomic_write
@@ -277,10 +279,16 @@ def _find_script(hparams):
 
 
 def _own_margin(file):
-    if not Path(file).is_file():
-        raise InputError(f"{file} does not exist; give a yaml file.")
-    base, overrides = resolve_overlay(file, {"data_folder": ""})
-    return float(plain_options(base, overrides, {}).get("margin", 0.0))
+    """The margin of a hyperparameter file, 0 where it has none."""
+    try:
+        margin = YAML().load(Path(file)).get("margin", 0.0)
+        return float(margin)
+    except OSError as error:
+        raise InputError(f"{file} does not exist; give a yaml file.") from error
+    except (YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file} cannot be read as a hyperparameter file with a margin."
+        ) from error
 
 
 def _parser(prog):
