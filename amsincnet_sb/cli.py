@@ -231,7 +231,7 @@ def _embed(options):
 
     example: amsincnet embed results/demo/1234 a.wav b.flac --output all.npz
     """
-    from amsincnet_sb.inference.embeddings import write_embeddings
+    from amsincnet_sb.inference.export import write_embeddings
 
     # Before an hour of listening.
     if Path(options.output).suffix not in (".npz", ".csv"):
@@ -506,7 +506,7 @@ def _report(options):
 
     example: amsincnet report results/demo/1234
     """
-    from amsincnet_sb.inference.report import write_report
+    from amsincnet_sb.report import write_report
 
     print(write_report(options.results, options.output, options.published))
 

@@ -9,7 +9,7 @@ import torch
 
 from amsincnet_sb.nnet.sinc import SincConv
 from amsincnet_sb.published import published_curves
-from amsincnet_sb.training.metrics_log import History
+from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
 
@@ -95,7 +95,9 @@ def plot_curves(metrics_file, path, published=False):
     bool
         Whether there is a picture.
     """
-    records = [r for r in History(metrics_file).records() if "train_loss" in r]
+    records = [
+        r for r in MetricsLog(metrics_file).records() if "train_loss" in r
+    ]
     plt = _pyplot()
     if plt is None or not records:
         return False

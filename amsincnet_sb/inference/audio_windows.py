@@ -1,86 +1,147 @@
-"""A recording as windows, of which memory need not hold all."""
+"""From recordings to windows, and means over them."""
+
+from itertools import count
 
 import torch
 
 from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
-from amsincnet_sb.nnet.windows import window_samples
+from amsincnet_sb.dataio.prefetch import prefetch
+from amsincnet_sb.nnet.windows import cut_windows
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["blocks_of", "windows_of"]
+__all__ = ["window_means"]
 
 BLOCK = 2**24  # samples of a file in memory at once
 
 
-def windows_of(audio, window, hop, sample_rate, most):
-    """Cut a recording in windows.
+def window_means(
+    recordings, measure, window, hop, sample_rate, batch_size, errors=False
+):
+    """Average anything over the windows of each recording.
 
-    One that is shorter than a window is repeated until it fills one.
+    ``measure`` gets windows of several recordings at a time, while a thread
+    reads the next ones. A recording shorter than a window is repeated until
+    it fills one. An hour takes no more memory than some minutes.
 
     Arguments
     ---------
-    audio : str, Path or torch.Tensor
-        The recording.
+    recordings : iterable of str, Path or torch.Tensor
+        Recordings; any number.
+    measure : callable
+        Given ``[windows, window]`` and the number of each one's recording
+        ``[windows]``, returns tensors ``[windows, ...]``.
     window, hop : int
         Samples of a window, and from one to the next.
     sample_rate : int
         In Hz; files of another rate are resampled.
-    most : int
+    batch_size : int
         Windows of a batch.
+    errors : bool
+        Yield an InputError in place of a recording that cannot be used.
 
     Yields
     ------
-    torch.Tensor
-        ``[windows, window]``.
+    list of torch.Tensor or InputError
+        Means of what ``measure`` returns: one list per recording, in their
+        order, each as soon as it is complete.
 
     Raises
     ------
     InputError
-        If it is unreadable, empty or not finite, or, said after its last
-        window, a silent file.
+        If a recording is unreadable, empty, a silent file, or contains NaN or
+        infinite samples, unless ``errors``.
+
+    Example
+    -------
+    >>> waves = [torch.ones(9), torch.zeros(5)]
+    >>> def measure(windows, recording):
+    ...     return [windows.mean(1)]
+    >>> list(window_means(waves, measure, 4, 2, 8000, batch_size=3))
+    [[tensor(1.)], [tensor(0.)]]
+    """
+
+    def pieces():
+        for number, audio in enumerate(recordings):
+            end = None
+            try:
+                for windows in _windows_of(
+                    audio, window, hop, sample_rate, batch_size
+                ):
+                    yield number, windows
+            except InputError as error:
+                if not errors:
+                    raise
+                end = error
+            yield number, end
+
+    batch, size, sums = [], 0, {}
+    made = pieces()
+    for item in prefetch(lambda _: next(made, None), count(), threads=1):
+        if item is None:
+            break
+        number, piece = item
+        length = len(piece) if torch.is_tensor(piece) else 0
+        if size + length > batch_size:
+            yield from _completed(batch, sums, measure)
+            batch, size = [], 0
+        batch.append(item)
+        size += length
+    yield from _completed(batch, sums, measure)
+
+
+def _completed(batch, sums, measure):
+    """Measure a batch of pieces; yield the means that are complete with it.
+
+    ``sums`` maps the number of a recording to its windows and sums so far.
+    """
+    pieces = [each for each in batch if torch.is_tensor(each[1])]
+    if pieces:
+        numbers, windows = zip(*pieces)
+        lengths = [len(each) for each in windows]
+        recording = torch.tensor(numbers).repeat_interleave(
+            torch.tensor(lengths)
+        )
+        measured = measure(torch.cat(windows), recording)
+        parts = zip(*(each.split(lengths) for each in measured))
+    for number, piece in batch:
+        if torch.is_tensor(piece):
+            new = [len(piece), *(part.sum(0) for part in next(parts))]
+            old = sums.get(number, [0] * len(new))
+            sums[number] = [a + b for a, b in zip(old, new)]
+        else:
+            count, *totals = sums.pop(number, [0])
+            yield piece or [total / count for total in totals]
+
+
+def _windows_of(audio, window, hop, sample_rate, batch_size):
+    """Windows of a recording, ``[windows, window]``, batch by batch.
+
+    That a file is silent is said after its last window.
     """
     # Whoever gives samples may know why they are what they are.
-    is_file = not torch.is_tensor(audio)
-    rest, silent, seen = torch.zeros(0), is_file, False
-    for block in blocks_of(audio, sample_rate):
+    silent = not torch.is_tensor(audio)
+    rest, seen = torch.zeros(0), False
+    for block in _blocks_of(audio, sample_rate):
         silent = silent and is_silent(block)
-        wave = torch.cat([rest, block]) if len(rest) else block
-        rest = wave
-        if len(wave) >= window:
-            windows, seen = wave.unfold(0, window, hop), True
-            yield from windows.split(most)
-            rest = wave[len(windows) * hop :]
+        rest = torch.cat([rest, block]) if len(rest) else block
+        if len(rest) >= window:
+            windows, seen = cut_windows(rest, window, hop), True
+            yield from windows.split(batch_size)
+            rest = rest[len(windows) * hop :]
     if silent:
         raise InputError(
             f"{audio}: it is silent; give a recording of somebody."
         )
     if not seen:
-        length = torch.tensor([len(rest)])
-        first = torch.zeros_like(length)
-        yield rest[window_samples(first, length, window, hop)]
+        yield cut_windows(rest, window, hop)
 
 
-def blocks_of(audio, sample_rate):
-    """A recording in pieces that memory can hold.
-
-    Arguments
-    ---------
-    audio, sample_rate
-        See :func:`windows_of`.
-
-    Yields
-    ------
-    torch.Tensor
-        ``[time]``; one after the other they are the recording.
-
-    Raises
-    ------
-    InputError
-        If it is unreadable, empty or not finite.
-    """
+def _blocks_of(audio, sample_rate):
+    """A recording in pieces ``[time]`` that memory can hold."""
     if torch.is_tensor(audio):
         if audio.numel() == 0 or not audio.isfinite().all():
             raise InputError(
-                "The recording is empty or holds values that are not numbers."
+                "The recording is empty or contains NaN or infinite samples."
             )
         if audio.dim() != 1 or not audio.is_floating_point():
             raise InputError(

@@ -1,51 +1,211 @@
-"""What is kept beside a model: calibration, cohort and enrolled speakers.
+"""Enrolled speakers, thresholds and cohort: additions to a trained model.
 
-Nothing in these files is executed when they are read.
+They are kept in files beside it, ``enrolled.npz``, ``calibration.json`` and
+``cohort.npz``: arrays without pickles, and JSON. Nothing in them is executed
+when they are read.
 """
 
 import json
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from amsincnet_sb.inference.score_norm import MIN_COHORT
+from amsincnet_sb.inference.scoring import MIN_COHORT
+from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.files import atomic_write, exclusive
 
 __all__ = [
-    "merge_enrolled",
-    "read_calibration",
-    "read_cohort",
-    "read_enrolled",
-    "write_calibration",
-    "write_enrolled",
+    "Additions",
+    "EnrollableClassifier",
+    "UNKNOWN",
+    "read_additions",
+    "write_additions",
 ]
+
+UNKNOWN = "unknown"  # the answer where no speaker of the model fits
 
 TASKS = ("verification", "identification")
 CALIBRATION, COHORT = "calibration.json", "cohort.npz"
 ENROLLED = "enrolled.npz"
 
 
-def read_calibration(folder):
-    """The thresholds that ``amsincnet evaluate --calibrate`` has found.
+class EnrollableClassifier(nn.Module):
+    """A trained classifier to which speakers are added without training.
 
-    Arguments
-    ---------
-    folder : Path
-        Of the model.
+    ``trained`` maps ``[batch, 1, embedding_size]`` to ``[batch, 1, names]``.
+    The class vectors of the enrolled speakers are multiplied by
+    ``own_cosine``, the mean output of a trained speaker's windows for that
+    speaker, so that all outputs are on one scale.
 
-    Returns
+    Example
     -------
-    dict
-        By task; empty if it never was calibrated.
-
-    Raises
-    ------
-    InputError
-        If the file holds something else.
+    >>> classify = EnrollableClassifier(CosineClassifier(2, 1), ["ann"], 2, 0.5)
+    >>> classify.enroll("zoe", torch.tensor([[1.0, 0.0]]))
+    >>> classify.speakers
+    ['ann', 'zoe']
+    >>> classify(torch.tensor([[[2.0, 0.0]]]))[0, 0, 1].item()
+    0.5
     """
-    path = folder / CALIBRATION
+
+    def __init__(self, trained, names, embedding_size, own_cosine):
+        super().__init__()
+        self.trained = trained
+        self.names = list(names)
+        self.own_cosine = own_cosine
+        weight = next(trained.parameters())
+        self.register_buffer("vectors", weight.new_zeros(0, embedding_size))
+        self.enrolled = {}
+
+    @property
+    def speakers(self):
+        """Names by label: the trained speakers, then the enrolled ones."""
+        return self.names + list(self.enrolled)
+
+    def forward(self, embeddings):
+        """``[batch, 1, embedding_size]`` -> ``[batch, 1, speakers]``."""
+        outputs = self.trained(embeddings)
+        if not self.enrolled:
+            return outputs
+        cosines = F.normalize(embeddings, dim=-1) @ self.vectors.T
+        return torch.cat([outputs, self.own_cosine * cosines], dim=-1)
+
+    def set_enrolled(self, enrolled):
+        """Replace the enrolled speakers: name -> class vector."""
+        self.enrolled = enrolled
+        vectors = self.vectors.new_zeros(len(enrolled), self.vectors.shape[1])
+        for row, vector in zip(vectors, enrolled.values()):
+            row.copy_(vector)
+        self.vectors = vectors
+
+    def check_new(self, name):
+        """Raise InputError if a speaker of that name cannot be enrolled."""
+        if not isinstance(self.trained, CosineClassifier):
+            raise InputError(
+                "Speakers can be enrolled in a model with a CosineClassifier, "
+                "but this one was trained with a plain softmax; it can embed "
+                "and verify."
+            )
+        if not name.strip() or not name.isprintable() or name == UNKNOWN:
+            raise InputError(f"{name!r} cannot be the name of a speaker.")
+        if name in self.speakers:
+            kind = "trained" if name in self.names else "enrolled"
+            raise InputError(
+                f"The model has a speaker {name!r} already ({kind}); take "
+                "another name, or remove the enrolled one first."
+            )
+
+    def enroll(self, name, directions):
+        """Add a speaker from the mean directions of recordings.
+
+        Their mean is closer to its own windows, and to everybody else's, than
+        a learned class vector is; so it is scaled until the windows of a
+        recording score 1 on the mean of the others, on average.
+        """
+        several = len(directions) > 1
+        others = directions.sum(0) - directions if several else directions
+        own = (directions * F.normalize(others, dim=-1)).sum(-1).mean()
+        if not own > 0.05:
+            raise InputError(
+                f"The recordings given for {name!r} have nothing in common; "
+                "check that they are of one speaker."
+            )
+        vector = F.normalize(directions.mean(0), dim=0) / own
+        self.set_enrolled({**self.enrolled, name: vector})
+
+    def remove(self, name):
+        """Remove an enrolled speaker, or raise InputError."""
+        if name not in self.enrolled:
+            known = ", ".join(map(repr, self.enrolled)) or "nobody"
+            raise InputError(
+                f"{name!r} is not an enrolled speaker of this model; enrolled "
+                f"so far: {known}."
+            )
+        self.set_enrolled({k: v for k, v in self.enrolled.items() if k != name})
+
+
+class Additions(NamedTuple):
+    """What :func:`write_additions` writes beside a model."""
+
+    enrolled: dict  # name -> class vector [embedding_size]
+    calibration: dict  # task -> threshold, and how it was found
+    cohort: torch.Tensor | None  # [speakers, embedding_size], directions
+
+
+def read_additions(folder, size):
+    """The Additions in a model's folder, or InputError for a damaged file.
+
+    ``size`` is that of an embedding.
+    """
+    calibration = _read_calibration(folder / CALIBRATION)
+    # A cohort without a threshold found with it would be of no use.
+    cohort = None
+    if "verification" in calibration:
+        cohort = _read_cohort(folder / COHORT, size)
+    return Additions(
+        _read_enrolled(folder / ENROLLED, size), calibration, cohort
+    )
+
+
+def write_additions(folder, size, new, old=None):
+    """Write what :func:`read_additions` reads; return the enrolled speakers.
+
+    With ``old``, the Additions that were read, only what has changed since is
+    written, on top of what other processes have written meanwhile; if one of
+    them has changed the same speaker, it is an InputError.
+    """
+    enrolled, path = new.enrolled, folder / ENROLLED
+    with exclusive(folder / "config.json"):
+        changed = True
+        if old:
+            there = _read_enrolled(path, size)
+            enrolled = _merge(folder, there, old.enrolled, enrolled)
+            changed = (
+                new.calibration != old.calibration
+                or new.cohort is not old.cohort
+            )
+        if changed and new.cohort is not None:
+            with atomic_write(folder / COHORT, "wb") as file:
+                np.savez(file, vectors=new.cohort.float().numpy())
+        if changed and new.calibration:
+            with atomic_write(folder / CALIBRATION) as file:
+                json.dump(new.calibration, file, indent=1)
+        if enrolled or path.exists():
+            vectors = np.zeros((len(enrolled), size), np.float32)
+            for row, vector in zip(vectors, enrolled.values()):
+                row[:] = vector
+            names = np.array(list(enrolled), dtype=np.str_)
+            with atomic_write(path, "wb") as file:
+                np.savez(file, speakers=names, vectors=vectors)
+    return enrolled
+
+
+def _merge(folder, there, before, ours):
+    """Our changes of the enrolled speakers on top of other processes'."""
+    merged = dict(there)
+    for name in {**before, **ours}:
+        new, old = ours.get(name), before.get(name)
+        if new is old:
+            continue
+        theirs = merged.pop(name, None)
+        same = (theirs is None) == (old is None) and (
+            old is None or torch.equal(theirs, old)
+        )
+        if not same:
+            raise InputError(
+                f"{folder}: the speaker {name!r} has been changed by another "
+                "process in the meantime; do it again."
+            )
+        if new is not None:
+            merged[name] = new
+    return merged
+
+
+def _read_calibration(path):
     if not path.is_file():
         return {}
     try:
@@ -53,9 +213,9 @@ def read_calibration(folder):
         if not set(calibration) <= set(TASKS):
             raise ValueError("unknown task")
         for task in calibration.values():
-            numbers = task["threshold"], task.get("own_cosine", 0.0)
-            if not all(map(math.isfinite, numbers)):
-                raise ValueError("a threshold that is no number")
+            values = task["threshold"], task.get("own_cosine", 0.0)
+            if not all(map(math.isfinite, values)):
+                raise ValueError("a threshold that is NaN or infinite")
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as e:
         raise InputError(
             f"{path} does not hold thresholds ({e}); remove it and run "
@@ -64,35 +224,15 @@ def read_calibration(folder):
     return calibration
 
 
-def read_cohort(folder, size):
-    """Directions of speakers against whom verification measures.
-
-    Arguments
-    ---------
-    folder : Path
-        Of the model.
-    size : int
-        Numbers of an embedding.
-
-    Returns
-    -------
-    torch.Tensor or None
-        ``[speakers, size]``; None if there is no cohort.
-
-    Raises
-    ------
-    InputError
-        If the file holds something else.
-    """
-    path = folder / COHORT
+def _read_cohort(path, size):
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
             vectors = file["vectors"]
-        good = _are_vectors(vectors, size) and len(vectors) >= MIN_COHORT
-        if not good:
-            raise ValueError(f"not one vector of {size} numbers a speaker")
+        _check_vectors(vectors, size)
+        if len(vectors) < MIN_COHORT:
+            raise ValueError(f"fewer than {MIN_COHORT} speakers")
     except Exception as error:
         # Whatever a damaged file makes numpy and zipfile raise.
         raise InputError(
@@ -102,65 +242,18 @@ def read_cohort(folder, size):
     return torch.from_numpy(vectors)
 
 
-def write_calibration(folder, calibration, cohort):
-    """Write what :func:`read_calibration` and :func:`read_cohort` read.
-
-    Arguments
-    ---------
-    folder : Path
-        Of the model.
-    calibration : dict
-        May be empty.
-    cohort : torch.Tensor or None
-        ``[speakers, size]``.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be written; it is as it was then.
-    """
-    if cohort is not None:
-        with atomic_write(folder / COHORT, "wb") as file:
-            np.savez(file, vectors=cohort.float().numpy())
-    if calibration:
-        with atomic_write(folder / CALIBRATION) as file:
-            json.dump(calibration, file, indent=1)
-
-
-def read_enrolled(folder, size):
-    """Class vectors of the speakers who were enrolled.
-
-    Arguments
-    ---------
-    folder : Path
-        Of the model.
-    size : int
-        Numbers of an embedding.
-
-    Returns
-    -------
-    dict
-        Name -> ``[size]``.
-
-    Raises
-    ------
-    InputError
-        If the file holds something else.
-    """
-    path = folder / ENROLLED
+def _read_enrolled(path, size):
     if not path.is_file():
         return {}
     try:
         with np.load(path, allow_pickle=False) as file:
             names = file["speakers"].tolist()
             vectors = file["vectors"]
-        good = (
-            _are_vectors(vectors, size)
-            and len(set(names)) == len(names) == len(vectors)
-            and all(type(name) is str for name in names)
-        )
-        if not good:
-            raise ValueError(f"not one vector of {size} numbers a name")
+        _check_vectors(vectors, size)
+        if not len(set(names)) == len(names) == len(vectors):
+            raise ValueError("not one vector per name")
+        if not all(type(name) is str for name in names):
+            raise ValueError("names that are not text")
     except Exception as error:
         # Whatever a damaged file makes numpy and zipfile raise.
         raise InputError(
@@ -170,81 +263,11 @@ def read_enrolled(folder, size):
     return dict(zip(names, torch.from_numpy(vectors)))
 
 
-def write_enrolled(folder, enrolled, size):
-    """Write what :func:`read_enrolled` reads.
-
-    Arguments
-    ---------
-    folder : Path
-        Of the model.
-    enrolled : dict
-        Name -> ``[size]``.
-    size : int
-        Numbers of an embedding.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be written; it is as it was then.
-    """
-    if not enrolled and not (folder / ENROLLED).exists():
-        return
-    vectors = np.zeros((len(enrolled), size), np.float32)
-    for row, vector in zip(vectors, enrolled.values()):
-        row[:] = vector
-    with atomic_write(folder / ENROLLED, "wb") as file:
-        np.savez(
-            file,
-            speakers=np.array(list(enrolled), dtype=np.str_),
-            vectors=vectors,
-        )
-
-
-def merge_enrolled(folder, size, before, ours):
-    """Our changes of the enrolled speakers on top of other processes'.
-
-    Arguments
-    ---------
-    folder, size
-        See :func:`read_enrolled`, which tells how they are now.
-    before : dict
-        Name -> vector, as they were when the model was loaded.
-    ours : dict
-        As they are in it.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    InputError
-        If a speaker has been changed by both.
-    """
-    found = read_enrolled(folder, size)
-    for name in {**before, **ours}:
-        new, old = ours.get(name), before.get(name)
-        if new is old:
-            continue
-        theirs = found.get(name)
-        if (theirs is None) != (old is None) or (
-            theirs is not None and not torch.equal(theirs, old)
-        ):
-            raise InputError(
-                f"{folder}: the speaker {name!r} has been changed by another "
-                "process in the meantime; do it again."
-            )
-        found.pop(name, None)
-        if new is not None:
-            found[name] = new
-    return found
-
-
-def _are_vectors(array, size):
-    """Whether its rows are vectors of so many numbers, all finite."""
-    return (
-        array.ndim == 2
-        and array.shape[1] == size
-        and array.dtype == np.float32
-        and np.isfinite(array).all()
-    )
+def _check_vectors(array, size):
+    if (
+        array.ndim != 2
+        or array.shape[1] != size
+        or array.dtype != np.float32
+        or not np.isfinite(array).all()
+    ):
+        raise ValueError(f"not finite float32 vectors of {size} dimensions")

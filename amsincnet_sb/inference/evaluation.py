@@ -1,20 +1,26 @@
-"""How well a trained model names and verifies speakers."""
+"""How well a trained model identifies and verifies speakers."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.manifest import read_manifest
-from amsincnet_sb.inference.identifier import Analysis
-from amsincnet_sb.inference.score_norm import MIN_COHORT
-from amsincnet_sb.inference.scoring import det_points, eer, min_dcf
+from amsincnet_sb.inference.scoring import (
+    MIN_COHORT,
+    compare,
+    det_points,
+    eer,
+    min_dcf,
+)
+from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.training.metrics import error_summary
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
-    "all_pairs",
     "calibration_from",
     "cohort_from",
     "evaluate_model",
@@ -22,11 +28,16 @@ __all__ = [
     "report",
 ]
 
-MAX_PAIRED = 6000  # sentences: 18 million pairs, which take 2 GB
+MAX_PAIRED = 6000  # utterances: 18 million pairs, which take 2 GB
 
 
 def evaluate_model(model, manifest, data_folder, trials=None):
     """Closed-set, open-set and verification errors on a manifest.
+
+    Open-set trials compare the best candidate's share of an utterance with
+    the threshold. Utterances of unknown speakers are to be rejected; if there
+    are none, those of known ones are, with the class of their own speaker left
+    out.
 
     Arguments
     ---------
@@ -36,217 +47,199 @@ def evaluate_model(model, manifest, data_folder, trials=None):
         As written by the preparation of a corpus. Speakers that the model
         does not know count as unknown.
     data_folder : str or Path
-        What its paths are relative to.
+        The folder that its paths are relative to.
     trials : str or Path, optional
-        See :func:`read_trials`; all pairs of sentences if not given.
+        See :func:`read_trials`; all pairs of utterances if not given.
 
     Returns
     -------
     dict
-        ``sentences`` and ``speakers`` (numbers), then, each None where the
-        manifest cannot tell: ``closed_set`` (``frame_error`` and
-        ``sentence_error`` of the known speakers, in per cent),
-        ``open_set`` and ``verification`` (``eer`` in per cent, its
-        ``threshold``, the numbers of trials; verification has ``min_dcf``
-        and the points of the ``det`` curve too). Of a model that has been
-        calibrated before, ``calibrated`` gives the ``misses`` and
-        ``false_alarms`` (in per cent) at the threshold kept with it.
-
-        Open-set trials compare the best candidate's share of a sentence with
-        the threshold. Sentences of unknown speakers are to be rejected; if there
-        are none, those of known ones are, against the other speakers.
-        ``own_cosine`` is the mean output of trained speakers for themselves.
+        The content of ``evaluation.json``: ``closed_set``, ``open_set`` and
+        ``verification``, each None where the manifest cannot tell. Errors are
+        in per cent; ``own_cosine`` is the mean output of trained speakers for
+        themselves, ``calibrated`` the errors at the threshold of the model.
 
     Raises
     ------
     InputError
         If the manifest, a recording or the list of trials is not usable.
     """
-    sentences = read_manifest(manifest)
-    if not sentences:
-        raise InputError(f"{manifest} lists no sentence to evaluate on.")
-    # Before an hour of listening.
-    pairs = trials and read_trials(trials, [s.id for s in sentences])
-    if pairs is None and len(sentences) > MAX_PAIRED:
+    utterances = read_manifest(manifest)
+    if not utterances:
+        raise InputError(f"{manifest} lists no utterance to evaluate on.")
+    # Before an hour of audio is read.
+    if trials:
+        pairs = read_trials(trials, [u.id for u in utterances])
+    elif len(utterances) > MAX_PAIRED:
         raise InputError(
-            f"{manifest} lists {len(sentences)} sentences, too many to pair "
+            f"{manifest} lists {len(utterances)} utterances, too many to pair "
             "each with each; give a list with --trials."
         )
-    index = {name: i for i, name in enumerate(model.speakers)}
-    labels = [index.get(s.spk_id, -1) for s in sentences]
-    # Where nobody is unknown, everybody is for once.
-    without = () if -1 in labels or len(index) < 2 else labels
-    found = _listen(model, sentences, data_folder, without)
-    found = Analysis(*(torch.stack(each).cpu() for each in zip(*found)))
-    labels = torch.tensor(labels)
-    names = [s.spk_id for s in sentences]
-    if pairs is None:
-        pairs = all_pairs(names)
+    else:
+        pairs = _all_pairs([u.spk_id for u in utterances])
+    label_of = {name: i for i, name in enumerate(model.speakers)}
+    labels = torch.tensor([label_of.get(u.spk_id, -1) for u in utterances])
+    means = _listen(model, utterances, data_folder, labels)
+    first, second, same = pairs
     thresholds = {
-        task: model.calibration.get(task, {}).get("threshold")
-        for task in ("identification", "verification")
+        task: found["threshold"] for task, found in model.calibration.items()
     }
     return {
-        "sentences": len(sentences),
-        "speakers": len(set(names)),
-        "closed_set": _closed_set(found, labels),
+        "sentences": len(utterances),
+        "speakers": len({u.spk_id for u in utterances}),
+        "closed_set": _closed_set(means, labels),
         "open_set": _open_set(
-            found, labels, model.trained_speakers, thresholds["identification"]
+            means,
+            labels,
+            len(model.classifier.names),
+            thresholds.get("identification"),
         ),
         "verification": _verification(
-            model, found, *pairs, thresholds["verification"]
+            compare(means.direction, first, second, model.cohort),
+            same,
+            thresholds.get("verification"),
         ),
     }
 
 
 def cohort_from(model, manifest, data_folder):
-    """Directions of speakers, against whom verification measures.
+    """The cohort that normalises verification scores, ``[speakers, size]``.
 
-    Arguments
-    ---------
-    model : amsincnet_sb.inference.identifier.SpeakerIdentifier
-        The model.
-    manifest : str or Path
-        Sentences of other speakers than those of the trials, or at least
-        other sentences: the training manifest.
-    data_folder : str or Path
-        What its paths are relative to.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[speakers, embedding_size]``, for
-        :attr:`SpeakerIdentifier.cohort`.
-
-    Raises
-    ------
-    InputError
-        If a recording cannot be used, or there are fewer than three speakers.
+    The manifest lists at least three speakers, others than those of the
+    trials, or at least other utterances: the training manifest.
     """
-    sentences = read_manifest(manifest)
-    speakers = {}
-    for position, sentence in enumerate(sentences):
-        speakers.setdefault(sentence.spk_id, []).append(position)
+    utterances = read_manifest(manifest)
+    names = [u.spk_id for u in utterances]
+    speakers = list(dict.fromkeys(names))
     if len(speakers) < MIN_COHORT:
         raise InputError(
             f"{manifest} has {len(speakers)} speakers, but a cohort must have "
             f"at least {MIN_COHORT}."
         )
-    found = _listen(model, sentences, data_folder)
+    found = _analyses(model, utterances, data_folder)
     directions = torch.stack([one.direction for one in found]).cpu()
-    return torch.stack([directions[own].mean(0) for own in speakers.values()])
+    owner = torch.tensor([speakers.index(name) for name in names])
+    return torch.stack(
+        [directions[owner == i].mean(0) for i in range(len(speakers))]
+    )
 
 
-def _listen(model, sentences, data_folder, without=()):
-    """An Analysis of each sentence."""
+def _analyses(model, utterances, data_folder, measure=None):
+    """The analysis of each utterance; its file is named in errors."""
     rate = model.embedding_model.sample_rate
     waves = (
-        read_audio(Path(data_folder) / s.wav, s.start, s.stop, rate)
-        for s in sentences
+        read_audio(Path(data_folder) / u.wav, u.start, u.stop, rate)
+        for u in utterances
     )
     found = tqdm(
-        model.analyse_all(waves, without),
-        total=len(sentences),
+        model.analyse_all(waves, errors=True, measure=measure),
+        total=len(utterances),
         unit="file",
         disable=None,
     )
-    return [_usable(one, s) for one, s in zip(found, sentences)]
+    for utterance, one in zip(utterances, found):
+        if isinstance(one, InputError):
+            raise InputError(f"{utterance.wav}: {one}") from one
+        yield one
 
 
-def _usable(found, sentence):
-    if isinstance(found, InputError):
-        raise InputError(f"{sentence.wav}: {found}") from found
-    return found
+class _Means(NamedTuple):
+    """Means over the windows of each utterance."""
+
+    scores: torch.Tensor  # [utterances, speakers], log-posteriors
+    posteriors: torch.Tensor
+    other_scores: torch.Tensor  # of a model that lacks the true speaker
+    other_posteriors: torch.Tensor
+    right: torch.Tensor  # [utterances], fraction of the windows
+    own_cosine: torch.Tensor  # [utterances], output for the true speaker
+    direction: torch.Tensor  # [utterances, embedding_size]
+
+
+def _listen(model, utterances, data_folder, labels):
+    """The _Means; a label of -1 is a speaker the model does not know."""
+    # Where nobody is unknown, everybody is for once.
+    leave_out = len(model.speakers) > 1 and bool((labels >= 0).all())
+    labels = labels.to(model.device)
+
+    def measure(embeddings, outputs, utterance):
+        label = labels[utterance]
+        own = label.clamp(min=0)[:, None]
+        scores = others = log_posteriors(outputs, model.scale)
+        if leave_out:
+            without = outputs.scatter(1, own, -torch.inf)
+            others = log_posteriors(without, model.scale)
+        return _Means(
+            scores,
+            scores.exp(),
+            others,
+            others.exp(),
+            (scores.argmax(-1) == label).float(),
+            outputs.gather(1, own).squeeze(1),
+            F.normalize(embeddings, dim=-1),
+        )
+
+    found = _analyses(model, utterances, data_folder, measure)
+    return _Means(*(torch.stack(each).cpu() for each in zip(*found)))
 
 
 def calibration_from(results, manifest):
-    """Thresholds to keep with a model.
+    """Thresholds of equal error, for :attr:`SpeakerIdentifier.calibration`.
 
-    Arguments
-    ---------
-    results : dict
-        Of :func:`evaluate_model`.
-    manifest : str or Path
-        What they were found on.
-
-    Returns
-    -------
-    dict
-        For :attr:`SpeakerIdentifier.calibration`: of each task the equal-
-        error ``threshold``, and what it was found on.
-
-    Raises
-    ------
-    InputError
-        If the manifest has no pair of sentences of one speaker, or no two
-        speakers.
+    ``results`` are those of :func:`evaluate_model` on the manifest.
     """
-    found = {
-        "verification": results["verification"],
-        "identification": results["open_set"],
-    }
-    if not found["verification"]:
+    if not results["verification"]:
         raise InputError(
-            f"{manifest} has no two sentences of one speaker, or only one "
+            f"{manifest} has no two utterances of one speaker, or only one "
             "speaker, so that no threshold can be found."
         )
-    dropped = ("det", "calibrated")
+    tasks = {"verification": "verification", "identification": "open_set"}
     return {
         task: {
             "manifest": Path(manifest).name,
-            **{k: v for k, v in errors.items() if k not in dropped},
+            **{
+                name: value
+                for name, value in results[key].items()
+                if name not in ("det", "calibrated")
+            },
         }
-        for task, errors in found.items()
-        if errors
+        for task, key in tasks.items()
+        if results[key]
     }
 
 
 def report(results):
-    """The results of :func:`evaluate_model` for a person.
-
-    Arguments
-    ---------
-    results : dict
-        Of :func:`evaluate_model`.
-
-    Returns
-    -------
-    list of str
-        Lines.
-    """
+    """The results of :func:`evaluate_model` as lines to print."""
     lines = [
-        f"{results['sentences']} sentences, {results['speakers']} speakers"
+        f"{results['sentences']} utterances, {results['speakers']} speakers"
     ]
-    closed, opened = results["closed_set"], results["open_set"]
-    verified = results["verification"]
-    if closed:
+    if closed := results["closed_set"]:
         lines += [
             "identification among known speakers "
-            f"({closed['sentences']} sentences)",
+            f"({closed['sentences']} utterances)",
             f"  frame error     {closed['frame_error']:8.3f} %",
             f"  sentence error  {closed['sentence_error']:8.3f} %",
         ]
-    if opened:
+    if opened := results["open_set"]:
         lines += [
-            f"rejection of unknown speakers ({opened['known']} sentences to "
+            f"rejection of unknown speakers ({opened['known']} utterances to "
             f"accept, {opened['unknown']} to reject: {opened['unknown_are']})",
-            f"  equal error     {opened['eer']:8.3f} %  at threshold "
-            f"{opened['threshold']:.3f}",
-            *_at_calibrated(opened),
+            *_error_lines(opened),
         ]
-    if verified:
+    if verified := results["verification"]:
         lines += [
             f"verification ({verified['targets']} target and "
             f"{verified['nontargets']} non-target trials)",
-            f"  equal error     {verified['eer']:8.3f} %  at threshold "
-            f"{verified['threshold']:.3f}",
-            *_at_calibrated(verified),
+            *_error_lines(verified),
             f"  minDCF (0.01)   {verified['min_dcf']:8.3f}",
         ]
     return lines
 
 
-def _at_calibrated(errors):
+def _error_lines(errors):
+    yield (
+        f"  equal error     {errors['eer']:8.3f} %  at threshold "
+        f"{errors['threshold']:.3f}"
+    )
     if found := errors.get("calibrated"):
         yield (
             f"  at the calibrated threshold {found['threshold']:.3f}: "
@@ -256,56 +249,33 @@ def _at_calibrated(errors):
 
 
 def read_trials(path, ids):
-    """Read a list of trials as VoxCeleb's: ``1 first second`` a line.
+    """Read a list of trials as VoxCeleb's: ``1 first second`` per line.
 
     Arguments
     ---------
     path : str or Path
         Text; 1 for the same speaker, 0 for two.
     ids : list of str
-        Names of the sentences.
+        Of the utterances.
 
     Returns
     -------
-    first, second : torch.Tensor
-        ``[trials]``, positions in ``ids``.
-    same : torch.Tensor
-        ``[trials]``, bool.
+    first, second, same : torch.Tensor
+        ``[trials]``, positions in ``ids`` and whether the speaker is the same.
 
     Raises
     ------
     InputError
         Names the line that is not a trial, or says what is missing.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "trials.txt"
-    >>> _ = path.write_text("1 a b\\n0 a c\\n")
-    >>> read_trials(path, ["a", "b", "c"])[1].tolist()
-    [1, 2]
     """
     position = {name: i for i, name in enumerate(ids)}
-    rows = []
     try:
         with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                words = line.split()
-                if not words:
-                    continue
-                if len(words) != 3 or words[0] not in ("0", "1"):
-                    raise InputError(
-                        f"{path}, line {number}: a trial is 0 or 1 and two "
-                        "sentences, such as: 1 ann-1 ann-2."
-                    )
-                for word in words[1:]:
-                    if word not in position:
-                        raise InputError(
-                            f"{path}, line {number}: {word!r} is no sentence "
-                            "of the manifest."
-                        )
-                rows.append(
-                    [int(words[0]), position[words[1]], position[words[2]]]
-                )
+            rows = [
+                _trial(words, position, f"{path}, line {number}")
+                for number, line in enumerate(file, start=1)
+                if (words := line.split())
+            ]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InputError(f"{path} cannot be read: {reason}.") from error
@@ -319,81 +289,70 @@ def read_trials(path, ids):
     return table[:, 1], table[:, 2], same
 
 
-def all_pairs(names):
-    """Every pair of sentences.
-
-    Arguments
-    ---------
-    names : list of str
-        Speaker of each sentence.
-
-    Returns
-    -------
-    first, second : torch.Tensor
-        ``[pairs]``, positions.
-    same : torch.Tensor
-        ``[pairs]``, bool: whether the speaker is the same.
-
-    Example
-    -------
-    >>> all_pairs(["ann", "ann", "bob"])[2]
-    tensor([ True, False, False])
-    """
-    first, second = torch.triu_indices(len(names), len(names), 1)
-    numbers = {name: i for i, name in enumerate(names)}
-    speaker = torch.tensor([numbers[name] for name in names])
-    return first, second, speaker[first] == speaker[second]
+def _trial(words, position, where):
+    if len(words) != 3 or words[0] not in ("0", "1"):
+        raise InputError(
+            f"{where}: a trial is 0 or 1 and two utterances, such as: "
+            "1 ann-1 ann-2."
+        )
+    for word in words[1:]:
+        if word not in position:
+            raise InputError(
+                f"{where}: {word!r} is no utterance of the manifest."
+            )
+    return [int(words[0]), position[words[1]], position[words[2]]]
 
 
-def _closed_set(found, labels):
+def _all_pairs(speakers):
+    """Every pair of utterances, as :func:`read_trials` returns trials."""
+    first, second = torch.triu_indices(len(speakers), len(speakers), 1)
+    label = {name: i for i, name in enumerate(speakers)}
+    label = torch.tensor([label[name] for name in speakers])
+    return first, second, label[first] == label[second]
+
+
+def _closed_set(means, labels):
     known = labels >= 0
     if not known.any():
         return None
-    scores, votes, labels = (
-        found.scores[known],
-        found.votes[known],
-        labels[known],
-    )
-    right = votes.gather(1, labels[:, None]).squeeze(1)
-    errors = error_summary(1 - right, scores, labels)
-    return {**errors, "sentences": len(labels)}
+    wrong, scores = 1 - means.right[known], means.scores[known]
+    errors = error_summary(wrong, scores, labels[known])
+    return {**errors, "sentences": int(known.sum())}
 
 
-def _open_set(found, labels, trained, calibrated):
-    known, scores = labels >= 0, found.scores
+def _open_set(means, labels, trained, calibrated):
+    known, scores = labels >= 0, means.scores
     if not known.any() or scores.shape[1] < 2:
         return None
-    accept = _best_share(scores[known], found.posteriors[known])
+    shares = _best_share(scores, means.posteriors)
     if known.all():
         how = "known speakers, their own class left out"
-        reject = _best_share(found.other_scores, found.other_posteriors)
+        reject = _best_share(means.other_scores, means.other_posteriors)
     else:
         how = "speakers the model does not know"
-        reject = _best_share(scores[~known], found.posteriors[~known])
-    trials = torch.cat([accept, reject])
-    targets = torch.cat([torch.ones_like(accept), torch.zeros_like(reject)])
+        reject = shares[~known]
+    accept = shares[known]
+    targets = torch.arange(len(accept) + len(reject)) < len(accept)
     errors = {
-        **_equal_error(trials, targets.bool(), calibrated),
+        **_equal_error(torch.cat([accept, reject]), targets, calibrated),
         "known": len(accept),
         "unknown": len(reject),
         "unknown_are": how,
     }
     learned = known & (labels < trained)
     if learned.any():
-        own = found.outputs[learned].gather(1, labels[learned][:, None])
-        errors["own_cosine"] = own.mean().item()
+        errors["own_cosine"] = means.own_cosine[learned].mean().item()
     return errors
 
 
 def _best_share(scores, posteriors):
-    """What is compared with the threshold: the share of who scores best."""
+    """The share of the speaker who scores best: the threshold is for it."""
     return posteriors.gather(1, scores.argmax(-1, keepdim=True)).squeeze(1)
 
 
-def _verification(model, found, first, second, same, calibrated):
+def _verification(scores, same, calibrated):
     if not same.any() or same.all():
         return None
-    scores = model.compare(found.direction, first, second)
     miss, false_alarm = det_points(scores, same)
     return {
         **_equal_error(scores, same, calibrated),
@@ -405,7 +364,7 @@ def _verification(model, found, first, second, same, calibrated):
 
 
 def _equal_error(scores, targets, calibrated):
-    """Where both kinds of error are equal, and those at a threshold."""
+    """The equal error, and the errors at a calibrated threshold."""
     rate, threshold = eer(scores, targets)
     # Both errors are the same up to the next score: as far as can be from
     # the scores on either side.

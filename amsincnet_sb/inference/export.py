@@ -1,6 +1,8 @@
-"""A trained model for programs without torch, or without SpeechBrain."""
+"""Models and d-vectors for other programs: ONNX, npz, CSV."""
 
+import contextlib
 import copy
+import csv
 import json
 import logging
 import time
@@ -9,32 +11,34 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.nnet.sinc import SincConv
-from amsincnet_sb.nnet.windows import window_samples
+from amsincnet_sb.nnet.windows import count_windows, window_samples
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
 
-__all__ = ["OnnxCheck", "WaveformScorer", "check_onnx", "export_onnx"]
+__all__ = [
+    "OnnxCheck",
+    "WaveformScorer",
+    "check_onnx",
+    "export_onnx",
+    "write_embeddings",
+]
 
 BLOCK = 32  # windows that go through the network together
 TOLERANCE = 1e-3  # of scores and d-vectors, relative to the largest
 
-MISSING = (
-    "ONNX export needs onnx, onnxruntime and onnxscript; install them with "
-    "pip install 'amsincnet_sb[export]'."
-)
-
 
 class WaveformScorer(nn.Module):
-    """A model as one function of a waveform, without anything to learn.
+    """A model as one function of a waveform, without trainable parameters.
 
     The sinc filters are constants, so that the first layer is an ordinary
-    convolution. A few windows are looked at at a time, whatever the length.
+    convolution. A few windows go through the network at a time, whatever the
+    length.
 
     Arguments
     ---------
@@ -62,10 +66,9 @@ class WaveformScorer(nn.Module):
                 _freeze_filters(module)
         self.embedding_model = net
         self.classifier = copy.deepcopy(model.classifier).cpu()
-        self.register_buffer("enrolled", model.enrolled_weight().cpu())
         self.scale = model.scale
         self.window, self.hop = net.window, model.hop
-        self.speakers = len(model.speakers)
+        self.sizes = len(model.speakers), net.embedding_size
         self.eval().requires_grad_(False)
 
     def forward(self, waveform):
@@ -84,36 +87,29 @@ class WaveformScorer(nn.Module):
             ``[embedding_size]``, the d-vector.
         """
         samples = waveform.shape[0]
-        # As amsincnet_sb.nnet.windows, for a number that is not known yet.
-        count = torch.sym_max((samples - self.window) // self.hop + 1, 1)
-        blocks = (count + BLOCK - 1) // BLOCK
+        length = torch.full((1,), samples)
+        count = count_windows(length, self.window, self.hop)
+        # At least as many as there are windows; the others weigh nothing.
+        blocks = samples // (self.hop * BLOCK) + 1
         number = torch.arange(blocks * BLOCK)
         weight = (number < count).float().view(blocks, BLOCK)
-        length = torch.full((1,), samples)
 
         def step(totals, block):
             """Add the windows of a block to the totals."""
             numbers, weights = block
             at = window_samples(numbers, length, self.window, self.hop)
-            parts = self._score_windows(waveform[at])
-            new = weights @ torch.cat(parts, 1)
+            embeddings = self.embedding_model.embed_windows(waveform[at])
+            outputs = self.classifier(embeddings[:, None]).squeeze(1)
+            scores = log_posteriors(outputs, self.scale)
+            new = weights @ torch.cat([scores, embeddings], 1)
             return totals + new, totals[:1].clone()
 
-        size = self.embedding_model.embedding_size
         totals, _ = _scan()(
             step,
-            torch.zeros(self.speakers + size),
+            torch.zeros(sum(self.sizes)),
             (number.view(blocks, BLOCK), weight),
         )
-        return (totals / count).split([self.speakers, size])
-
-    def _score_windows(self, windows):
-        embeddings = self.embedding_model.embed_windows(windows)
-        outputs = self.classifier(embeddings[:, None]).squeeze(1)
-        if len(self.enrolled):
-            new = F.normalize(embeddings, dim=-1) @ self.enrolled.T
-            outputs = torch.cat([outputs, new], 1)
-        return log_posteriors(outputs, self.scale), embeddings
+        return (totals / count).split(self.sizes)
 
 
 def _freeze_filters(sinc):
@@ -134,13 +130,9 @@ def _scan():
 class OnnxCheck(NamedTuple):
     """How an ONNX file compares with the model it was made from.
 
-    Attributes
-    ----------
-    difference : float
-        Largest difference of a score or a number of a d-vector, relative to
-        the largest of them, over recordings from half a window to 10 s.
-    onnx_seconds, torch_seconds : float
-        For 3 s of audio: medians of five runs.
+    ``difference`` is the largest one of any score or dimension of a d-vector,
+    relative to the largest of them, over recordings from half a window to
+    10 s; the times are medians of five runs on 3 s of audio.
     """
 
     difference: float
@@ -173,7 +165,7 @@ def export_onnx(model, path):
     InputError
         If a package is missing or fails, or the file cannot be written.
     RuntimeError
-        If the file would not compute what the model does; there is none then.
+        If the file would not compute the same as the model; none is written.
     """
     try:
         import onnx
@@ -181,32 +173,24 @@ def export_onnx(model, path):
         import onnxruntime
         import onnxscript
     except ImportError as error:
-        raise InputError(MISSING) from error
+        raise InputError(
+            "ONNX export needs onnx, onnxruntime and onnxscript; install them "
+            "with pip install 'amsincnet_sb[export]'."
+        ) from error
     scorer = WaveformScorer(model)
-    samples = torch.export.Dim("samples", min=1)
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
-        warnings.simplefilter("ignore")
-        try:
-            program = torch.onnx.export(
-                scorer,
-                (torch.zeros(10 * scorer.window),),
-                input_names=["waveform"],
-                output_names=["scores", "embedding"],
-                dynamic_shapes=({0: samples},),
-                dynamo=True,
-                verbose=False,
-            )
-        except Exception as error:
-            # Not every version of these packages works with every other.
-            versions = ", ".join(
-                f"{package.__name__} {package.__version__}"
-                for package in (torch, onnx, onnx_ir, onnxscript)
-            )
-            raise InputError(
-                "The ONNX exporter fails with the versions installed here "
-                f"({versions}); install the latest ones with pip install -U "
-                "onnx onnx_ir onnxscript."
-            ) from error
+    try:
+        program = _export(scorer)
+    except Exception as error:
+        # Not every version of these packages works with every other.
+        versions = ", ".join(
+            f"{package.__name__} {package.__version__}"
+            for package in (torch, onnx, onnx_ir, onnxscript)
+        )
+        raise InputError(
+            "The ONNX exporter fails with the versions installed here "
+            f"({versions}); install the latest ones with pip install -U onnx "
+            "onnx_ir onnxscript."
+        ) from error
     onnx_ir.passes.common.RemoveUnusedNodesPass()(program.model)
     file = program.model_proto
     metadata = {
@@ -218,8 +202,7 @@ def export_onnx(model, path):
     for key, value in metadata.items():
         file.metadata_props.add(key=key, value=value)
     content = file.SerializeToString()
-    session = onnxruntime.InferenceSession(content)
-    found = check_onnx(model, session)
+    found = check_onnx(model, onnxruntime.InferenceSession(content))
     if not found.difference <= TOLERANCE:
         raise RuntimeError(
             f"The ONNX model differs by {found.difference:.1e} from torch's."
@@ -229,39 +212,59 @@ def export_onnx(model, path):
     return found
 
 
+def _export(scorer):
+    with warnings.catch_warnings(), _quiet("torch.onnx"):
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(
+            scorer,
+            (torch.zeros(10 * scorer.window),),
+            input_names=["waveform"],
+            output_names=["scores", "embedding"],
+            dynamic_shapes=({0: torch.export.Dim("samples", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _quiet(name):
+    """Keep a logger to errors."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def check_onnx(model, session):
-    """Compare an ONNX model with the model it was made from.
-
-    Arguments
-    ---------
-    model : amsincnet_sb.inference.identifier.SpeakerIdentifier
-        The model.
-    session : onnxruntime.InferenceSession
-        Of the file.
-
-    Returns
-    -------
-    OnnxCheck
-    """
+    """Compare an ``onnxruntime.InferenceSession`` with its model."""
     generator = torch.Generator().manual_seed(0)
-    window, rate = (
-        model.embedding_model.window,
-        model.embedding_model.sample_rate,
-    )
+    net = model.embedding_model
+
+    def noise(samples):
+        return 0.1 * torch.randn(samples, generator=generator)
+
     largest = 0.0
-    for samples in (window // 2, window, 3 * window + 1, 10 * rate):
-        wave = 0.1 * torch.randn(samples, generator=generator)
+    for samples in (
+        net.window // 2,
+        net.window,
+        3 * net.window + 1,
+        10 * net.sample_rate,
+    ):
+        wave = noise(samples)
         found = session.run(None, {"waveform": wave.numpy()})
-        expected = model.analyse(wave)
+        (expected,) = model.analyse_all([wave])
         for ours, theirs in zip((expected.scores, expected.embedding), found):
             gap = (ours.cpu() - torch.from_numpy(theirs)).abs().max()
             largest = max(largest, (gap / ours.abs().max()).item())
-    wave = 0.1 * torch.randn(3 * rate, generator=generator)
+    wave = noise(3 * net.sample_rate)
     feed = {"waveform": wave.numpy()}
     return OnnxCheck(
         largest,
         _seconds(lambda: session.run(None, feed)),
-        _seconds(lambda: model.analyse(wave)),
+        _seconds(lambda: list(model.analyse_all([wave]))),
     )
 
 
@@ -275,15 +278,35 @@ def _seconds(work, runs=5):
     return median(times)
 
 
-class _quiet:
-    """Keep a logger to errors: what is normal is no news."""
+def write_embeddings(path, files, embeddings):
+    """Write d-vectors, whole or not at all.
 
-    def __init__(self, name):
-        self.logger = logging.getLogger(name)
+    Arguments
+    ---------
+    path : str or Path
+        ``*.npz``: the arrays ``files`` (text) and ``embeddings`` (float32
+        ``[files, embedding_size]``), without pickles. ``*.csv``: the column
+        ``file``, then one per dimension.
+    files : list of str
+        The recordings.
+    embeddings : torch.Tensor
+        ``[files, embedding_size]``.
 
-    def __enter__(self):
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *error):
-        self.logger.setLevel(self.level)
+    Raises
+    ------
+    InputError
+        For another suffix, or if the file cannot be written.
+    """
+    suffix, values = Path(path).suffix, embeddings.numpy()
+    if suffix == ".npz":
+        with atomic_write(path, "wb") as file:
+            np.savez(file, files=np.array(files), embeddings=values)
+    elif suffix == ".csv":
+        with atomic_write(path) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["file", *range(values.shape[1])])
+            for name, row in zip(files, values):
+                # Nine digits bring every float32 back.
+                writer.writerow([name, *(f"{value:.9g}" for value in row)])
+    else:
+        raise InputError(f"{path} must end with .npz or .csv.")

@@ -1,4 +1,4 @@
-"""A trained model as a folder that others can load."""
+"""A trained model as a folder for SpeechBrain, this package and others."""
 
 import json
 import os
@@ -12,7 +12,12 @@ from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, replaced_folder
 
-__all__ = ["find_pretrained", "read_pretrained", "write_pretrained"]
+__all__ = [
+    "OWN_COSINE",
+    "find_pretrained",
+    "read_pretrained",
+    "write_pretrained",
+]
 
 NETWORKS = {kind.__name__: kind for kind in (SincNet, SincTDNN)}
 CLASSIFIERS = {
@@ -20,9 +25,12 @@ CLASSIFIERS = {
 }
 
 SAFETENSORS = "model.safetensors"
+# Mean cosine of a speaker's windows with that speaker's class vector, of a
+# model that does not say it.
+OWN_COSINE = 0.3
 
 HYPERPARAMS = """\
-# Written by amsincnet_sb. Loads with SpeechBrain alone:
+# Written by amsincnet_sb, whose network it names. SpeechBrain loads it with
 #   EncoderClassifier.from_hparams(source="this folder")
 #   SpeakerRecognition.from_hparams(source="this folder")
 
@@ -36,8 +44,8 @@ mean_var_norm_emb: !new:speechbrain.processing.features.InputNormalization
     std_norm: False
 
 embedding_model: !new:{network}
-{embedding_model}
-classifier: !new:amsincnet_sb.lobes.classifiers.{classifier}
+{arguments}
+classifier: !new:amsincnet_sb.lobes.classifiers.{name}
     input_size: {input_size}
     out_neurons: {out_neurons}
 
@@ -84,59 +92,42 @@ def write_pretrained(
     classifier : torch.nn.Module
         A classifier of :mod:`amsincnet_sb.lobes.classifiers`.
     speakers : list of str
-        Names, in the order of the classifier's outputs.
+        Names, by label.
     scale : float
-        What its outputs are multiplied by before a softmax: the loss's scale
-        for cosines.
+        Factor from its outputs to logits: the loss's scale for cosines.
     safetensors : bool
         Write ``config.json`` and ``model.safetensors`` alone: nothing that
-        anybody could execute, for this package and other programs, but not
-        for SpeechBrain.
+        can be executed, for this package and other programs, but not for
+        SpeechBrain.
     own_cosine : float, optional
         Mean output of a CosineClassifier for the true speaker, over windows
-        that were not trained on: what an enrolled speaker is to score.
+        that were not trained on.
 
     Raises
     ------
     InputError
         If the folder cannot be written, or the package safetensors is
         missing.
-
-    Example
-    -------
-    >>> from amsincnet_sb.lobes.classifiers import CosineClassifier
-    >>> from amsincnet_sb.lobes.sincnet import SincNet
-    >>> folder = getfixture("tmp_path") / "pretrained"
-    >>> net = SincNet(fc_neurons=[8, 8, 8])
-    >>> write_pretrained(folder, net, CosineClassifier(8, 2), ["ann", "bob"])
-    >>> sorted(path.name for path in folder.iterdir())[:2]
-    ['classifier.ckpt', 'config.json']
     """
     folder = os.path.abspath(folder)
     if safetensors:
         to_bytes = _safetensors().save
-    size = embedding_model.embedding_size
-    network, kind = type(embedding_model), type(classifier).__name__
+    cosines = type(classifier) is CosineClassifier
     config = {
         "format": 1,
-        "network": network.__name__,
+        "network": type(embedding_model).__name__,
         "embedding_model": embedding_model.arguments,
         "classifier": {
-            "name": kind,
-            "input_size": size,
+            "name": type(classifier).__name__,
+            "input_size": embedding_model.embedding_size,
             "out_neurons": len(speakers),
         },
-        # Before a softmax; log-probabilities are scaled already.
-        "scale": scale if kind == "CosineClassifier" else 1.0,
+        # Log-probabilities are scaled already.
+        "scale": scale if cosines else 1.0,
         "speakers": list(speakers),
     }
-    if own_cosine is not None and kind == "CosineClassifier":
+    if cosines and own_cosine is not None:
         config["own_cosine"] = own_cosine
-    # JSON is yaml, so lists and numbers can be written as they are.
-    arguments = "\n".join(
-        f"    {key}: {json.dumps(value)}"
-        for key, value in embedding_model.arguments.items()
-    )
     states = {
         name: {k: v.cpu() for k, v in module.state_dict().items()}
         for name, module in (
@@ -160,21 +151,29 @@ def write_pretrained(
             with atomic_write(temporary / f"{name}.ckpt", "wb") as file:
                 torch.save(state, file)
         with atomic_write(temporary / "hyperparams.yaml") as file:
-            file.write(
-                HYPERPARAMS.format(
-                    network=f"{network.__module__}.{network.__qualname__}",
-                    embedding_model=arguments,
-                    classifier=kind,
-                    input_size=size,
-                    out_neurons=len(speakers),
-                )
-            )
+            file.write(_hyperparams(type(embedding_model), config))
         with atomic_write(temporary / "label_encoder.ckpt") as file:
-            # The format of SpeechBrain's CategoricalEncoder.
-            for index, name in enumerate(speakers):
-                literal = repr(name).replace(" => ", " \\x3d> ")
-                file.write(f"{literal} => {index}\n")
-            file.write("================\n'starting_index' => 0\n")
+            file.write(_label_encoder(speakers))
+
+
+def _hyperparams(network, config):
+    # JSON is yaml, so lists and values can be written as they are.
+    arguments = "\n".join(
+        f"    {key}: {json.dumps(value)}"
+        for key, value in config["embedding_model"].items()
+    )
+    return HYPERPARAMS.format(
+        network=f"{network.__module__}.{network.__qualname__}",
+        arguments=arguments,
+        **config["classifier"],
+    )
+
+
+def _label_encoder(speakers):
+    """The format of SpeechBrain's CategoricalEncoder."""
+    names = [repr(name).replace(" => ", " \\x3d> ") for name in speakers]
+    lines = [f"{name} => {index}" for index, name in enumerate(names)]
+    return "\n".join([*lines, "=" * 16, "'starting_index' => 0\n"])
 
 
 def _safetensors():
@@ -188,49 +187,13 @@ def _safetensors():
     return safetensors.torch
 
 
-def _weights_file(folder, name):
-    """Where the weights of a module are."""
-    path = folder / SAFETENSORS
-    return path if path.is_file() else folder / f"{name}.ckpt"
-
-
-def _read_state(path, name):
-    """The weights of a module, by key."""
-    if path.name != SAFETENSORS:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    prefix = f"{name}."
-    return {
-        key.removeprefix(prefix): tensor
-        for key, tensor in _safetensors().load_file(path).items()
-        if key.startswith(prefix)
-    }
-
-
 def find_pretrained(folder):
-    """The folder that holds a model itself.
-
-    Arguments
-    ---------
-    folder : str or Path
-        ``pretrained/``, or the results folder that holds it.
-
-    Returns
-    -------
-    Path
-        ``pretrained/``; ``folder`` itself if there is none in it.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> (folder / "pretrained").mkdir()
-    >>> find_pretrained(folder).name
-    'pretrained'
-    """
+    """``pretrained/`` in a results folder; another folder as it is."""
     inner = Path(folder) / "pretrained"
     return inner if inner.is_dir() else Path(folder)
 
 
-def read_pretrained(folder):
+def read_pretrained(folder, device="cpu"):
     """Load a model written by :func:`write_pretrained`.
 
     Nothing in the folder is executed: the weights are read as tensors and
@@ -241,11 +204,13 @@ def read_pretrained(folder):
     ---------
     folder : str or Path
         ``pretrained/``, or the results folder that holds it.
+    device : str
+        Where to.
 
     Returns
     -------
     embedding_model : torch.nn.Module
-        In evaluation mode, on the CPU.
+        In evaluation mode.
     classifier : torch.nn.Module
         Likewise.
     config : dict
@@ -254,7 +219,8 @@ def read_pretrained(folder):
     Raises
     ------
     InputError
-        If there is no such model, or a part of it is missing or damaged.
+        If there is no such model, a part of it is missing or damaged, or
+        there is no such device.
     """
     given, folder = Path(folder), find_pretrained(folder)
     if not folder.is_dir():
@@ -268,19 +234,36 @@ def read_pretrained(folder):
             f"{given} holds no trained model (no {path.name} in it or in "
             "pretrained/); give the results folder of a finished run."
         )
+    embedding_model, classifier, config = _build(path)
+    for name, module in (
+        ("embedding_model", embedding_model),
+        ("classifier", classifier),
+    ):
+        _load_weights(module, name, folder)
+        module.eval().requires_grad_(False)
+        try:
+            module.to(device)
+        except (AssertionError, RuntimeError) as error:
+            raise InputError(
+                f"The device {device!r} cannot be used here; try 'cpu'."
+            ) from error
+    return embedding_model, classifier, config
+
+
+def _build(path):
+    """The modules that config.json describes, and its content."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        classifier = config["classifier"]
-        kind = CLASSIFIERS[classifier["name"]]
-        speakers = [str(name) for name in config["speakers"]]
+        config["speakers"] = [str(name) for name in config["speakers"]]
+        config["scale"] = float(config["scale"])
+        config["own_cosine"] = float(config.get("own_cosine", OWN_COSINE))
         # Models written before there was another network do not say it.
         network = NETWORKS[config.get("network", "SincNet")]
         embedding_model = network(**config["embedding_model"])
-        classifier = kind(classifier["input_size"], len(speakers))
-        config["scale"] = float(config["scale"])
-        if "own_cosine" in config:
-            config["own_cosine"] = float(config["own_cosine"])
-        config["speakers"] = speakers
+        described = config["classifier"]
+        classifier = CLASSIFIERS[described["name"]](
+            described["input_size"], len(config["speakers"])
+        )
     except (
         ArithmeticError,
         AttributeError,
@@ -294,21 +277,30 @@ def read_pretrained(folder):
             f"{path} does not describe a model of this package ({error}); "
             "write it again by training or importing."
         ) from error
-    for name, module in (
-        ("embedding_model", embedding_model),
-        ("classifier", classifier),
-    ):
-        weights = _weights_file(folder, name)
-        try:
-            module.load_state_dict(_read_state(weights, name))
-        except InputError:
-            raise
-        except Exception as error:
-            # Whatever a damaged or hostile file makes torch raise.
-            reason = str(error).strip().split("\n")[0][:200]
-            raise InputError(
-                f"{weights} does not hold the weights that {path.name} "
-                f"describes ({reason})."
-            ) from error
-        module.eval().requires_grad_(False)
     return embedding_model, classifier, config
+
+
+def _load_weights(module, name, folder):
+    path = folder / SAFETENSORS
+    if not path.is_file():
+        path = folder / f"{name}.ckpt"
+    try:
+        if path.name == SAFETENSORS:
+            start = f"{name}."
+            state = {
+                key.removeprefix(start): tensor
+                for key, tensor in _safetensors().load_file(path).items()
+                if key.startswith(start)
+            }
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state)
+    except InputError:
+        raise
+    except Exception as error:
+        # Whatever a damaged or hostile file makes torch raise.
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(
+            f"{path} does not hold the weights that config.json describes "
+            f"({reason})."
+        ) from error

@@ -1,4 +1,4 @@
-"""Errors of verification: EER, minimum detection cost, DET curve.
+"""Scores and errors of verification: cosines, EER, minimum cost, DET curve.
 
 A trial is a pair of recordings with a score; it is accepted where the score
 exceeds a threshold. A miss is a rejected target trial (the same speaker), a
@@ -7,10 +7,67 @@ millions of trials take seconds.
 """
 
 import torch
+import torch.nn.functional as F
 
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["det_points", "eer", "error_rates", "min_dcf"]
+__all__ = ["MIN_COHORT", "compare", "det_points", "eer", "min_dcf"]
+
+MIN_COHORT = 3  # speakers; fewer have no spread to speak of
+
+
+def compare(directions, first, second, cohort=None):
+    """Score trials by cosine, normalised against a cohort if there is one.
+
+    A cosine is high for two recordings that resemble everybody, noisy ones for
+    example. Adaptive symmetric normalisation measures it against the cosines
+    of either recording with those speakers of a cohort that it resembles most:
+    P. Matějka et al., "Analysis of score normalization in multilingual speaker
+    recognition", Interspeech 2017.
+
+    Arguments
+    ---------
+    directions : torch.Tensor
+        ``[recordings, embedding_size]``, mean over windows of embeddings of
+        length one.
+    first, second : torch.Tensor
+        ``[trials]``, positions in ``directions``.
+    cohort : torch.Tensor, optional
+        ``[speakers, embedding_size]``, one direction per speaker.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[trials]``: cosines. With a cohort, by how many standard deviations
+        they exceed those with the nearest fifth of the cohort (at least five
+        speakers), averaged over the two recordings.
+
+    Example
+    -------
+    >>> a, b = torch.tensor([0]), torch.tensor([1])
+    >>> directions = torch.tensor([[2.0, 0.0], [0.6, 0.8]])
+    >>> compare(directions, a, b)
+    tensor([0.6000])
+    >>> cohort = torch.tensor([[0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]])
+    >>> round(compare(directions, a, b, cohort).item(), 2)
+    0.57
+    """
+    directions = F.normalize(directions, dim=-1)
+    # In pieces: a million pairs of d-vectors would not fit.
+    scores = torch.cat(
+        [
+            (directions[a] * directions[b]).sum(-1)
+            for a, b in zip(first.split(4096), second.split(4096))
+        ]
+    )
+    if cohort is None:
+        return scores
+    nearest = min(len(cohort), max(5, len(cohort) // 5))
+    cosines = directions @ F.normalize(cohort, dim=-1).T
+    top = cosines.topk(nearest, dim=-1).values
+    mean, std = top.mean(-1), top.std(-1).clamp(min=1e-6)
+    sides = [(scores - mean[side]) / std[side] for side in (first, second)]
+    return (sides[0] + sides[1]) / 2
 
 
 def error_rates(scores, labels):
@@ -34,12 +91,6 @@ def error_rates(scores, labels):
     ------
     InputError
         If there is no target or no non-target trial, or a score is NaN.
-
-    Example
-    -------
-    >>> error_rates(torch.tensor([0.25, 0.75]), torch.tensor([0, 1]))
-    (tensor([0.2500, 0.5000, 0.7500]), tensor([0., 0., 1.]), \
-tensor([0., 0., 0.]))
     """
     scores = torch.as_tensor(scores)
     labels = torch.as_tensor(labels).bool()
@@ -51,7 +102,7 @@ tensor([0., 0., 0.]))
             "trials, but at least one of each is needed."
         )
     if scores.isnan().any():
-        raise InputError("The scores of the trials hold NaN.")
+        raise InputError("The scores of the trials contain NaN.")
     thresholds = scores.unique()
     middles = (thresholds[:-1] + thresholds[1:]) / 2
     thresholds = torch.cat([thresholds, middles]).sort().values
@@ -67,14 +118,12 @@ tensor([0., 0., 0.]))
 def eer(scores, labels):
     """Equal error rate, as ``speechbrain.utils.metric_stats.EER``.
 
-    That one compares every score with every threshold; this one sorts.
+    SpeechBrain compares every score with every threshold, O(N²); this sorts.
 
     Arguments
     ---------
-    scores : torch.Tensor
-        ``[trials]``, higher for the same speaker.
-    labels : torch.Tensor
-        ``[trials]``, true (or not 0) for target trials.
+    scores, labels : torch.Tensor
+        ``[trials]``, see :func:`error_rates`.
 
     Returns
     -------
@@ -110,15 +159,13 @@ def min_dcf(scores, labels, p_target=0.01):
     """Minimum of the normalised detection cost of NIST's evaluations.
 
     ``(p_target · miss + (1 − p_target) · false alarm) / min(p_target, 1 −
-    p_target)``: 1 is what accepting or rejecting everything costs.
-    SpeechBrain's ``minDCF`` is the same without the division.
+    p_target)``: 1 is the cost of accepting or rejecting everything.
+    SpeechBrain's ``minDCF`` is the same without the division, O(N²).
 
     Arguments
     ---------
-    scores : torch.Tensor
-        ``[trials]``, higher for the same speaker.
-    labels : torch.Tensor
-        ``[trials]``, true (or not 0) for target trials.
+    scores, labels : torch.Tensor
+        ``[trials]``, see :func:`error_rates`.
     p_target : float
         Prior probability of a target trial.
 
@@ -150,27 +197,12 @@ def min_dcf(scores, labels, p_target=0.01):
 
 
 def det_points(scores, labels, resolution=0.02):
-    """The DET curve in as few points as a picture needs.
+    """Thin the DET curve out to the points that a plot can show.
 
-    Arguments
-    ---------
-    scores : torch.Tensor
-        ``[trials]``, higher for the same speaker.
-    labels : torch.Tensor
-        ``[trials]``, true (or not 0) for target trials.
-    resolution : float
-        Least distance of neighbouring points along either axis, in standard
-        deviations of a normal distribution (the scale of DET plots).
-
-    Returns
-    -------
-    miss, false_alarm : list of float
-        Rates from 0 to 1 for ascending thresholds.
-
-    Raises
-    ------
-    InputError
-        As :func:`error_rates`.
+    Neighbouring points differ by at least ``resolution`` along either axis, in
+    standard deviations of a normal distribution (the scale of DET plots).
+    Returned are two lists of rates, misses and false alarms, for ascending
+    thresholds.
 
     Example
     -------
@@ -179,9 +211,8 @@ def det_points(scores, labels, resolution=0.02):
     """
     _, miss, false_alarm = error_rates(scores, labels)
     rates = torch.stack([miss, false_alarm]).double()
-    cells = (
-        torch.special.ndtri(rates.clamp(1e-9, 1 - 1e-9)) / resolution
-    ).round()
+    normal = torch.special.ndtri(rates.clamp(1e-9, 1 - 1e-9))
+    cells = (normal / resolution).round()
     new = (cells[:, 1:] != cells[:, :-1]).any(0)
     keep = torch.cat([new.new_ones(1), new])
     miss, false_alarm = rates[:, keep].tolist()

@@ -192,10 +192,10 @@ def test_speakers_the_model_does_not_know(model, corpus, capsys):
         (lambda text: text.replace("spk_id", "who"), "spk_id"),
         (lambda text: text.replace(".WAV", ".XYZ"), "there is no such file"),
         (lambda text: text + text.splitlines()[1] + "\n", "occurs twice"),
-        (lambda text: text.splitlines()[0] + "\n", "lists no sentence"),
+        (lambda text: text.splitlines()[0] + "\n", "lists no utterance"),
         (
             lambda text: "\n".join(text.splitlines()[:2]) + "\n",
-            "no two sentences of one speaker",
+            "no two utterances of one speaker",
         ),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_terminal_gets_sentences(model, files, corpus, capsys, monkeypatch):
         _, (line,), _ = run(capsys, *command)
         assert line.startswith(start)
     _, lines, _ = evaluate(capsys, model, corpus)
-    assert lines[0] == "12 sentences, 4 speakers"
+    assert lines[0] == "12 utterances, 4 speakers"
     assert any("minDCF" in line for line in lines)
 
 

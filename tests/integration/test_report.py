@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from amsincnet_sb import cli
-from amsincnet_sb.inference.report import write_report
+from amsincnet_sb.report import write_report
 from amsincnet_sb.utils.errors import InputError
 
 VOID = {"meta", "img", "br"}

@@ -8,7 +8,7 @@ import pytest
 
 from amsincnet_sb.cli import main
 from amsincnet_sb.plots import plot_curves, plot_margins
-from amsincnet_sb.training.metrics_log import History
+from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -16,7 +16,7 @@ pyplot = pytest.importorskip("matplotlib.pyplot")
 
 @pytest.fixture
 def metrics(tmp_path):
-    history = History(tmp_path / "metrics.jsonl")
+    history = MetricsLog(tmp_path / "metrics.jsonl")
     for epoch in (1, 2, 3):
         history.append(
             epoch=epoch,
@@ -95,7 +95,7 @@ def test_figures_are_closed(metrics, tmp_path):
 def test_nothing_trained(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert plot_curves(path, tmp_path / "curves.png") is False
-    History(path).append(epoch=0, step=0, split="test", loss=1.0)
+    MetricsLog(path).append(epoch=0, step=0, split="test", loss=1.0)
     assert plot_curves(path, tmp_path / "curves.png") is False
     assert not (tmp_path / "curves.png").exists()
 

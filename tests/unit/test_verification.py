@@ -1,6 +1,7 @@
 """EER, detection cost and DET curve, and what is evaluated with them."""
 
 import pytest
+import soundfile
 import torch
 from hypothesis import (
     given,
@@ -9,9 +10,10 @@ from hypothesis import (
 )
 from speechbrain.utils.metric_stats import EER, minDCF
 
-from amsincnet_sb.inference.evaluation import all_pairs, read_trials
+from amsincnet_sb.dataio.manifest import Utterance
+from amsincnet_sb.inference.evaluation import _all_pairs, _listen, read_trials
+from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.scoring import det_points, eer, error_rates, min_dcf
-from amsincnet_sb.plots import plot_confusions, plot_det, plot_filters
 from amsincnet_sb.utils.errors import InputError
 
 
@@ -82,27 +84,62 @@ def test_det_points_are_on_the_curve_and_few():
     assert gap < 0.01
 
 
-@pytest.mark.parametrize("labels", [[0, 0], [1, 1]])
-def test_trials_of_one_kind(labels):
-    with pytest.raises(InputError, match="at least one of each"):
-        eer(torch.tensor([0.1, 0.2]), torch.tensor(labels))
-
-
-def test_nan():
-    with pytest.raises(InputError, match="NaN"):
-        min_dcf(torch.tensor([0.1, float("nan")]), torch.tensor([0, 1]))
+@pytest.mark.parametrize(
+    "score, labels, complaint",
+    [
+        (0.2, [0, 0], "at least one of each"),
+        (0.2, [1, 1], "at least one of each"),
+        (float("nan"), [0, 1], "NaN"),
+    ],
+)
+def test_useless_trials(score, labels, complaint):
+    for errors in (eer, min_dcf, det_points):
+        with pytest.raises(InputError, match=complaint):
+            errors(torch.tensor([0.1, score]), torch.tensor(labels))
 
 
 def test_all_pairs():
     names = ["a", "b", "a", "c", "b"]
-    first, second, same = all_pairs(names)
-    found = {
-        (i, j): s
-        for i, j, s in zip(first.tolist(), second.tolist(), same.tolist())
-    }
-    assert found == {
+    rows = zip(*(each.tolist() for each in _all_pairs(names)))
+    assert {(i, j): same for i, j, same in rows} == {
         (i, j): names[i] == names[j] for i in range(5) for j in range(i + 1, 5)
     }
+
+
+def test_as_if_the_model_did_not_know_a_speaker(
+    models, who, voice, analyse, tmp_path
+):
+    pitches = {"cat": 2500, "dog": 4000}
+    for name, pitch in pitches.items():
+        who.enroll(name, [voice(pitch)])
+    utterances = []
+    for name, wave in (("cat", voice(700)), ("dog", voice(1500, 0.4))):
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16000, "FLOAT")
+        utterances.append(
+            Utterance(name, 0.2, f"{name}.wav", 0, len(wave), name)
+        )
+    labels = torch.tensor([who.speakers.index(name) for name in pitches])
+    who.windows_per_batch = 20  # several batches per utterance
+    found = _listen(who, utterances, tmp_path, labels)
+    for i, left in enumerate(("dog", "cat")):
+        less = SpeakerIdentifier(*models, ["ann", "bob"], scale=10.0)
+        less.enroll(left, [voice(pitches[left])])
+        path = tmp_path / utterances[i].wav
+        expected, whole = analyse(less, path), analyse(who, path)
+        rest = [n for n in range(4) if n != labels[i]]
+        for ours, theirs in (
+            (found.other_scores[i, rest], expected.scores),
+            (found.other_posteriors[i, rest], expected.posteriors),
+            (found.scores[i], whole.scores),
+            (found.direction[i], whole.direction),
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+        assert found.other_posteriors[i, labels[i]] == 0
+        assert found.other_scores[i, labels[i]] == -torch.inf
+    labels[0] = -1  # a stranger, to whom the others are compared as they are
+    found = _listen(who, utterances, tmp_path, labels)
+    assert torch.equal(found.other_scores, found.scores)
+    assert found.right[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -110,7 +147,7 @@ def test_all_pairs():
     [
         ("1 a b\n2 a c\n", "line 2: a trial is 0 or 1"),
         ("1 a b\n\n0 a\n", "line 3: a trial is 0 or 1"),
-        ("1 a b\n0 a zed\n", "'zed' is no sentence"),
+        ("1 a b\n0 a zed\n", "'zed' is no utterance"),
         ("1 a b\n", "at least one of each"),
         ("", "at least one of each"),
     ],
@@ -125,59 +162,3 @@ def test_bad_trials(tmp_path, text, complaint):
 def test_missing_trials(tmp_path):
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_trials(tmp_path / "none.txt", ["a"])
-
-
-class TestPictures:
-    @pytest.fixture
-    def axes(self, monkeypatch):
-        pyplot = pytest.importorskip("matplotlib.pyplot")
-        seen = []
-        monkeypatch.setattr(
-            pyplot, "close", lambda figure: seen.extend(figure.axes)
-        )
-        yield seen
-        monkeypatch.undo()
-        pyplot.close("all")
-
-    def test_det(self, axes, tmp_path):
-        assert plot_det([0.0, 0.1, 0.5], [0.5, 0.1, 0.0], tmp_path / "d.png")
-        (axis,) = axes
-        assert "(%)" in axis.get_xlabel() and "(%)" in axis.get_ylabel()
-        x, y = axis.get_lines()[0].get_data()
-        normal = torch.distributions.Normal(0.0, 1.0)
-        assert x[1] == y[1] == pytest.approx(normal.icdf(torch.tensor(0.1)))
-        assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
-
-    def test_confusions(self, axes, tmp_path):
-        path = tmp_path / "sentences.csv"
-        rows = ["a,a", "a,b", "a,b", "b,b", "c,a"]
-        path.write_text("speaker,decision\n" + "\n".join(rows) + "\n")
-        assert plot_confusions(path, tmp_path / "c.png")
-        matrix = axes[0].get_images()[0].get_array()
-        assert matrix.tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
-        labels = [text.get_text() for text in axes[1].get_yticklabels()]
-        assert labels == ["a taken for b", "c taken for a"]
-        assert [bar.get_width() for bar in axes[1].patches] == [2, 1]
-        assert axes[1].get_title() == "3 of 5 sentences wrong"
-
-    @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "speaker,decision\n"])
-    def test_no_sentences(self, tmp_path, text):
-        path = tmp_path / "sentences.csv"
-        path.write_text(text)
-        with pytest.raises(InputError, match="sentences.csv"):
-            plot_confusions(path, tmp_path / "c.png")
-        assert not (tmp_path / "c.png").exists()
-
-    def test_filters(self, axes, tmp_path):
-        from amsincnet_sb.nnet.sinc import SincConv
-
-        layer = SincConv(10, 101)
-        with torch.no_grad():
-            layer.low += 100 / 16000  # every cut-off, by 100 Hz
-        assert plot_filters(layer, tmp_path / "f.png")
-        assert "moved 100 Hz" in axes[0].get_title()
-        start, learned = axes[2].get_lines()
-        assert start.get_ydata().max() == learned.get_ydata().max() == 1.0
-        khz = learned.get_xdata()
-        assert khz[0] == 0.0 and khz[-1] == 8.0
-        assert abs(start.get_ydata() - learned.get_ydata()).max() > 0.05

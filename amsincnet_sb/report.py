@@ -15,7 +15,7 @@ from amsincnet_sb.plots import (
     plot_det,
     plot_filters,
 )
-from amsincnet_sb.training.metrics_log import History
+from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
 
@@ -133,7 +133,7 @@ def _model(results):
 
 def _training(results, picture, published):
     metrics = results / "metrics.jsonl"
-    records = History(metrics).records()
+    records = MetricsLog(metrics).records()
     if not records:
         return
     yield "<h2>Errors</h2>"
