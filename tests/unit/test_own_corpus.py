@@ -233,13 +233,25 @@ def write_csv(path, rows, delimiter=","):
     return path
 
 
-def write_scp(folder, name, pairs):
+def write_json(path, entries):
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def write_lines(folder, name, pairs):
     lines = [f"{key} {value}\n" for key, value in pairs]
     (folder / name).write_text("".join(lines), encoding="utf-8")
 
 
+def write_kaldi(folder, tree):
+    folder.mkdir()
+    write_lines(folder, "utt2spk", [(w, w.split("/")[0]) for w in wavs(tree)])
+    write_lines(folder, "wav.scp", [(w, tree / w) for w in wavs(tree)])
+    return folder
+
+
 def write_lists(folder, tree):
-    """As for the released code; the last sentence is for testing."""
+    """As for the authors' code; each speaker's last utterance is a test."""
     chosen = {False: [], True: []}
     for wav in wavs(tree):
         chosen[wav.endswith("4.aiff")].append(wav)
@@ -251,6 +263,40 @@ def write_lists(folder, tree):
     return folder
 
 
+def speechbrain_json(tree):
+    return {
+        row["path"]: {
+            "wav": "{data_root}/" + row["path"],
+            "length": 0.5,
+            "spk_id": row["speaker"],
+        }
+        for row in rows_of(tree)
+    }
+
+
+# How the corpus is called, and a function that describes it in a new file.
+DESCRIPTIONS = {
+    "csv": ("CSV", lambda at, tree: write_csv(at / "a.csv", rows_of(tree))),
+    "semicolons": (
+        "CSV",
+        lambda at, tree: write_csv(at / "a.csv", rows_of(tree), ";"),
+    ),
+    "tsv": (
+        "CSV",
+        lambda at, tree: write_csv(at / "a.tsv", rows_of(tree), "\t"),
+    ),
+    "speechbrain": (
+        "JSON",
+        lambda at, tree: write_json(at / "a.json", speechbrain_json(tree)),
+    ),
+    "json list": (
+        "JSON",
+        lambda at, tree: write_json(at / "a.json", rows_of(tree)),
+    ),
+    "kaldi": ("Kaldi", lambda at, tree: write_kaldi(at / "kaldi", tree)),
+}
+
+
 class TestManifests:
     """The same corpus described in other ways gives the same manifests."""
 
@@ -259,14 +305,12 @@ class TestManifests:
         prepare_own_corpus(tree, tmp_path / "expected")
         return splits(tmp_path / "expected")
 
-    @pytest.mark.parametrize("kind", ["csv", "semicolons", "tsv"])
-    def test_csv(self, tree, out, expected, kind):
-        delimiter = {"csv": ",", "semicolons": ";", "tsv": "\t"}[kind]
-        name = "all.tsv" if kind == "tsv" else "all.csv"
-        write_csv(tree / name, rows_of(tree), delimiter)
-        summary = prepare_own_corpus(tree / name, out)
+    @pytest.mark.parametrize("name", DESCRIPTIONS)
+    def test_description(self, tree, out, expected, tmp_path, name):
+        kind, describe = DESCRIPTIONS[name]
+        summary = prepare_own_corpus(describe(tmp_path, tree), out, tree)
         assert splits(out) == expected
-        assert summary.options["corpus"] == "CSV manifest"
+        assert summary.options["corpus"].startswith(f"{kind} ")
 
     def test_elsewhere_with_absolute_paths(self, tree, out, expected, tmp_path):
         rows = [{**r, "path": str(tree / r["path"])} for r in rows_of(tree)]
@@ -278,25 +322,6 @@ class TestManifests:
         assert summary.options["data_folder"] == str(tree)
         assert splits(out) == expected
 
-    def test_speechbrain_json(self, tree, out, expected, tmp_path):
-        entries = {
-            row["path"]: {
-                "wav": "{data_root}/" + row["path"],
-                "length": 0.5,
-                "spk_id": row["speaker"],
-            }
-            for row in rows_of(tree)
-        }
-        (tmp_path / "all.json").write_text(json.dumps(entries))
-        summary = prepare_own_corpus(tmp_path / "all.json", out, tree)
-        assert splits(out) == expected
-        assert summary.options["corpus"] == "JSON manifest"
-
-    def test_json_list(self, tree, out, expected):
-        (tree / "all.json").write_text(json.dumps(rows_of(tree)))
-        prepare_own_corpus(tree / "all.json", out)
-        assert splits(out) == expected
-
     def test_our_own_csv(self, tree, out, expected, tmp_path):
         source = tmp_path / "expected" / "train.csv"
         prepare_own_corpus(source, out, tree)
@@ -305,17 +330,7 @@ class TestManifests:
             u.id for u in expected["train"]
         )
 
-    def test_kaldi(self, tree, out, expected, tmp_path):
-        kaldi = tmp_path / "data"
-        kaldi.mkdir()
-        names = [(wav, wav.split("/")[0]) for wav in wavs(tree)]
-        write_scp(kaldi, "utt2spk", sorted(names))
-        write_scp(kaldi, "wav.scp", [(n, str(tree / n)) for n, _ in names])
-        summary = prepare_own_corpus(kaldi, out)
-        assert splits(out) == expected
-        assert summary.options["corpus"] == "Kaldi data folder"
-
-    def test_released_lists(self, tree, out, tmp_path):
+    def test_lists_of_the_authors_code(self, tree, out, tmp_path):
         lists = write_lists(tmp_path / "lists", tree)
         summary = prepare_own_corpus(lists, out, tree)
         found = splits(out)
@@ -365,6 +380,29 @@ class TestManifests:
         assert [why for _, why in summary.left_out] == [
             "it has no samples from 8999 to 20000"
         ]
+
+
+BAD_CSV = [
+    "",
+    "path,speaker\n",
+    "path,speaker\na.wav\n",
+    'path,speaker\n"a.wav,ann\n',
+    "path,speaker\n,ann\n",
+    "path,speaker,split\na.wav,ann,maybe\n",
+    "path,speaker,start\na.wav,ann,1.5\n",
+    "path,speaker,start\na.wav,ann,-1\n",
+]
+BAD_JSON = [
+    "",
+    "null",
+    "3",
+    "[]",
+    '["a.wav"]',
+    '{"a": "a.wav"}',
+    '[{"path": ["a.wav"], "speaker": "ann"}]',
+    '[{"path": null, "speaker": "ann"}]',
+    "[" * 100_000,
+]
 
 
 class TestRefused:
@@ -435,45 +473,22 @@ class TestRefused:
         assert "secret.wav is outside" in refused(source, out, tree)
 
     @pytest.mark.parametrize(
-        "text",
+        "suffix, text",
         [
-            "",
-            "path,speaker\n",
-            "path,speaker\na.wav\n",
-            'path,speaker\n"a.wav,ann\n',
-            "path,speaker\n,ann\n",
-            "path,speaker,split\na.wav,ann,maybe\n",
-            "path,speaker,start\na.wav,ann,1.5\n",
-            "path,speaker,start\na.wav,ann,-1\n",
+            *((".csv", text) for text in BAD_CSV),
+            *((".json", text) for text in BAD_JSON),
         ],
     )
-    def test_bad_csv(self, tmp_path, out, text):
-        (tmp_path / "all.csv").write_text(text)
-        assert str(tmp_path / "all.csv") in refused(tmp_path / "all.csv", out)
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "",
-            "null",
-            "3",
-            "[]",
-            '["a.wav"]',
-            '{"a": "a.wav"}',
-            '[{"path": ["a.wav"], "speaker": "ann"}]',
-            '[{"path": null, "speaker": "ann"}]',
-            "[" * 100_000,
-        ],
-    )
-    def test_bad_json(self, tmp_path, out, text):
-        (tmp_path / "all.json").write_text(text)
-        assert str(tmp_path / "all.json") in refused(tmp_path / "all.json", out)
+    def test_bad_lists(self, tmp_path, out, suffix, text):
+        path = tmp_path / f"all{suffix}"
+        path.write_text(text)
+        assert str(path) in refused(path, out)
 
     def test_a_command_is_not_run(self, tmp_path, out):
         canary = tmp_path / "canary"
-        write_scp(tmp_path, "utt2spk", [("a", "ann")])
+        write_lines(tmp_path, "utt2spk", [("a", "ann")])
         for command in (f"touch {canary} |", f"| touch {canary}"):
-            write_scp(tmp_path, "wav.scp", [("a", command)])
+            write_lines(tmp_path, "wav.scp", [("a", command)])
             assert "line 1: it is a command" in refused(tmp_path, out)
         assert not canary.exists()
 
@@ -481,15 +496,15 @@ class TestRefused:
         kaldi = tmp_path / "data"
         kaldi.mkdir()
         wav = str(tree / "ann" / "1.wav")
-        write_scp(kaldi, "wav.scp", [("a", wav), ("b", wav)])
+        write_lines(kaldi, "wav.scp", [("a", wav), ("b", wav)])
         assert "no utt2spk" in refused(kaldi, out)
-        write_scp(kaldi, "utt2spk", [("a", "ann")])
+        write_lines(kaldi, "utt2spk", [("a", "ann")])
         assert "b has no speaker" in refused(kaldi, out)
-        write_scp(kaldi, "utt2spk", [("a", "ann"), ("a", "bob")])
+        write_lines(kaldi, "utt2spk", [("a", "ann"), ("a", "bob")])
         assert "line 2: the ID 'a' occurs twice" in refused(kaldi, out)
-        write_scp(kaldi, "utt2spk", [("a", "")])
+        write_lines(kaldi, "utt2spk", [("a", "")])
         assert "nothing after a" in refused(kaldi, out)
-        write_scp(kaldi, "segments", [("a", "b 0 1")])
+        write_lines(kaldi, "segments", [("a", "b 0 1")])
         assert "it has segments" in refused(kaldi, out)
 
     def test_options(self, tree, out):
@@ -541,9 +556,10 @@ class TestPreparedFolder:
         with monkeypatch.context() as patch:
             patch.setattr("amsincnet_sb.dataio.corpus.write_manifest", full)
             refused(tree, out, seed=1)
-        with pytest.raises(InputError, match="not a finished preparation"):
-            find_manifests(out)
-        prepare_own_corpus(tree, out)
-        (out / "test.csv").unlink()
+        for name in ("train.csv", "test.csv", "prepare.json"):
+            with pytest.raises(InputError, match="not a finished preparation"):
+                find_manifests(out)
+            prepare_own_corpus(tree, out)
+            (out / name).unlink()
         with pytest.raises(InputError, match="not a finished preparation"):
             find_manifests(out)

@@ -1,6 +1,5 @@
 """TIMIT's preparation on small generated trees in every known layout."""
 
-import importlib.util
 import logging
 import os
 import shutil
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import timit_prepare
 from hypothesis import (
     example,
     given,
@@ -20,11 +20,6 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 
 from amsincnet_sb.dataio.manifest import Provenance, Utterance, read_manifest
 from amsincnet_sb.utils.errors import InputError
-
-_SCRIPT = Path(__file__).parents[2] / "recipes/TIMIT/timit_prepare.py"
-_spec = importlib.util.spec_from_file_location("timit_prepare", _SCRIPT)
-timit_prepare = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(timit_prepare)
 
 # Deliberately not in the order of their labels.
 TRAIN = [("DR2", "MZMB0"), ("DR1", "MCPM0"), ("DR1", "FSXA0"), ("DR2", "FAEM0")]
