@@ -54,7 +54,6 @@ lint: install
 # SpeechBrain's own checks and scripts, from a checkout of it:
 # make speechbrain-checks SPEECHBRAIN=/path/to/speechbrain
 speechbrain-checks: install
-	$(bin)/python -m pip install -q scikit-learn
 	SPEECHBRAIN_CHECKOUT="$(abspath $(SPEECHBRAIN))" \
 	    $(bin)/python -m pytest tests/integration/test_speechbrain_checks.py
 

@@ -1,14 +1,11 @@
 """Our classes under SpeechBrain's names, without touching SpeechBrain's."""
 
 import importlib
-import pickle
 import sys
 import types
 
 import pytest
 import speechbrain.nnet.losses
-import torch
-from hyperpyyaml import load_hyperpyyaml
 
 import amsincnet_sb
 from amsincnet_sb.lobes import registration
@@ -20,25 +17,6 @@ NAMES = {
     "speechbrain.lobes.features": ["SincFeatures"],
     LOSSES: ["AMSoftmax", "ReleasedAMSoftmax", "MarginWarmup"],
 }
-
-YAML = f"""
-__register: !apply:amsincnet_sb.register
-net: !new:{MODELS}.SincNet
-    window: 200
-    cnn_channels: [4]
-    cnn_kernel_sizes: [21]
-    cnn_pools: [3]
-    fc_neurons: [8]
-classifier: !new:{MODELS}.CosineClassifier
-    input_size: 8
-    out_neurons: 3
-cost: !new:{LOSSES}.MarginWarmup
-    loss: !new:{LOSSES}.AMSoftmax
-        margin: 0.25
-    warmup_steps: 10
-features: !new:speechbrain.lobes.features.SincFeatures
-    out_channels: 4
-"""
 
 
 def test_only_our_names_are_added_and_once(monkeypatch):
@@ -82,12 +60,3 @@ def test_a_module_that_is_there_but_broken_is_not_replaced(monkeypatch):
     with pytest.raises(ModuleNotFoundError, match="k2"):
         registration._module("speechbrain.lobes.models.Something")
     assert "speechbrain.lobes.models.Something" not in sys.modules
-
-
-def test_yaml():
-    hparams = load_hyperpyyaml(YAML)
-    for key, name in (("net", "SincNet"), ("features", "SincFeatures")):
-        assert type(hparams[key]) is getattr(amsincnet_sb, name)
-    net = pickle.loads(pickle.dumps(hparams["net"]))
-    cosines = hparams["classifier"](net(torch.randn(2, 200)))
-    assert hparams["cost"](cosines, torch.tensor([[0], [2]])).isfinite()
