@@ -1,4 +1,4 @@
-"""Twelve kinds of bad input: one sentence each, and nothing is written."""
+"""Kinds of bad input: one sentence each, and nothing is written."""
 
 import shutil
 
@@ -14,6 +14,7 @@ def place(finished, corpus, tmp_path, monkeypatch):
     """A folder with a model, recordings, and what is wrong with others."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished / "pretrained", "model")
+    (tmp_path / "new").mkdir()
     shutil.copytree("model", "half")
     (tmp_path / "half" / "embedding_model.ckpt").unlink()
     for path in sorted(corpus.glob("TRAIN/*/*/SI*.WAV")):
@@ -49,7 +50,13 @@ def prepare(source):
 
 CASES = {
     "no model": (["identify", "none", "good.wav"], "none is not a folder"),
+    "empty folder": (["identify", "new", "good.wav"], "new holds no trained"),
     "half a model": (["identify", "half", "good.wav"], "embedding_model.ckpt"),
+    "no candidates": (
+        ["identify", "model", "good.wav", "--top", "0"],
+        "--top is 0",
+    ),
+    "a folder of others": (["demo-corpus", "single"], "holds other files"),
     "not audio": (["identify", "model", "text.wav"], "text.wav: it cannot"),
     "empty file": (["enroll", "model", "a", "empty.wav"], "file is empty"),
     "NaN": (["verify", "model", "good.wav", "nan.wav"], "contains NaN"),

@@ -1,30 +1,25 @@
 """The console command on a trained model and without one."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import soundfile
 
+import amsincnet_sb
 from amsincnet_sb import cli
 from amsincnet_sb.cli import main
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.utils.errors import InputError
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
 
 @pytest.fixture
 def files(corpus):
     return sorted(map(str, corpus.glob("TRAIN/*/*/SI*.WAV")))[:3]
-
-
-def refused(arguments, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    assert stopped.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert line.startswith("Error: ") and line.endswith(".")
-    return line
 
 
 def same_candidates(one, other):
@@ -84,19 +79,6 @@ def test_a_bad_file_does_not_keep_the_others_from_an_answer(
     assert about_missing.startswith(f"Error: {missing}: there is no such file")
 
 
-def test_no_model(tmp_path, files, capsys):
-    missing, empty = tmp_path / "missing", tmp_path / "empty"
-    empty.mkdir()
-    assert str(missing) in refused(["identify", missing, files[0]], capsys)
-    sentence = refused(["identify", empty, files[0]], capsys)
-    assert f"{empty} holds no trained model" in sentence
-
-
-def test_no_candidates(finished, files, capsys):
-    arguments = ["identify", finished, files[0], "--top", "0"]
-    assert "--top is 0" in refused(arguments, capsys)
-
-
 def test_demo_corpus(tmp_path, capsys):
     folder = tmp_path / "made"
     arguments = ["demo-corpus", str(folder), "--speakers", "1", "--seed", "3"]
@@ -108,11 +90,40 @@ def test_demo_corpus(tmp_path, capsys):
     assert main(arguments) == 0
     assert {p: p.read_bytes() for p in made} == made
 
+
+def test_one_spelling(corpus, tmp_path, capsys):
+    """Options take hyphens and underscores, in every command."""
+    for folder in ("--data_folder", "--data-folder"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["evaluate", "gone", "--manifest=gone.csv", folder, "gone"])
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.startswith("Error: gone is not a folder")
+
+
+def test_the_module_is_the_command():
+    command = [sys.executable, "-X", "importtime", "-m", "amsincnet_sb.cli"]
+    ended = subprocess.run(
+        [*command, "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0
+    assert ended.stdout.split() == [amsincnet_sb.__version__]
+    # Help does not wait for what commands need.
+    imported = {
+        line.split("|")[-1].strip() for line in ended.stderr.split("\n")
+    }
+    assert "argparse" in imported
+    assert not imported & {"torch", "numpy", "speechbrain"}
+
+
+def test_the_old_name_of_a_command(tmp_path, capsys):
+    model = FIXTURES / "model_raw_small.pkl"
+    for name in ("import-released", "import-original"):
+        assert main([name, str(model), str(tmp_path / name)]) == 0
+        assert (tmp_path / name / "pretrained" / "config.json").is_file()
     capsys.readouterr()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").touch()
-    sentence = refused(["demo-corpus", tmp_path / "mine"], capsys)
-    assert "holds other files" in sentence
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "import-released" not in capsys.readouterr().out
 
 
 def test_scripts_of_the_recipes(monkeypatch, tmp_path):
