@@ -14,5 +14,7 @@ from speechbrain.utils.importutils import LazyModule  # noqa: E402
 # modules answer by importing packages that are not installed.
 LazyModule.__file__ = None
 
-# The prepare script is imported by its recipe's own folder.
+# The prepare script is imported by its recipe's own folder, and
+# tests/reference.py by the tests.
 sys.path.insert(0, str(Path(__file__).parent / "recipes" / "TIMIT"))
+sys.path.insert(0, str(Path(__file__).parent / "tests"))

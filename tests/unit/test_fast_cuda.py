@@ -1,21 +1,23 @@
-"""The fast convolutional part against the plain one, with F.conv1d.
+"""The kernels for GPUs against the plain formulas, values and gradients.
 
-Without a GPU the kernels run in Triton's interpreter, in a process of their
-own because the switch is read when they are first imported; this file is that
-process's program, too. The interpreter does not know products of bfloat16;
+Without a GPU they run in Triton's interpreter, in a process of their own
+because the switch is read when Triton is first imported; this file is that
+process's program, too. The interpreter does not know matmuls of bfloat16;
 those are checked on a GPU only.
 """
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import reference
 import torch
 import torch.nn.functional as F
 
 from amsincnet_sb import kernels
-from amsincnet_sb.kernels import cuda as fast_cuda
+from amsincnet_sb.kernels import cuda
 from amsincnet_sb.kernels.cuda import support
 from amsincnet_sb.kernels.finiteness import finiteness
 from amsincnet_sb.lobes.frozen import Folded, FoldedTDNN, for_evaluation
@@ -23,6 +25,7 @@ from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
 
 pytest.importorskip("triton")
+ROOT = Path(__file__).parents[2]
 on_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"
 )
@@ -40,55 +43,6 @@ FAMILY = [
 
 # More time than a tile of the normalisation has.
 LONG = (2100, (2,), (5,), (2,))
-
-
-def plain(x, input_norm, filters, convs, norms, pools, eps=1e-6, slope=0.2):
-    """What :func:`fast_cuda.cnn` computes, as one would write it."""
-
-    def normalise(x, gain, bias):
-        std = (x.var(-1, keepdim=True) + 1e-20).sqrt()
-        return gain * (x - x.mean(-1, keepdim=True)) / (std + eps) + bias
-
-    x = normalise(x, *input_norm)
-    x = F.conv1d(x.unsqueeze(1), filters.unsqueeze(1)).abs()
-    x = F.max_pool1d(x, pools[0])
-    x = F.leaky_relu(normalise(x, *norms[0]), slope)
-    for conv, norm, pool in zip(convs, norms[1:], pools[1:]):
-        x = F.max_pool1d(F.conv1d(x, *conv), pool)
-        x = F.leaky_relu(normalise(x, *norm), slope)
-    return x.flatten(1)
-
-
-def plain_sinc_map(x, input_norm, filters, norm, pool, floor, keep=None):
-    """What :func:`fast_cuda.sinc_map` computes, as one would write it."""
-
-    def normalise(x, gain, bias):
-        std = (x.var(-1, keepdim=True) + 1e-20).sqrt()
-        return gain * (x - x.mean(-1, keepdim=True)) / (std + 1e-6) + bias
-
-    gain, bias = input_norm or (1.0, 0.0)
-    x = normalise(x, gain, bias)
-    x = F.conv1d(x.unsqueeze(1), filters.unsqueeze(1)).abs()
-    x = F.max_pool1d(x, pool)
-    if floor:
-        x = (x + floor).log()
-    x = F.leaky_relu(normalise(x, *norm), 0.2).transpose(1, 2)
-    return x if keep is None else x * keep.unsqueeze(1)
-
-
-def fast_cnn(*arguments):
-    return fast_cuda.cnn(*arguments, 1e-6, 0.2)
-
-
-def fast_sinc_map(x, input_norm, filters, norm, pool, floor, keep=None):
-    return fast_cuda.sinc_map(
-        x, input_norm, filters, norm, pool, 1e-6, 0.2, floor, keep
-    )
-
-
-def plain_conv(x, weight, stride):
-    """What :func:`fast_cuda.conv` computes."""
-    return F.conv1d(x.transpose(1, 2), weight, stride=stride).transpose(1, 2)
 
 
 # batch, time, channels in and out, taps, stride: steps that do and do not
@@ -138,7 +92,7 @@ def problem(shape, batch, dtype=torch.float64, device="cpu"):
     for c, k, pool in zip(channels, taps, pools):
         time = (time - k + 1) // pool
         norms.append(affine(c, time))
-    return (x, input_norm, filters, convs, norms, pools), leaves
+    return (x, input_norm, filters, convs, norms, pools, 1e-6, 0.2), leaves
 
 
 def relative(a, b):
@@ -146,10 +100,12 @@ def relative(a, b):
     return ((a.double() - b).norm() / (b.norm() + 1e-12)).item()
 
 
-def errors(function, arguments, leaves, exact, exact_leaves, reference=plain):
+def errors(
+    function, arguments, leaves, exact, exact_leaves, plain=reference.cnn
+):
     """Relative errors of the value and of every gradient."""
     y = function(*arguments)
-    want = reference(*exact)
+    want = plain(*exact)
     weight = torch.randn(
         want.shape, dtype=torch.float64, generator=torch.manual_seed(1)
     ).to(want.device)
@@ -249,24 +205,24 @@ SMALL_NETWORKS = [
 
 
 def interpreted():
-    """What is checked in the interpreter."""
+    """The program of the process with the interpreter."""
     check_finiteness("cpu")
-    kernels._cuda = fast_cuda
+    kernels._cuda = cuda
     check_frozen(
         "cpu",
         SMALL_NETWORKS,
         {torch.float64: 1e-12, torch.float16: 3e-3},
     )
     long, leaves = problem(LONG, 2)
-    value, grads = errors(fast_cnn, long, leaves, long, leaves)
+    value, grads = errors(cuda.cnn, long, leaves, long, leaves)
     assert max(value, *grads) < 1e-13, (value, grads)
     for shape in FAMILY:
         arguments, leaves = problem(shape, 3)
-        value, grads = errors(fast_cnn, arguments, leaves, arguments, leaves)
+        value, grads = errors(cuda.cnn, arguments, leaves, arguments, leaves)
         assert value < 1e-13, (shape, value)
         assert max(grads) < 1e-13, (shape, grads)
 
-        x, first, filters, _, norms, pools = arguments
+        x, first, filters, _, norms, pools, eps, slope = arguments
         keep = torch.rand(len(x), len(filters)) < 0.6
         for norm, floor, kept in (
             (first, 0.0, None),
@@ -274,17 +230,18 @@ def interpreted():
             (None, 0.01, keep),
             (first, 0.0, keep),
         ):
-            single = (x, norm, filters, norms[0], pools[0], floor, kept)
+            single = (x, norm, filters, norms[0], pools[0], eps, slope)
+            single += (floor, kept)
             some = [*([x, *norm] if norm else []), filters, *norms[0]]
             value, grads = errors(
-                fast_sinc_map, single, some, single, some, plain_sinc_map
+                cuda.sinc_map, single, some, single, some, reference.sinc_map
             )
             assert value < 1e-13, (shape, floor, value)
             assert max(grads) < 1e-12, (shape, floor, grads)
     for shape in CONVS:
         arguments, leaves = conv_problem(shape)
         value, grads = errors(
-            fast_cuda.conv, arguments, leaves, arguments, leaves, plain_conv
+            cuda.conv, arguments, leaves, arguments, leaves, reference.conv
         )
         assert value < 1e-13, (shape, value)
         assert max(grads) < 1e-13, (shape, grads)
@@ -293,13 +250,14 @@ def interpreted():
 
     def of_leaves(*tensors):
         x, a, b, filters, weight, bias, *norms = tensors
-        return fast_cnn(
+        return cuda.cnn(
             x,
             (a, b),
             filters,
             [(weight, bias)],
             [norms[:2], norms[2:]],
             (3, 2),
+            *(1e-6, 0.2),
         )
 
     assert torch.autograd.gradcheck(of_leaves, leaves, fast_mode=True)
@@ -307,12 +265,12 @@ def interpreted():
     # float32, and only some gradients wanted
     exact, exact_leaves = problem(FAMILY[0], 2)
     single, leaves = problem(FAMILY[0], 2, torch.float32)
-    value, grads = errors(fast_cnn, single, leaves, exact, exact_leaves)
+    value, grads = errors(cuda.cnn, single, leaves, exact, exact_leaves)
     assert value < 1e-5, value
     assert max(grads) < 1e-4, grads
     for leaf in leaves[:3]:
         leaf.requires_grad_(False)
-    y = fast_cnn(*single)
+    y = cuda.cnn(*single)
     assert y.dtype == torch.float32
     some = torch.autograd.grad(y.square().sum(), leaves[3])
     assert some[0].isfinite().all()
@@ -321,22 +279,21 @@ def interpreted():
     silent, leaves = problem(FAMILY[0], 3)
     with torch.no_grad():
         silent[0][0] = 0.0
-    y = fast_cnn(*silent)
+    y = cuda.cnn(*silent)
     grads = torch.autograd.grad(y.sum(), leaves)
     assert all(g.isfinite().all() for g in grads)
     with torch.no_grad():
         silent[0][1, 5] = torch.nan
-        y = fast_cnn(*silent)
+        y = cuda.cnn(*silent)
     assert y.isnan().all(1).tolist() == [False, True, False]
 
 
 def test_values_and_gradients_in_the_interpreter():
     """All kernels, value by value, on the CPU."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     environment = {
         **os.environ,
         "TRITON_INTERPRET": "1",
-        "PYTHONPATH": root + os.pathsep + os.environ.get("PYTHONPATH", ""),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
     done = subprocess.run(
         [sys.executable, __file__],
@@ -349,7 +306,7 @@ def test_values_and_gradients_in_the_interpreter():
 
 def test_supports_only_what_it_can_run():
     """Not on a CPU, whatever the type."""
-    assert not fast_cuda.supports(torch.zeros(1))
+    assert not cuda.supports(torch.zeros(1))
 
     def ask(x):
         return x + 1 if support._capable(0) else x - 1
@@ -370,7 +327,7 @@ def test_aligned_linear_equals_linear(size):
     leaves = [t.requires_grad_() for t in leaves]
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            got = fast_cuda.linear(x, *leaves)
+            got = cuda.linear(x, *leaves)
             want = F.linear(x, *leaves)
         assert got.dtype == want.dtype
         tolerance = {"rtol": 2e-2, "atol": 0.5} if enabled else {}
@@ -392,7 +349,7 @@ def test_float32_on_gpu(shape, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     exact, exact_leaves = problem(shape, 4, device="cuda")
     single, leaves = problem(shape, 4, torch.float32, "cuda")
-    value, grads = errors(fast_cnn, single, leaves, exact, exact_leaves)
+    value, grads = errors(cuda.cnn, single, leaves, exact, exact_leaves)
     assert value < 1e-5
     assert max(grads) < 1e-4
 
@@ -406,7 +363,7 @@ def test_reduced_precision_on_gpu(precision, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     found = []
-    for function in (fast_cnn, plain):
+    for function in (cuda.cnn, reference.cnn):
 
         def run(*arguments, function=function):
             with torch.autocast(
@@ -432,10 +389,10 @@ def test_conv_on_gpu(shape, monkeypatch):
 
         def run(*arguments, bf16=bf16):
             with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
-                return fast_cuda.conv(*arguments)
+                return cuda.conv(*arguments)
 
         value, grads = errors(
-            run, single, leaves, exact, exact_leaves, plain_conv
+            run, single, leaves, exact, exact_leaves, reference.conv
         )
         assert max(value, *grads) < most
 
@@ -448,19 +405,19 @@ def test_logarithmic_sinc_map_on_gpu(bf16, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     pairs = []
     for dtype in (torch.float64, torch.float32):
-        (x, norm, filters, _, norms, pools), _ = problem(
+        (x, norm, filters, _, norms, pools, *rest), _ = problem(
             DEFAULT, 8, dtype, "cuda"
         )
-        single = (x, norm, filters, norms[0], pools[0], 0.01)
+        single = (x, norm, filters, norms[0], pools[0], *rest, 0.01)
         pairs.append((single, [x, *norm, filters, *norms[0]]))
     (exact, exact_leaves), (single, leaves) = pairs
 
     def run(*arguments):
         with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
-            return fast_sinc_map(*arguments)
+            return cuda.sinc_map(*arguments)
 
     value, grads = errors(
-        run, single, leaves, exact, exact_leaves, plain_sinc_map
+        run, single, leaves, exact, exact_leaves, reference.sinc_map
     )
     assert value < (3e-2 if bf16 else 1e-5)
     assert max(grads) < (0.2 if bf16 else 1e-3)
@@ -482,9 +439,9 @@ def test_repeats_bit_for_bit_and_compiles_whole():
             y = function(*arguments)
         return [y, *torch.autograd.grad(y.float().square().sum(), leaves)]
 
-    first, second = run(fast_cnn), run(fast_cnn)
+    first, second = run(cuda.cnn), run(cuda.cnn)
     assert all(torch.equal(a, b) for a, b in zip(first, second))
-    whole = torch.compile(fast_cnn, fullgraph=True, dynamic=False)
+    whole = torch.compile(cuda.cnn, fullgraph=True, dynamic=False)
     for a, b in zip(run(whole), first):
         assert relative(a, b.double()) < 2e-2
 
@@ -515,7 +472,7 @@ def test_compiled_programs_are_kept_apart():
     """The compiler's caches know which version of the operators they are of."""
     assert "amsincnet-" in torch.compiler.config.cache_key_tag
     kept = torch.compiler.config.cache_key_tag
-    fast_cuda._tag_compiled()
+    cuda._tag_compiled()
     assert torch.compiler.config.cache_key_tag == kept
 
 
