@@ -1,4 +1,4 @@
-"""Anybody's recordings become manifests to train on.
+"""Preparing anybody's recordings: a corpus becomes manifests to train on.
 
 A corpus is listed (:mod:`amsincnet_sb.dataio.listings`) and every utterance
 decoded once; what cannot be used is left out and reported. No audio is copied.
@@ -126,7 +126,7 @@ def prepare_own_corpus(
 def write_preparation(
     output_folder, splits, options, digest, left_out=(), notes=()
 ):
-    """Write manifests and, last, the prepare.json that vouches for them.
+    """Write manifests and, last, the prepare.json that makes them complete.
 
     Arguments
     ---------
@@ -140,6 +140,10 @@ def write_preparation(
         Of what it depends on, from :func:`check_recordings`.
     left_out, notes : list
         See Provenance.
+
+    Returns
+    -------
+    Provenance
 
     Raises
     ------
@@ -157,7 +161,7 @@ def write_preparation(
         list(left_out),
         list(notes),
     )
-    summary.write(folder, {})  # until it is complete, it vouches for nothing
+    summary.write(folder, {})  # not a finished preparation until the end
     for split, path in paths.items():
         if splits[split]:
             write_manifest(path, splits[split])
@@ -356,7 +360,7 @@ def split_utterances(
 
 
 def _check_output(folder):
-    """Nobody's own manifests are replaced."""
+    """Refuse to replace manifests that no preparation has written."""
     for split in ("train", "valid", "test"):
         path = Path(folder, f"{split}.csv")
         if path.exists() and Provenance.read(folder) is None:
@@ -379,7 +383,7 @@ def _check_options(test_fraction, validation_sentences):
 
 
 def _explicit_splits(utterances, explicit):
-    """As the corpus says, without those of whom nothing is learned."""
+    """As the corpus says, without speakers who have no training utterance."""
     splits = {"train": [], "valid": [], "test": []}
     learned = {u.spk_id for u in utterances if explicit[u.id] == "train"}
     left_out = []

@@ -1,4 +1,4 @@
-"""How a corpus is described, by its folders or by a list of some form.
+"""Listing the utterances of a corpus, however it is described.
 
 A folder with a folder for each speaker, a CSV or JSON manifest, a Kaldi data
 folder, or the lists of the authors' code. No recording is opened here.
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import soundfile
 
 from amsincnet_sb.dataio.lists import corpus_files, csv_rows, read_text
-from amsincnet_sb.dataio.scp import corpus_from_scp, read_labels
+from amsincnet_sb.dataio.scp import scp_rows
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["Listed", "Listing", "list_corpus"]
@@ -115,7 +115,10 @@ def list_corpus(source, data_folder=None):
             for pattern in ("*train*.scp", "*test*.scp", "*.npy")
         ]
         if all(len(found) == 1 for found in lists):
-            return _authors_lists(*(found for (found,) in lists), data_folder)
+            lists = [found for (found,) in lists]
+            rows = scp_rows(*lists, data_folder or source)
+            kind = "folder of .scp lists and .npy labels"
+            return _located(kind, lists[0], rows, data_folder)
         if (source / "wav.scp").exists():
             return _kaldi(source, data_folder)
         return _folders(source, data_folder)
@@ -260,20 +263,6 @@ def _kaldi_lines(path):
         if keys[key] > 1:
             raise InputError(f"{where}: the ID {key!r} occurs twice.")
     return pairs
-
-
-def _authors_lists(train_scp, test_scp, labels, data_folder):
-    """Lists and labels as the authors' code has them."""
-    root = os.path.abspath(data_folder or train_scp.parent)
-    train, test = corpus_from_scp(
-        root, train_scp, test_scp, read_labels(labels)
-    )
-    utterances = [
-        Listed(u.wav, u.spk_id, u.wav, split, u.start, u.stop)
-        for split, own in (("train", train), ("test", test))
-        for u in own
-    ]
-    return Listing("folder of .scp lists and .npy labels", root, utterances, [])
 
 
 def _located(kind, source, rows, data_folder):

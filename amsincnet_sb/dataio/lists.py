@@ -1,4 +1,4 @@
-"""Files of a folder, and lists in files, read with care."""
+"""Listing the files of a folder, and reading lists in CSV and text files."""
 
 import csv
 import os
@@ -67,7 +67,7 @@ def _size(entry):
 
 
 def read_text(path, advice):
-    """The text of a list; `advice` says what to do where there is none."""
+    """The text of a list; `advice` says what to do if it cannot be read."""
     with _readable(path, advice) as file:
         return file.read()
 
@@ -114,7 +114,7 @@ def csv_rows(path, advice, delimiters=","):
 
 @contextmanager
 def _readable(path, advice):
-    """A text file to read; what goes wrong in the block is its fault."""
+    """A text file; InputError for whatever goes wrong while it is read."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             yield file

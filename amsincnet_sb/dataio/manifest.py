@@ -1,4 +1,4 @@
-"""Manifests: which sentence is whose, and what the list was made from.
+"""Manifests, an utterance a row, and what they were made from.
 
 A manifest is a CSV file for SpeechBrain's ``DynamicItemDataset.from_csv``
 with the columns ``ID, duration, wav, start, stop, spk_id``. Paths start with
@@ -257,7 +257,7 @@ class Provenance:
     left_out : list of tuple
         (file, reason) of everything not used.
     notes : list of str
-        What was used although something is odd about it.
+        Oddities of what was used all the same.
     manifests : dict
         Split name -> hash of the CSV file; filled in by :meth:`write`.
     """
@@ -307,7 +307,7 @@ class Provenance:
             return None
 
     def matches(self, current, manifests):
-        """Whether nothing has changed since.
+        """Whether corpus, options and manifests are still the same.
 
         Arguments
         ---------

@@ -1,6 +1,6 @@
 """The lists and labels of the authors' code: ``*.scp``, ``*_labels.npy``.
 
-The labels are a pickle in a numpy array. A pickle does whatever it likes when
+The labels are a pickle in a numpy array. A pickle runs code of its author when
 it is read in the ordinary way; nothing in these runs here.
 """
 
@@ -13,12 +13,10 @@ import re
 import struct
 from pathlib import Path, PurePosixPath
 
-from amsincnet_sb.dataio.audio import audio_info
 from amsincnet_sb.dataio.lists import read_text
-from amsincnet_sb.dataio.manifest import Utterance
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["corpus_from_scp", "read_labels", "read_scp", "speaker_table"]
+__all__ = ["read_labels", "read_scp", "scp_rows", "speaker_table"]
 
 MAX_BYTES = 128 * 2**20  # twice what all of VoxCeleb takes
 
@@ -261,8 +259,8 @@ def read_scp(path):
     return wavs
 
 
-def corpus_from_scp(data_root, train_scp, test_scp, labels):
-    """A corpus as users of the authors' code describe theirs.
+def scp_rows(train_scp, test_scp, labels, data_folder):
+    """The rows of a corpus as users of the authors' code describe theirs.
 
     Their files are cut to the speech already, so utterances are whole files.
     Names are found on the disk and among the labels in any case, because
@@ -270,64 +268,45 @@ def corpus_from_scp(data_root, train_scp, test_scp, labels):
 
     Arguments
     ---------
-    data_root : str or Path
-        Folder that the lists are relative to.
     train_scp, test_scp : str or Path
         See :func:`read_scp`.
-    labels : dict
-        From :func:`read_labels`; speakers are named by
-        :func:`speaker_table`.
+    labels : str or Path
+        See :func:`read_labels`; speakers are named by :func:`speaker_table`.
+    data_folder : str or Path
+        Folder that the lists are relative to.
 
     Returns
     -------
-    train, test : list of Utterance, list of Utterance
-        In the order of the lists.
+    list of tuple
+        (file, dict with path, speaker and split), in the order of the lists.
 
     Raises
     ------
     InputError
-        An utterance has no label, no file, an unusable file, or is listed
-        twice; or a speaker of the test list is not in the training list.
+        An utterance has no label, or a speaker of the test list is not in the
+        training list.
     """
-    root, names = Path(data_root), speaker_table(labels)
-    folders, listed = {}, {}
-
-    def utterance(scp, line):
-        label = labels.get(line, labels.get(line.lower()))
-        if label is None:
-            raise InputError(
-                f"{scp}: {line} is not in the dictionary of labels."
-            )
-        if line in listed:
-            raise InputError(
-                f"{scp}: {line} is listed already in {listed[line]}."
-            )
-        listed[line] = scp
-        wav = _on_disk(root, line, folders)
-        info = audio_info(root / wav)
-        try:
-            return Utterance(
-                id=re.sub(r"[/\\]+", "-", os.path.splitext(wav)[0]),
-                duration=info.frames / info.sample_rate,
-                wav=wav,
-                start=0,
-                stop=info.frames,
-                spk_id=names[label],
-            )
-        except InputError as error:
-            raise InputError(f"{scp}: {line}: {error}") from None
-
-    train, test = (
-        [utterance(scp, line) for line in read_scp(scp)]
-        for scp in (train_scp, test_scp)
-    )
-    strangers = {u.spk_id for u in test} - {u.spk_id for u in train}
-    if strangers:
-        raise InputError(
-            f"{test_scp}: speaker {min(strangers)} has no utterance in "
-            f"{train_scp}, so nothing could be learned about them."
-        )
-    return train, test
+    labels = read_labels(labels)
+    names, root, folders = speaker_table(labels), Path(data_folder), {}
+    rows, learned = [], set()
+    for split, scp in (("train", train_scp), ("test", test_scp)):
+        for wav in read_scp(scp):
+            label = labels.get(wav, labels.get(wav.lower()))
+            if label is None:
+                raise InputError(
+                    f"{scp}: {wav} is not in the dictionary of labels."
+                )
+            if split == "train":
+                learned.add(label)
+            elif label not in learned:
+                raise InputError(
+                    f"{scp}: speaker {names[label]} has no utterance in "
+                    f"{train_scp}, so nothing could be learned about them."
+                )
+            path = _on_disk(root, wav, folders)
+            row = {"path": path, "speaker": names[label], "split": split}
+            rows.append((str(scp), row))
+    return rows
 
 
 def _on_disk(root, wav, folders):

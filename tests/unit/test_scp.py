@@ -15,12 +15,8 @@ from hypothesis import (
     strategies as st,
 )
 
-from amsincnet_sb.dataio.scp import (
-    corpus_from_scp,
-    read_labels,
-    read_scp,
-    speaker_table,
-)
+from amsincnet_sb.dataio.listings import list_corpus
+from amsincnet_sb.dataio.scp import read_labels, read_scp, speaker_table
 from amsincnet_sb.utils.errors import InputError
 
 
@@ -261,56 +257,54 @@ def test_scp_that_is_none(tmp_path, content):
 @pytest.fixture
 def corpus(tmp_path):
     """Files in mixed case, lists in lower case, labels."""
-    root = tmp_path / "corpus"
     labels = {}
     for part, names in {"TRAIN": ["SX1", "SX2"], "TEST": ["SI1"]}.items():
         for label, speaker in enumerate(["MDAB0", "FAKS0"]):
             for n, name in enumerate(names):
                 wav = f"{part}/DR1/{speaker}/{name}.WAV"
-                (root / wav).parent.mkdir(parents=True, exist_ok=True)
+                path = tmp_path / "corpus" / wav
+                path.parent.mkdir(parents=True, exist_ok=True)
                 noise = np.random.default_rng(n).uniform(-0.1, 0.1, 4000 + n)
-                soundfile.write(root / wav, noise, 8000, format="WAV")
+                soundfile.write(path, noise, 8000, format="WAV")
                 labels[wav.lower()] = label
     for part in ("train", "test"):
         lines = [w for w in labels if w.startswith(part)]
         (tmp_path / f"{part}.scp").write_text("\n".join(lines) + "\n")
-    return root, tmp_path / "train.scp", tmp_path / "test.scp", labels
+    np.save(tmp_path / "labels.npy", labels)
+    return tmp_path
 
 
-def test_corpus_from_scp(corpus):
-    train, test = corpus_from_scp(*corpus)
-    assert [u.spk_id for u in train] == ["mdab0"] * 2 + ["faks0"] * 2
-    assert [u.spk_id for u in test] == ["mdab0", "faks0"]
-    second = train[1]
-    assert second.wav == "TRAIN/DR1/MDAB0/SX2.WAV"
-    assert second.id == "TRAIN-DR1-MDAB0-SX2"
-    assert (second.start, second.stop) == (0, 4001)
-    assert second.duration == 4001 / 8000
-
-
-def _append(path, line):
-    path.write_text(path.read_text() + line + "\n")
+def test_a_corpus_of_lists(corpus):
+    listing = list_corpus(corpus, corpus / "corpus")
+    assert [u.speaker for u in listing.utterances] == [
+        *("mdab0", "mdab0", "faks0", "faks0"),
+        *("mdab0", "faks0"),
+    ]
+    assert [u.split for u in listing.utterances] == ["train"] * 4 + ["test"] * 2
+    second = listing.utterances[1]
+    assert second.wav == second.id == "TRAIN/DR1/MDAB0/SX2.WAV"
+    assert (second.start, second.stop) == (0, None)
 
 
 @pytest.mark.parametrize(
     "line, words",
     [
         ("test/dr1/nobody/si1.wav", "dictionary of labels"),
-        ("test/dr1/mdab0/si1.wav", "already"),
-        ("train/dr1/mdab0/sx1.wav", "already"),
-        ("test/dr1/mdab0/gone.wav", "no such file"),
-        ("../secret.wav", "inside the corpus folder"),
+        ("test/dr1/mdab0/si1.wav", "occurs twice"),
+        ("train/dr1/mdab0/sx1.wav", "occurs twice"),
+        ("test/dr1/mdab0/gone.wav", "does not exist"),
+        ("../secret.wav", "outside the data folder"),
         ("test/dr1/mcpm0/si1.wav", "no utterance in"),
     ],
 )
 def test_lists_that_do_not_fit(corpus, line, words):
-    root, _, test, labels = corpus
+    labels = read_labels(corpus / "labels.npy")
     labels["test/dr1/mdab0/gone.wav"] = 0
     labels["../secret.wav"] = 0
     labels["test/dr1/mcpm0/si1.wav"] = 2
-    for wav in ("TEST/DR1/MCPM0/SI1.WAV", "../secret.wav"):
-        (root / wav).parent.mkdir(exist_ok=True)
-        soundfile.write(root / wav, np.full(9, 0.1), 8000, format="WAV")
-    _append(test, line)
+    np.save(corpus / "labels.npy", labels)
+    (corpus / "secret.wav").touch()
+    with open(corpus / "test.scp", "a") as file:
+        file.write(line + "\n")
     with pytest.raises(InputError, match=words):
-        corpus_from_scp(*corpus)
+        list_corpus(corpus, corpus / "corpus")
