@@ -182,7 +182,7 @@ def _hilbert_matrix(size):
 
 
 class _AnchoredSincConv(SincConv):
-    """Cut-offs that move a part of the way that their parameters move."""
+    """SincConv with cut-offs that move ``factor`` as far as its parameters."""
 
     def __init__(self, factor, **kwargs):
         super().__init__(**kwargs)

@@ -100,8 +100,7 @@ class RandomMixture(nn.Module):
         others = wavs.roll(1, 0)
         draw = torch.rand(2, len(wavs), 1, device=wavs.device)
         snr = self.snr_low + (self.snr_high - self.snr_low) * draw[0]
-        # Silence stays silent and is not blown up.
-        tiny = 1e-9
+        tiny = 1e-9  # A silent background gets a finite gain.
         power = wavs.square().mean(1, keepdim=True)
         noise = others.square().mean(1, keepdim=True) + tiny
         gain = (power / noise * 10 ** (-snr / 10)).sqrt()

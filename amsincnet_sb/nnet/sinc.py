@@ -123,28 +123,19 @@ class SincConv(nn.Module):
 
     def filters(self):
         """Impulse responses ``[out_channels, kernel_size]``."""
-        # Without autocast and in float64: the phase turns up to a hundred
-        # times, which costs float32 two digits and bfloat16 all.
-        with torch.autocast(self.low.device.type, enabled=False):
-            taps, hamming = self._taps()
-            low, high = (hz[:, None].to(taps.dtype) for hz in self.cutoffs())
-            carrier = torch.cos(math.pi * (low + high) * taps)
-            filters = hamming * torch.sinc((high - low) * taps) * carrier
+        device, taps = self.low.device, self.kernel_size
+        # In float64: the phase turns up to a hundred times, which costs
+        # float32 two digits. Not from buffers, which .half() would round.
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        half = (taps - 1) // 2
+        t = torch.arange(-half, half + 1, dtype=exact, device=device)
+        phase = torch.linspace(0, 2 * math.pi, taps, dtype=exact, device=device)
+        hamming = 0.54 - 0.46 * torch.cos(phase)
+        with torch.autocast(device.type, enabled=False):
+            low, high = (hz[:, None].to(exact) for hz in self.cutoffs())
+            carrier = torch.cos(math.pi * (low + high) * t)
+            filters = hamming * torch.sinc((high - low) * t) * carrier
             return filters.to(self.low.dtype)
-
-    def _taps(self):
-        """Tap positions ``[K]`` and their Hamming weights ``[K]``."""
-        # Made here, and not kept as buffers, so that no .float(), .half() or
-        # move to a device of less precision ever rounds them.
-        exact = (
-            torch.float32 if self.low.device.type == "mps" else torch.float64
-        )
-        at = {"dtype": exact, "device": self.low.device}
-        half = (self.kernel_size - 1) // 2
-        # The phase runs over linspace(0, K, K): not quite the usual window.
-        phase = torch.linspace(0, 2 * math.pi, self.kernel_size, **at)
-        taps = torch.arange(-half, half + 1, **at)
-        return taps, 0.54 - 0.46 * torch.cos(phase)
 
     def forward(self, x):
         """Filter waveforms, without padding.
