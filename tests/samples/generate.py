@@ -9,7 +9,6 @@ SpeechBrain's scripts. No recording is involved.
 """
 
 import csv
-import json
 import sys
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def main():
             split = "train" if number in TRAIN else "test"
             rows[split].append((voice.name, folder / name))
     for split, utterances in rows.items():
-        write_manifests(split, utterances)
+        write_manifest(split, utterances)
     with open(HERE / "verification.txt", "w") as file:
         for first, path in rows["test"]:
             for second, other in rows["test"]:
@@ -54,36 +53,24 @@ def main():
                 )
 
 
-def write_manifests(split, utterances):
-    """As csv for VoxCeleb and CommonLanguage, as json for UrbanSound8k.
+def write_manifest(split, utterances):
+    """As SpeechBrain's VoxCeleb recipes read it.
 
     Arguments
     ---------
     split : str
-        Name of the files.
+        Name of the file.
     utterances : list of tuple
         Speaker and path of each.
     """
     with open(HERE / f"{split}.csv", "w", newline="") as file:
         write = csv.writer(file, lineterminator="\n").writerow
-        write("ID duration wav start stop spk_id language".split())
+        write("ID duration wav start stop spk_id".split())
         for speaker, path in utterances:
             wav = f"$data_root/{path.relative_to(HERE).as_posix()}"
             duration = SAMPLES / SAMPLE_RATE
             ID = f"{speaker}-{path.stem}"
-            write([ID, duration, wav, 0, SAMPLES, speaker, speaker])
-    records = {
-        f"{speaker}-{path.stem}": {
-            # UrbanSound8k's script looks in fold1, which is a link.
-            "wav": path.relative_to(HERE / "TIMIT").as_posix(),
-            "fold": "1",
-            "class_string": speaker,
-        }
-        for speaker, path in utterances
-    }
-    with open(HERE / f"{split}.json", "w") as file:
-        json.dump(records, file, indent=4)
-        file.write("\n")
+            write([ID, duration, wav, 0, SAMPLES, speaker])
 
 
 if __name__ == "__main__":
