@@ -21,6 +21,8 @@ from amsincnet_sb.utils.errors import InputError
 __all__ = ["import_original", "load_original"]
 
 CNN, DNN, CLASSIFIER = "CNN_model_par", "DNN1_model_par", "DNN2_model_par"
+# The published architecture. A configuration may have other sizes; where a
+# value stands for all layers, another value is another architecture.
 PUBLISHED_CFG = """
 [windowing]
 fs=16000
@@ -30,33 +32,25 @@ cw_shift=10
 cnn_N_filt=80,60,60
 cnn_len_filt=251,5,5
 cnn_max_pool_len=3,3,3
+cnn_use_laynorm_inp=True
+cnn_use_batchnorm_inp=False
+cnn_use_laynorm=True
+cnn_use_batchnorm=False
+cnn_act=leaky_relu
 [dnn]
 fc_lay=2048,2048,2048
+fc_use_laynorm_inp=True
+fc_use_batchnorm_inp=False
+fc_use_laynorm=False
+fc_use_batchnorm=True
+fc_act=leaky_relu
+[class]
+class_use_laynorm_inp=False
+class_use_batchnorm_inp=False
+class_use_laynorm=False
+class_use_batchnorm=False
+class_act=softmax
 """
-# The values that this package builds, one or one per layer.
-FLAGS = {
-    "cnn": {
-        "cnn_use_laynorm_inp": "True",
-        "cnn_use_batchnorm_inp": "False",
-        "cnn_use_laynorm": "True",
-        "cnn_use_batchnorm": "False",
-        "cnn_act": "leaky_relu",
-    },
-    "dnn": {
-        "fc_use_laynorm_inp": "True",
-        "fc_use_batchnorm_inp": "False",
-        "fc_use_laynorm": "False",
-        "fc_use_batchnorm": "True",
-        "fc_act": "leaky_relu",
-    },
-    "class": {
-        "class_use_laynorm_inp": "False",
-        "class_use_batchnorm_inp": "False",
-        "class_use_laynorm": "False",
-        "class_use_batchnorm": "False",
-        "class_act": "softmax",
-    },
-}
 # Every layer has both normalisations and uses one of them or none.
 _UNUSED = re.compile(
     r"\w+/bn\.\d+\.num_batches_tracked"
@@ -167,14 +161,15 @@ def _architecture(path, cfg):
                 "one of its training as --cfg."
             )
         cfg = beside[0] if beside else None
+    published = configparser.ConfigParser(interpolation=None)
+    published.read_string(PUBLISHED_CFG)
+    if cfg is None:
+        plan = "the published architecture; if it is another, give its .cfg "
+        return _arguments(published), plan + "file as --cfg"
     config = configparser.ConfigParser(interpolation=None)
     try:
-        if cfg is None:
-            config.read_string(PUBLISHED_CFG)
-            plan = "the published architecture; if it is another, give its "
-            return _arguments(config), plan + ".cfg file as --cfg"
         config.read_string(Path(cfg).read_text(encoding="utf-8"))
-        _check_flags(config)
+        _check_kinds(config, published)
         return _arguments(config), f"the architecture of {cfg}"
     except OSError as error:
         raise InputError(
@@ -189,9 +184,12 @@ def _architecture(path, cfg):
         raise InputError(f"{cfg}: {error}") from error.__cause__
 
 
-def _check_flags(config):
-    for section, flags in FLAGS.items():
-        for key, value in flags.items():
+def _check_kinds(config, published):
+    """Layers must be normalised and activated as the published ones are."""
+    for section in published.sections():
+        for key, value in published[section].items():
+            if "_use_" not in key and not key.endswith("_act"):
+                continue
             text = config.get(section, key)
             if {word.strip() for word in text.split(",")} != {value}:
                 raise InputError(
@@ -211,16 +209,15 @@ def _arguments(config):
             )
         return [int(word) for word in text.split(",")]
 
-    rate = values("windowing", "fs")[0]
-    milliseconds = {
-        key: values("windowing", key)[0] for key in ("cw_len", "cw_shift")
-    }
+    rate, window_ms, hop_ms = (
+        values("windowing", key)[0] for key in ("fs", "cw_len", "cw_shift")
+    )
     taps = values("cnn", "cnn_len_filt")
     taps[0] += 1 - taps[0] % 2  # as the authors' code does
     return {
         "sample_rate": rate,
-        "window": rate * milliseconds["cw_len"] // 1000,
-        "hop": rate * milliseconds["cw_shift"] // 1000,
+        "window": rate * window_ms // 1000,
+        "hop": rate * hop_ms // 1000,
         "cnn_channels": values("cnn", "cnn_N_filt"),
         "cnn_kernel_sizes": taps,
         "cnn_pools": values("cnn", "cnn_max_pool_len"),
@@ -257,11 +254,9 @@ def _read_weights(path):
             f"it cannot be read ({error.strerror or error})."
         ) from error
 
-    names = (CNN, DNN, CLASSIFIER)
-    if not isinstance(parts, dict) or set(parts) != set(names):
+    if not isinstance(parts, dict) or set(parts) != {CNN, DNN, CLASSIFIER}:
         raise InputError(
-            f"a model of the authors' code holds {', '.join(names)} and "
-            "nothing else."
+            f"it must hold {CNN}, {DNN} and {CLASSIFIER} and nothing else."
         )
     weights = {}
     for part, tensors in parts.items():
@@ -358,10 +353,8 @@ def _check_weights(weights, models, tables, plan):
                 f"{tuple(shape)} in {plan}."
             )
         # In float32, because a large float64 becomes infinite there.
-        if (
-            not tensor.is_floating_point()
-            or not tensor.float().isfinite().all()
-        ):
+        finite = tensor.float().isfinite().all()
+        if not finite or not tensor.is_floating_point():
             raise InputError(
                 f"{name} has values that are NaN, infinite or whole numbers."
             )
