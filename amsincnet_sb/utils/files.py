@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["atomic_write", "exclusive", "place_folder", "replaced_folder"]
+__all__ = ["atomic_write", "exclusive", "replaced_folder"]
 
 
 @contextlib.contextmanager
@@ -74,6 +74,8 @@ def atomic_write(path, mode="w"):
 def replaced_folder(folder):
     """Make a folder that takes its name when it is complete.
 
+    Its files are flushed to the disk before it is renamed.
+
     Arguments
     ---------
     folder : str or Path
@@ -107,40 +109,10 @@ def replaced_folder(folder):
             )
             yield temporary
             temporary.chmod(0o777 & ~_umask())
-            place_folder(temporary, folder)
+            _place(temporary, folder)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def place_folder(source, folder):
-    """Give a finished folder its final name, in place of an old one.
-
-    Its files are flushed to the disk before the name changes.
-
-    Arguments
-    ---------
-    source, folder : Path, Path
-        The finished folder, beside its final place, and its final name.
-    """
-    for path in [*source.iterdir(), source]:
-        _flush(path)
-    old = None
-    if folder.exists():
-        # A folder cannot be renamed over one that has files in it.
-        old = source.with_name(f"{source.name}.old")
-        folder.rename(old)
-    try:
-        source.rename(folder)
-    except BaseException:
-        if old is not None:
-            old.rename(folder)
-        raise
-    try:
-        _flush(folder.parent)
-    finally:
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -185,6 +157,28 @@ def _written(path):
         ) from error
 
 
+def _place(source, folder):
+    """Flush a finished folder and give it its name, in place of an old one."""
+    for path in [*source.iterdir(), source]:
+        _flush(path)
+    old = None
+    if folder.exists():
+        # A folder cannot be renamed over one that has files in it.
+        old = source.with_name(f"{source.name}.old")
+        folder.rename(old)
+    try:
+        source.rename(folder)
+    except BaseException:
+        if old is not None:
+            old.rename(folder)
+        raise
+    try:
+        _flush(folder.parent)
+    finally:
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+
+
 def _umask():
     umask = os.umask(0)
     os.umask(umask)
@@ -192,7 +186,7 @@ def _umask():
 
 
 def _flush(path):
-    """Have a file, or the names in a folder, on the disk."""
+    """Have a file, or the names in a folder, written to the disk."""
     if os.name == "nt" and path.is_dir():  # Windows opens no folder
         return
     handle = os.open(path, os.O_RDONLY)
