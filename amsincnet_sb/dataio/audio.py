@@ -128,7 +128,6 @@ def read_chunk(path, start, stop, sample_rate):
     Arguments
     ---------
     path : str or os.PathLike
-        Any format `libsndfile` reads.
     start, stop : int
         First sample and the one after the last.
     sample_rate : int
@@ -154,26 +153,10 @@ def read_chunk(path, start, stop, sample_rate):
 
 
 def resample(path, wave, rate, sample_rate):
-    """Change the rate of a waveform.
+    """Change the rate of a waveform, ``[T]`` float32, with torchaudio.
 
-    Arguments
-    ---------
-    path : str or os.PathLike
-        For messages.
-    wave : torch.Tensor
-        ``[T]``, float32.
-    rate, sample_rate : int
-        The present and the new one, in Hz.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[ceil(T * sample_rate / rate)]``.
-
-    Raises
-    ------
-    InputError
-        If the two have so little in common that it would take ages.
+    Raises InputError that names `path` if the two rates have so little in
+    common that it would take ages.
     """
     # Imported on demand: it takes seconds, and most corpora never need it.
     from torchaudio.functional import resample as resampled

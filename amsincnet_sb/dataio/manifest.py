@@ -244,30 +244,14 @@ def totals(utterances):
 
 @dataclass
 class Provenance:
-    """What a set of manifests was made from; kept in `prepare.json`.
+    """What a set of manifests was made from; kept in `prepare.json`."""
 
-    Arguments
-    ---------
-    options : dict
-        Of the preparation.
-    fingerprint : str
-        From :func:`fingerprint`.
-    counts : dict
-        Split name -> :func:`totals`.
-    left_out : list of tuple
-        (file, reason) of everything not used.
-    notes : list of str
-        Oddities of what was used all the same.
-    manifests : dict
-        Split name -> hash of the CSV file; filled in by :meth:`write`.
-    """
-
-    options: dict
-    fingerprint: str
-    counts: dict
-    left_out: list = field(default_factory=list)
-    notes: list = field(default_factory=list)
-    manifests: dict = field(default_factory=dict)
+    options: dict  # of the preparation
+    fingerprint: str  # see the function
+    counts: dict  # split -> totals()
+    left_out: list = field(default_factory=list)  # (file, reason)
+    notes: list = field(default_factory=list)  # oddities of what was used
+    manifests: dict = field(default_factory=dict)  # split -> hash; by write()
 
     FILE = "prepare.json"
 
