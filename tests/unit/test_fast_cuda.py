@@ -204,65 +204,52 @@ SMALL_NETWORKS = [
 ]
 
 
-def interpreted():
-    """The program of the process with the interpreter."""
-    check_finiteness("cpu")
-    kernels._cuda = cuda
-    check_frozen(
-        "cpu",
-        SMALL_NETWORKS,
-        {torch.float64: 1e-12, torch.float16: 3e-3},
-    )
-    long, leaves = problem(LONG, 2)
-    value, grads = errors(cuda.cnn, long, leaves, long, leaves)
-    assert max(value, *grads) < 1e-13, (value, grads)
-    for shape in FAMILY:
-        arguments, leaves = problem(shape, 3)
-        value, grads = errors(cuda.cnn, arguments, leaves, arguments, leaves)
-        assert value < 1e-13, (shape, value)
-        assert max(grads) < 1e-13, (shape, grads)
-
-        x, first, filters, _, norms, pools, eps, slope = arguments
-        keep = torch.rand(len(x), len(filters)) < 0.6
-        for norm, floor, kept in (
-            (first, 0.0, None),
-            (first, 0.01, None),
-            (None, 0.01, keep),
-            (first, 0.0, keep),
-        ):
-            single = (x, norm, filters, norms[0], pools[0], eps, slope)
-            single += (floor, kept)
-            some = [*([x, *norm] if norm else []), filters, *norms[0]]
-            value, grads = errors(
-                cuda.sinc_map, single, some, single, some, reference.sinc_map
-            )
-            assert value < 1e-13, (shape, floor, value)
-            assert max(grads) < 1e-12, (shape, floor, grads)
-    for shape in CONVS:
-        arguments, leaves = conv_problem(shape)
+def check_cnn(shape, batch):
+    """Both kinds of convolutional part, in float64."""
+    arguments, leaves = problem(shape, batch)
+    value, grads = errors(cuda.cnn, arguments, leaves, arguments, leaves)
+    assert max(value, *grads) < 1e-13, (shape, value, grads)
+    x, first, filters, _, norms, pools, *rest = arguments
+    keep = torch.rand(len(x), len(filters)) < 0.6
+    for norm, floor, kept in (
+        (first, 0.0, None),
+        (first, 0.01, None),
+        (None, 0.01, keep),
+        (first, 0.0, keep),
+    ):
+        arguments = (x, norm, filters, norms[0], pools[0], *rest, floor, kept)
+        leaves = [*([x, *norm] if norm else []), filters, *norms[0]]
         value, grads = errors(
-            cuda.conv, arguments, leaves, arguments, leaves, reference.conv
+            *(cuda.sinc_map, arguments, leaves, arguments, leaves),
+            reference.sinc_map,
         )
-        assert value < 1e-13, (shape, value)
-        assert max(grads) < 1e-13, (shape, grads)
+        assert value < 1e-13, (shape, floor, value)
+        assert max(grads) < 1e-12, (shape, floor, grads)
 
-    arguments, leaves = problem((40, (3, 2), (7, 2), (3, 2)), 2)
 
-    def of_leaves(*tensors):
-        x, a, b, filters, weight, bias, *norms = tensors
-        return cuda.cnn(
-            x,
-            (a, b),
-            filters,
-            [(weight, bias)],
-            [norms[:2], norms[2:]],
-            (3, 2),
-            *(1e-6, 0.2),
-        )
+def check_conv(shape):
+    """A strided convolution, in float64."""
+    arguments, leaves = conv_problem(shape)
+    value, grads = errors(
+        cuda.conv, arguments, leaves, arguments, leaves, reference.conv
+    )
+    assert max(value, *grads) < 1e-13, (shape, value, grads)
+
+
+def check_gradcheck():
+    """torch's own check of gradients."""
+    shape = (40, (3, 2), (7, 2), (3, 2))
+    _, leaves = problem(shape, 2)
+
+    def of_leaves(x, a, b, filters, weight, bias, *norms):
+        convs, norms = [(weight, bias)], [norms[:2], norms[2:]]
+        return cuda.cnn(x, (a, b), filters, convs, norms, (3, 2), 1e-6, 0.2)
 
     assert torch.autograd.gradcheck(of_leaves, leaves, fast_mode=True)
 
-    # float32, and only some gradients wanted
+
+def check_float32():
+    """Also where only some gradients are wanted."""
     exact, exact_leaves = problem(FAMILY[0], 2)
     single, leaves = problem(FAMILY[0], 2, torch.float32)
     value, grads = errors(cuda.cnn, single, leaves, exact, exact_leaves)
@@ -275,17 +262,38 @@ def interpreted():
     some = torch.autograd.grad(y.square().sum(), leaves[3])
     assert some[0].isfinite().all()
 
-    # silence has finite gradients, and a NaN stays in its window
-    silent, leaves = problem(FAMILY[0], 3)
+
+def check_silence_and_nan():
+    """Silence has finite gradients, and a NaN stays in its chunk."""
+    arguments, leaves = problem(FAMILY[0], 3)
     with torch.no_grad():
-        silent[0][0] = 0.0
-    y = cuda.cnn(*silent)
+        arguments[0][0] = 0.0
+    y = cuda.cnn(*arguments)
     grads = torch.autograd.grad(y.sum(), leaves)
     assert all(g.isfinite().all() for g in grads)
     with torch.no_grad():
-        silent[0][1, 5] = torch.nan
-        y = cuda.cnn(*silent)
+        arguments[0][1, 5] = torch.nan
+        y = cuda.cnn(*arguments)
     assert y.isnan().all(1).tolist() == [False, True, False]
+
+
+def interpreted():
+    """The program of the process with the interpreter."""
+    kernels._cuda = cuda
+    check_finiteness("cpu")
+    check_frozen(
+        "cpu",
+        SMALL_NETWORKS,
+        {torch.float64: 1e-12, torch.float16: 3e-3},
+    )
+    check_cnn(LONG, 2)
+    for shape in FAMILY:
+        check_cnn(shape, 3)
+    for shape in CONVS:
+        check_conv(shape)
+    check_gradcheck()
+    check_float32()
+    check_silence_and_nan()
 
 
 def test_values_and_gradients_in_the_interpreter():
