@@ -11,12 +11,15 @@ from amsincnet_sb.nnet.augmentation import (
 
 
 @pytest.mark.parametrize(
-    "module", [RandomEqualizer(6.0), RandomMixture(1.0), BandMask(20)]
+    "module, shape",
+    [
+        (RandomEqualizer(6.0), (4, 3200)),
+        (RandomMixture(1.0), (4, 3200)),
+        (BandMask(20), (4, 30, 80)),
+    ],
 )
-def test_evaluation_and_repetition(module):
-    x = torch.randn(4, 3200)
-    if isinstance(module, BandMask):
-        x = torch.randn(4, 30, 80)
+def test_evaluation_and_repetition(module, shape):
+    x = torch.randn(shape)
     assert torch.equal(module.eval()(x), x)
     module.train()
     torch.manual_seed(3)
