@@ -122,9 +122,8 @@ class AtomicCheckpointer(Checkpointer):
                 saved = super().save_checkpoint(
                     meta, end_of_epoch, None, logging.DEBUG
                 )
-                _flush_with_checksums(self._unfinished)
-            _flush_folder(self.checkpoints_dir)
-        except (InputError, OSError, RuntimeError) as error:
+                _write_checksums(self._unfinished)
+        except (InputError, RuntimeError) as error:
             reason = str(error).split("\n")[0].rstrip(".")
             raise InputError(
                 f"{self.checkpoints_dir}: a checkpoint cannot be written "
@@ -308,18 +307,13 @@ def _warn_of_damage(path, reason):
     logger.warning(f"{path} is damaged ({reason}) and is passed over.")
 
 
-def _flush_with_checksums(folder):
-    """Write the size and CRC of each file, and everything to the disk."""
+def _write_checksums(folder):
+    """The size and CRC of each file."""
     sums = {}
     for path in sorted(folder.iterdir()):
         with open(path, "rb") as file:
             sums[path.name] = [path.stat().st_size, _crc(file)]
-            os.fsync(file.fileno())
-    with open(folder / CHECKSUMS, "w", encoding="utf-8") as file:
-        json.dump(sums, file)
-        file.flush()
-        os.fsync(file.fileno())
-    _flush_folder(folder)
+    (folder / CHECKSUMS).write_text(json.dumps(sums), encoding="utf-8")
 
 
 def _damage(path):
@@ -346,11 +340,3 @@ def _crc(file):
     while block := file.read(1 << 22):
         crc = zlib.crc32(block, crc)
     return crc
-
-
-def _flush_folder(path):
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
