@@ -12,7 +12,6 @@ import sys
 __all__ = ["install"]
 
 MOVED = {
-    "core": "amsincnet_sb.training.brain",
     "nnet.augment": "amsincnet_sb.nnet.augmentation",
     "nnet.warmup": "amsincnet_sb.nnet.losses",
     "utils.checkpoints": "amsincnet_sb.training.checkpoints",

@@ -1,48 +1,81 @@
-"""A corpus held in memory as one long tensor."""
+"""A corpus' audio: in memory as one long tensor, or in its files."""
+
+import math
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from amsincnet_sb.dataio.audio import audio_info, read_chunk, resample
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.nnet.windows import window_samples
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["ResidentAudio"]
+__all__ = ["ResidentAudio", "StreamingAudio", "open_audio"]
+
+EMPTY = "There is no utterance to work on: the manifest is empty."
+# torchaudio's default low-pass filter.
+FILTER_WIDTH, ROLLOFF = 6, 0.99
+
+
+def open_audio(dataset, labels, sample_rate, max_resident_gb, device="cpu"):
+    """The audio of a data set, in memory where it fits.
+
+    Arguments
+    ---------
+    dataset : speechbrain.dataio.dataset.DynamicItemDataset
+        From a manifest, with output keys ``id``, ``sig`` (``[time]``),
+        ``spk_id_encoded`` and, for messages, ``wav``.
+    labels : dict
+        Speaker to its label.
+    sample_rate : int
+        In Hz.
+    max_resident_gb : float
+        Audio that would take more memory (in 10**9 bytes) stays in its files.
+    device : str
+        Where audio in memory is kept.
+
+    Returns
+    -------
+    ResidentAudio or StreamingAudio
+    """
+    if _resident_gigabytes(dataset, sample_rate) <= max_resident_gb:
+        return ResidentAudio.from_dataset(dataset).to(device)
+    return StreamingAudio(
+        dataset.data.values(), dataset.data_ids, labels, sample_rate
+    )
 
 
 class ResidentAudio:
-    """All sentences of a data set, end to end, on one device.
+    """All utterances of a data set, end to end, on one device.
 
     TIMIT's training set is 0.2 GB as 16-bit samples: loaded once, it serves
     every batch without touching a file again. 16-bit recordings stay 16-bit
-    and lose nothing; as soon as one sentence does not fit them (resampled,
-    24-bit, compressed) all are kept in float32.
+    and lose nothing; if one utterance does not fit them (resampled, 24-bit,
+    compressed), all are kept in float32.
 
     Arguments
     ---------
     waves : list of torch.Tensor
-        Sentences, float32 in [-1, 1] or 16-bit, each ``[time]``, none empty.
+        Utterances, float32 in [-1, 1] or 16-bit, each ``[time]``, none empty.
     labels : list of int
-        Speaker index of each.
+        Of each.
     ids : list of str
-        Name of each.
+        Of each.
     names : list of str, optional
-        What messages call it, such as its file; the default is ``ids``.
+        What messages call each, such as its file; the default is ``ids``.
 
     Attributes
     ----------
     samples : torch.Tensor
         ``[total]``, int16 or float32.
     starts, lengths, labels : torch.Tensor
-        ``[sentences]``, int64.
-    ids, names : list of str
-        As given.
+        ``[utterances]``, int64.
 
     Raises
     ------
     InputError
-        If there is no sentence.
+        If there is no utterance.
 
     Example
     -------
@@ -50,18 +83,15 @@ class ResidentAudio:
     >>> audio = ResidentAudio(waves, [0, 1], ["a", "b"])
     >>> audio.samples.dtype, len(audio)
     (torch.int16, 2)
-    >>> audio.gather(torch.tensor([[5, 6]]))
-    tensor([[ 0.5000, -0.2500]])
+    >>> audio.chunks(torch.tensor([1]), torch.tensor([0]), 4)
+    tensor([[ 0.5000, -0.2500,  0.5000, -0.2500]])
     """
 
-    #: Chunks are drawn where the samples are, in a recorded step too.
     streams = False
 
     def __init__(self, waves, labels, ids, names=None):
         if not waves:
-            raise InputError(
-                "There is no sentence to work on: the manifest is empty."
-            )
+            raise InputError(EMPTY)
         waves = [_smallest(wave) for wave in waves]
         if any(wave.dtype != torch.int16 for wave in waves):
             waves = [_float(wave) for wave in waves]
@@ -73,24 +103,11 @@ class ResidentAudio:
         self.names = self.ids if names is None else list(names)
 
     @classmethod
-    def from_dataset(cls, dataset, progress=True):
-        """Load every item of a data set.
-
-        Arguments
-        ---------
-        dataset : speechbrain.dataio.dataset.DynamicItemDataset
-            With output keys ``id``, ``sig`` (``[time]``) and
-            ``spk_id_encoded``.
-        progress : bool
-            Show a progress bar.
-
-        Returns
-        -------
-        ResidentAudio
-        """
+    def from_dataset(cls, dataset):
+        """Load every item of a data set; see :func:`open_audio`."""
 
         def load(index):
-            """One sentence, as small as it can be kept."""
+            """One utterance, in as few bytes as it needs."""
             item = dataset[index]
             return {**item, "sig": _smallest(item["sig"])}
 
@@ -100,7 +117,7 @@ class ResidentAudio:
                 total=len(dataset),
                 desc="Loading audio",
                 unit="file",
-                disable=None if progress else True,
+                disable=None,
                 dynamic_ncols=True,
             )
         )
@@ -115,64 +132,176 @@ class ResidentAudio:
         return len(self.ids)
 
     def to(self, device):
-        """Move to a device, in place.
-
-        Arguments
-        ---------
-        device : torch.device or str
-            Where to.
-
-        Returns
-        -------
-        ResidentAudio
-            Itself.
-        """
+        """Move to a device, in place; returns itself."""
         for name in ("samples", "starts", "lengths", "labels"):
             setattr(self, name, getattr(self, name).to(device))
         return self
 
-    def chunks(self, sentence, start, window):
-        """Chunks of sentences.
+    def chunks(self, utterance, start, window):
+        """Parts of utterances.
 
         Arguments
         ---------
-        sentence : torch.Tensor
-            ``[chunks]``, int64.
+        utterance : torch.Tensor
+            ``[chunks]``, int64, which one each comes from.
         start : torch.Tensor
-            ``[chunks]``, first sample of each in its sentence.
+            ``[chunks]``, first sample of each in its utterance.
         window : int
-            Samples of a chunk; a sentence that ends before is repeated.
+            Samples of a chunk; an utterance that ends before is repeated.
 
         Returns
         -------
         torch.Tensor
             ``[chunks, window]``, float32 in [-1, 1].
         """
-        within = window_samples(start, self.lengths[sentence], window, 1)
-        return self.gather(self.starts[sentence][:, None] + within)
+        within = window_samples(start, self.lengths[utterance], window, 1)
+        return self.gather(self.starts[utterance][:, None] + within)
 
     def gather(self, index):
-        """Samples at given positions.
-
-        Arguments
-        ---------
-        index : torch.Tensor
-            int64, positions in ``samples``, any shape.
-
-        Returns
-        -------
-        torch.Tensor
-            float32 in [-1, 1], of that shape.
-        """
+        """Samples at positions in ``samples``, as float32 in [-1, 1]."""
         return _float(self.samples[index])
+
+
+class StreamingAudio:
+    """Utterances that stay in their files; only chunks asked for are read.
+
+    Takes the place of :class:`ResidentAudio` for corpora that do not fit into
+    memory, and gives the same samples.
+
+    Arguments
+    ---------
+    rows : iterable of dict
+        With ``wav`` (a path), ``start``, ``stop``, ``duration`` and
+        ``spk_id`` as in a manifest.
+    ids : sequence of str
+        Of each.
+    indices : dict
+        Speaker to its label.
+    sample_rate : int
+        Of the chunks, in Hz.
+
+    Attributes
+    ----------
+    lengths, labels : torch.Tensor
+        ``[utterances]``, int64; on the CPU.
+
+    Raises
+    ------
+    InputError
+        If there is no utterance.
+
+    Example
+    -------
+    >>> import soundfile
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> soundfile.write(path, [0.0, 0.25, 0.5, -0.25], 8000)
+    >>> row = {"wav": str(path), "start": "1", "stop": "4"}
+    >>> row.update(duration="0.000375", spk_id="anna")
+    >>> audio = StreamingAudio([row], ["a-1"], {"anna": 0}, 8000)
+    >>> audio.chunks(torch.tensor([0, 0]), torch.tensor([0, 1]), 2)
+    tensor([[ 0.2500,  0.5000],
+            [ 0.5000, -0.2500]])
+    """
+
+    streams = True
+
+    def __init__(self, rows, ids, indices, sample_rate):
+        self.sample_rate = sample_rate
+        self.names, begins, ends, seconds, labels = [], [], [], [], []
+        for row in rows:
+            self.names.append(row["wav"])
+            begins.append(int(row["start"]))
+            ends.append(int(row["stop"]))
+            seconds.append(float(row["duration"]))
+            labels.append(indices[row["spk_id"]])
+        if not labels:
+            raise InputError(EMPTY)
+        self.ids = list(ids)
+        self.labels = torch.tensor(labels)
+        self._begins = torch.tensor(begins)
+        samples = torch.tensor(ends) - self._begins
+        seconds = torch.tensor(seconds, dtype=torch.float64)
+        self._rates = (samples / seconds).round().long()
+        common = torch.gcd(self._rates, torch.tensor(sample_rate))
+        new, old = sample_rate // common, self._rates // common
+        self._samples = samples
+        self.lengths = (samples * new + old - 1) // old
+
+    def __len__(self):
+        return len(self.ids)
+
+    def chunks(self, utterance, start, window):
+        """Parts of utterances; see :meth:`ResidentAudio.chunks`.
+
+        Raises
+        ------
+        InputError
+            If a file is not what the manifest says.
+        """
+        out = torch.empty(len(utterance), window)
+        done = 0
+        # Windows of one utterance, one behind the other, are read at once.
+        runs = torch.unique_consecutive(utterance, return_counts=True)
+        for which, count in zip(*(run.tolist() for run in runs)):
+            starts = start[done : done + count]
+            length = int(self.lengths[which])
+            first = int(starts.min())
+            last = min(int(starts.max()) + window, length)
+            target = out[done : done + count]
+            if last - first <= count * window:
+                wave = self._read(which, first, last)
+                lengths = torch.full((count,), len(wave))
+                at = window_samples(starts - first, lengths, window, 1)
+                target.copy_(wave[at])
+            else:
+                for row, begin in zip(target, starts.tolist()):
+                    row.copy_(self._read(which, begin, begin + window))
+            done += count
+        return out
+
+    def _read(self, which, first, last):
+        """Samples of an utterance, counted at the sample rate of the chunks."""
+        path, rate = self.names[which], int(self._rates[which])
+        begin = int(self._begins[which])
+        if rate == self.sample_rate:
+            wave = read_chunk(path, begin + first, begin + last, rate)
+            return wave.clamp_(-1.0, 1.0)
+        # The resampler works in blocks, each of which depends on the samples
+        # within its filter's reach alone.
+        common = math.gcd(rate, self.sample_rate)
+        old, new = rate // common, self.sample_rate // common
+        reach = math.ceil(FILTER_WIDTH * old / (min(old, new) * ROLLOFF))
+        block = max(0, first // new - math.ceil(reach / old))
+        stop = ((last - 1) // new + 1) * old + reach
+        stop = min(stop, int(self._samples[which]))
+        wave = read_chunk(path, begin + block * old, begin + stop, rate)
+        wave = resample(path, wave, rate, self.sample_rate)
+        skip = first - block * new
+        return wave[skip : skip + last - first].clamp(-1.0, 1.0)
+
+
+def _resident_gigabytes(dataset, sample_rate):
+    """Memory for the audio of a data set, in 10**9 bytes.
+
+    Two bytes per sample if the first file has 16 bits and this rate, else
+    four.
+    """
+    rows = dataset.data.values()
+    seconds = sum(float(row["duration"]) for row in rows)
+    first = next(iter(rows), None)
+    if first is None:
+        return 0.0
+    info = audio_info(first["wav"])
+    plain = info.subtype == "PCM_16" and info.sample_rate == sample_rate
+    return seconds * sample_rate * (2 if plain else 4) / 1e9
 
 
 def _smallest(wave):
     """The wave as int16 if that loses nothing."""
     if wave.dtype == torch.int16:
         return wave
-    # In numpy: an operation of torch would wake a team of threads, for each
-    # of thousands of sentences, which takes minutes where there are many cores.
+    # In numpy: an operation of torch would wake a team of threads for each of
+    # thousands of utterances, which takes minutes where there are many cores.
     scaled = wave.numpy() * np.float32(32768)
     with np.errstate(invalid="ignore"):  # NaN becomes what it is not equal to
         short = np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)

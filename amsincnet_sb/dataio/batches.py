@@ -1,29 +1,85 @@
-"""Training data: random chunks of resident audio."""
+"""Batches: random chunks to train on, sliding windows to evaluate."""
 
-from concurrent.futures import ThreadPoolExecutor
+import logging
 
 import torch
+from speechbrain.dataio.batch import PaddedData
 from torch.utils.data import Dataset
 
-from amsincnet_sb.dataio.batch import WaveBatch
+from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.dataio.rng import random_integers
+from amsincnet_sb.nnet.compiled import compiled, first_line
+from amsincnet_sb.nnet.windows import count_windows
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["ChunkBatch", "RandomChunks"]
+__all__ = ["RandomChunks", "SlidingWindows", "WaveBatch"]
 
-SENTENCE, START = 0, 1  # streams of random numbers
-READERS = 4  # threads that read what is not in memory
+logger = logging.getLogger(__name__)
+
+UTTERANCE, START = 0, 1  # streams of random numbers
+READERS = 4  # threads that read chunks from files
 AHEAD = 8  # batches read before they are asked for
 
 
-class RandomChunks(Dataset):
-    """An epoch of batches of random chunks.
+class WaveBatch:
+    """Waveforms and labels, read like a SpeechBrain ``PaddedBatch``.
 
-    An item is a whole batch: each example a random sentence (with
-    replacement) and a random chunk of it. Example number ``n`` of a run is a
-    pure function of ``(seed, n)``, so that a run can be continued by knowing
-    its step alone, and processes that share the work draw together exactly
-    what one process with their summed batch would have drawn.
+    Arguments
+    ---------
+    wavs : torch.Tensor
+        ``[batch, time]``.
+    labels : torch.Tensor
+        ``[batch]``.
+    utterance : torch.Tensor
+        ``[batch]``, which utterance of the data set each comes from.
+    step : int, optional
+        Of a training batch, its number in the run.
+
+    Attributes
+    ----------
+    sig : PaddedData
+        ``(wavs, lens)``; nothing is padded, so ``lens`` is all ones.
+    spk_id_encoded : PaddedData
+        ``(labels [batch, 1], lens)``.
+
+    Example
+    -------
+    >>> batch = WaveBatch(torch.zeros(2, 5), torch.tensor([3, 1]), None)
+    >>> wavs, lens = batch.sig
+    >>> labels, _ = batch.spk_id_encoded
+    >>> wavs.shape, labels.shape, len(batch)
+    (torch.Size([2, 5]), torch.Size([2, 1]), 2)
+    """
+
+    def __init__(self, wavs, labels, utterance, step=None):
+        lens = torch.ones(len(wavs), device=wavs.device)
+        self.sig = PaddedData(wavs, lens)
+        self.spk_id_encoded = PaddedData(labels.unsqueeze(1), lens)
+        self.utterance = utterance
+        self.step = step
+
+    def __len__(self):
+        return len(self.sig.data)
+
+    def to(self, device):
+        """Move to a device, in place; returns itself."""
+        self.sig = PaddedData(*(x.to(device) for x in self.sig))
+        self.spk_id_encoded = PaddedData(
+            *(x.to(device) for x in self.spk_id_encoded)
+        )
+        if self.utterance is not None:
+            self.utterance = self.utterance.to(device)
+        return self
+
+
+class RandomChunks(Dataset):
+    """Training data: an epoch of batches of random chunks.
+
+    An item is a whole batch, made where the audio is: each example a random
+    chunk of a random utterance (with replacement). Example number ``n`` of a
+    run is a pure function of ``(seed, n)``, so that a run can be resumed by
+    knowing its step alone, and processes that share the work draw together
+    exactly what one process with their joint batch would have drawn.
 
     Use with ``batch_size=None`` in a DataLoader, and call :meth:`set_epoch`
     as one does with a sampler.
@@ -31,19 +87,18 @@ class RandomChunks(Dataset):
     Arguments
     ---------
     audio : ResidentAudio or StreamingAudio
-        Where the chunks come from; they are made on its device. Of audio
-        that is not in memory the next batches of an epoch are read ahead, by
-        a few threads.
+        Where the chunks come from. Of audio in files the next batches of an
+        epoch are read ahead by a few threads.
     window : int
-        Samples of a chunk. A sentence shorter than that is repeated.
+        Samples of a chunk. An utterance shorter than that is repeated.
     batch_size : int
-        Examples of a batch (of each process).
+        Examples per batch (of each process).
     batches_per_epoch : int
         Number of items.
     seed : int
         Of the experiment.
     rank, world_size : int
-        Of this process and of all.
+        Of this process.
 
     Raises
     ------
@@ -89,19 +144,19 @@ class RandomChunks(Dataset):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 1
-        self._pool, self._ahead = None, {}
+        self._compiled = None
+        self._ahead, self._next = None, None
 
     def __getstate__(self):
-        return {**self.__dict__, "_pool": None, "_ahead": {}}
+        return {
+            **self.__dict__,
+            "_compiled": None,
+            "_ahead": None,
+            "_next": None,
+        }
 
     def set_epoch(self, epoch):
-        """Say which epoch the items belong to.
-
-        Arguments
-        ---------
-        epoch : int
-            Counted from 1, as SpeechBrain does.
-        """
+        """Say which epoch the items belong to, counted from 1."""
         self.epoch = epoch
 
     def __len__(self):
@@ -111,46 +166,66 @@ class RandomChunks(Dataset):
         if not 0 <= item < self.batches_per_epoch:
             raise IndexError(item)
         step = (self.epoch - 1) * self.batches_per_epoch + item
-        if self.audio.streams:
-            self._read_ahead(step, min(AHEAD, self.batches_per_epoch - item))
-        return ChunkBatch(self, step)
+        if not self.audio.streams:
+            return self.batch(step)
+        if item == 0 or step != self._next:
+            if self._ahead is not None:
+                self._ahead.close()
+            # To the end of the epoch: the next one may begin elsewhere.
+            steps = range(step, self.epoch * self.batches_per_epoch)
+            self._ahead = prefetch(
+                self.batch, steps, threads=READERS, depth=AHEAD
+            )
+        self._next = step + 1
+        return next(self._ahead)
 
-    def _read_ahead(self, step, count):
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(READERS, "chunks")
-        wanted = range(step, step + count)
-        for other in [s for s in self._ahead if s not in wanted]:
-            self._ahead.pop(other).cancel()
-        for other in wanted:
-            if other not in self._ahead:
-                self._ahead[other] = self._pool.submit(self._draw, other)
-
-    def draw(self, step):
+    def batch(self, step):
         """The batch of a step.
 
         Arguments
         ---------
+        step : int
+            Counted from 0 over the whole run.
+
+        Returns
+        -------
+        WaveBatch
+        """
+        labels = self.audio.labels
+        if labels.device.type != "cuda":
+            return WaveBatch(*self.draw(step), step)
+        if self._compiled is None:
+            self._compiled = compiled(self.draw)
+        # As a tensor: the compiler would make a program per number.
+        number = torch.full((), step, dtype=torch.int64, device=labels.device)
+        try:
+            return WaveBatch(*self._compiled(number), step)
+        except (RuntimeError, ImportError) as error:
+            logger.warning(
+                "Chunks are drawn uncompiled: %s.", first_line(error)
+            )
+            self._compiled = self.draw
+            return WaveBatch(*self.draw(number), step)
+
+    def draw(self, step):
+        """The tensors of a batch.
+
+        Arguments
+        ---------
         step : int or torch.Tensor
-            Counted from 0 over the whole run; a tensor (scalar int64, on the
-            audio's device) makes the drawing part of a captured graph.
+            As in :meth:`batch`, or that as an int64 scalar on the audio's
+            device.
 
         Returns
         -------
         wavs : torch.Tensor
             ``[batch_size, window]``, float32.
-        labels : torch.Tensor
-            ``[batch_size]``.
-        sentence : torch.Tensor
+        labels, utterance : torch.Tensor
             ``[batch_size]``.
         """
-        if self._ahead and step in self._ahead:
-            return self._ahead[step].result()
-        return self._draw(step)
-
-    def _draw(self, step):
-        sentence, start = self._places(step)
-        wavs = self.audio.chunks(sentence, start, self.window)
-        return wavs, self.audio.labels[sentence], sentence
+        utterance, start = self._places(step)
+        wavs = self.audio.chunks(utterance, start, self.window)
+        return wavs, self.audio.labels[utterance], utterance
 
     def describe(self, step, which):
         """Say where examples of a step come from.
@@ -158,7 +233,7 @@ class RandomChunks(Dataset):
         Arguments
         ---------
         step : int
-            As in :meth:`draw`.
+            As in :meth:`batch`.
         which : torch.Tensor
             ``[batch_size]``, bool: the examples.
 
@@ -167,45 +242,102 @@ class RandomChunks(Dataset):
         str
             File and samples of the first one, and how many more there are.
         """
-        sentence, start = (place[which] for place in self._places(step))
-        name = self.audio.names[int(sentence[0])]
+        which = which.to(self.audio.labels.device)
+        utterance, start = (place[which] for place in self._places(step))
+        name = self.audio.names[int(utterance[0])]
         first = int(start[0])
         text = f"{name}, samples {first} to {first + self.window}"
-        more = len(sentence) - 1
+        more = len(utterance) - 1
         return text + (f" (and {more} more of the step)" if more else "")
 
     def _places(self, step):
-        """Sentence of each example, and the chunk's first sample in it."""
+        """Utterance of each example, and the chunk's first sample in it."""
         audio, device = self.audio, self.audio.labels.device
         mine = torch.arange(self.batch_size, device=device)
         mine = mine + self.rank * self.batch_size
         number = step * (self.batch_size * self.world_size) + mine
-        sentence = random_integers(self.seed, SENTENCE, number, len(audio))
-        choices = (audio.lengths[sentence] - self.window + 1).clamp(min=1)
-        return sentence, random_integers(self.seed, START, number, choices)
+        utterance = random_integers(self.seed, UTTERANCE, number, len(audio))
+        choices = (audio.lengths[utterance] - self.window + 1).clamp(min=1)
+        return utterance, random_integers(self.seed, START, number, choices)
 
 
-class ChunkBatch(WaveBatch):
-    """The batch of a step, drawn when it is first looked at.
+class SlidingWindows(Dataset):
+    """Evaluation data: the windows of all utterances, in equal batches.
 
-    A training step that is recorded on the device draws by itself, and then
-    nothing should be drawn here.
+    An item is a whole batch. Windows run through the utterances without a
+    break, so that batches are as large as the device likes whatever the
+    lengths; :class:`amsincnet_sb.training.metrics.SentenceErrors` sums their
+    scores per utterance.
 
     Arguments
     ---------
-    chunks : RandomChunks
-        Draws it.
-    step : int
-        Which one.
+    audio : ResidentAudio or StreamingAudio
+        The utterances.
+    window, hop : int
+        In samples.
+    batch_size : int
+        Windows per batch.
+    released : bool
+        Score the rows that the authors' code scores; see
+        :func:`amsincnet_sb.nnet.windows.count_windows` and ``empty_row``.
+    rank, world_size : int
+        Of this process; together the processes have the batches of one, each
+        exactly once.
+
+    Attributes
+    ----------
+    counts : torch.Tensor
+        ``[utterances]``, windows of each.
+    empty_row : torch.Tensor or None
+        ``[utterances]``, bool. The authors' code allocates a row for the
+        window that ends exactly with an utterance, never fills it, and scores
+        its zeros as label 0. None unless ``released``.
+
+    Example
+    -------
+    >>> from amsincnet_sb.dataio.audio_store import ResidentAudio
+    >>> audio = ResidentAudio([torch.rand(9), torch.rand(7)], [0, 1], "ab")
+    >>> windows = SlidingWindows(audio, window=4, hop=2, batch_size=4)
+    >>> [batch.utterance.tolist() for batch in windows]
+    [[0, 0, 0, 1], [1]]
     """
 
-    def __init__(self, chunks, step):
-        self.chunks = chunks
-        self.step = step
+    def __init__(
+        self,
+        audio,
+        window,
+        hop,
+        batch_size,
+        released=False,
+        rank=0,
+        world_size=1,
+    ):
+        self.audio = audio
+        self.window = window
+        self.hop = hop
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.counts = count_windows(audio.lengths, window, hop, released)
+        self.empty_row = None
+        if released:
+            spare = audio.lengths - window
+            self.empty_row = (spare >= 0) & (spare % hop == 0)
+        self._ends = self.counts.cumsum(0)
+        self._total = int(self.counts.sum())
 
-    def __getattr__(self, name):
-        # Called only for what is not there yet.
-        if name not in ("sig", "spk_id_encoded", "sentence"):
-            raise AttributeError(name)
-        super().__init__(*self.chunks.draw(self.step))
-        return getattr(self, name)
+    def __len__(self):
+        batches = -(-self._total // self.batch_size)
+        return len(range(self.rank, batches, self.world_size))
+
+    def __getitem__(self, item):
+        if not 0 <= item < len(self):
+            raise IndexError(item)
+        audio, device = self.audio, self.audio.labels.device
+        begin = (item * self.world_size + self.rank) * self.batch_size
+        end = min(begin + self.batch_size, self._total)
+        number = torch.arange(begin, end, device=device)
+        utterance = torch.searchsorted(self._ends, number, right=True)
+        nth = number - (self._ends - self.counts)[utterance]
+        wavs = audio.chunks(utterance, nth * self.hop, self.window)
+        return WaveBatch(wavs, audio.labels[utterance], utterance)

@@ -1,34 +1,28 @@
 """A Brain whose training step can be one replay of a CUDA graph."""
 
 import logging
-import sys
-import time
 
 import speechbrain as sb
 import torch
 import torch.distributed as dist
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
 
-from amsincnet_sb.dataio.batch import WaveBatch
+from amsincnet_sb.dataio.batches import WaveBatch
 from amsincnet_sb.kernels.finiteness import finiteness
-from amsincnet_sb.training.captured_step import TrainingStep, unrecord_optimizer
+from amsincnet_sb.training.captured_step import CapturedStep
 from amsincnet_sb.training.distributed import (
-    GradientReducer,
+    RankAgreement,
     add_over_ranks,
-    any_rank,
     common_error,
-    cut_compiled_step,
     rank,
     world_size,
+    wrap_distributed,
 )
-from amsincnet_sb.training.signals import STOPPED, StopRequest, stop_requests
-from amsincnet_sb.training.sync_batchnorm import synchronize_batchnorm
+from amsincnet_sb.training.guard import StepGuard
+from amsincnet_sb.training.optimizer_state import undo_capturable
+from amsincnet_sb.training.stoppable import StoppableBrain
+from amsincnet_sb.training.totals import Totals
 
-__all__ = ["RecordedBrain", "Totals"]
+__all__ = ["CapturedBrain"]
 
 logger = sb.utils.logger.get_logger(__name__)
 
@@ -39,122 +33,32 @@ logging.getLogger("speechbrain.utils.train_logger").addFilter(
 )
 
 
-@register_checkpoint_hooks
-class Totals:
-    """Sums over an epoch, kept on the device and in checkpoints.
+class CapturedBrain(StoppableBrain):
+    """A Brain for models whose kernels take less time than their launches.
 
-    Each process adds up what it sees; :meth:`read` gives the sums over all.
-
-    Arguments
-    ---------
-    names : sequence of str
-        What is summed.
-    device : str
-        Where.
-
-    Attributes
-    ----------
-    values : torch.Tensor
-        ``[names]``, float64; the sums of this process.
-
-    Example
-    -------
-    >>> totals = Totals(["loss", "examples"], "cpu")
-    >>> totals.add(loss=torch.tensor(3.0), examples=2)
-    >>> totals.add(loss=torch.tensor(1.0), examples=2)
-    >>> totals.read()
-    {'loss': 4.0, 'examples': 4.0}
-    """
-
-    def __init__(self, names, device):
-        self.values = torch.zeros(len(names), dtype=torch.float64).to(device)
-        self.sums = dict(zip(names, self.values.unbind()))
-        self._of_ranks = None
-
-    def add(self, **values):
-        """Add to the sums, in place, without waiting for the device.
-
-        Arguments
-        ---------
-        **values
-            A number or scalar tensor for each name.
-        """
-        for name, value in values.items():
-            self.sums[name].add_(value)
-
-    def read(self):
-        """The sums over all processes, which must all ask, as numbers.
-
-        Returns
-        -------
-        dict
-        """
-        values = add_over_ranks(self.values.clone())
-        return dict(zip(self.sums, values.tolist()))
-
-    def clear(self):
-        """Back to zero, in place."""
-        self.values.zero_()
-
-    def gather(self):
-        """Collect the sums of all processes, before the main one saves."""
-        self._of_ranks = [self.values]
-        if world_size() > 1:
-            self._of_ranks = [
-                torch.zeros_like(self.values) for _ in range(world_size())
-            ]
-            dist.all_gather(self._of_ranks, self.values)
-
-    @mark_as_saver
-    def _save(self, path):
-        rows = torch.stack(self._of_ranks or [self.values]).cpu()
-        torch.save(dict(zip(self.sums, rows.unbind(1))), path)
-
-    @mark_as_loader
-    def _load(self, path, end_of_epoch):
-        self.clear()
-        if end_of_epoch:
-            return
-        saved = torch.load(path, weights_only=True)
-        for name, value in self.sums.items():
-            row = saved[name].reshape(-1)
-            if len(row) == world_size():
-                value.copy_(row[rank()])
-            elif rank() == 0:  # saved by another number of processes
-                value.copy_(row.sum())
-
-
-class RecordedBrain(sb.Brain):
-    """A Brain for models so small that launching their kernels takes longest.
-
-    Where the device allows it, the whole training step (drawing the chunks,
-    ``compute_forward``, ``compute_objectives``, gradients, clipping and the
-    optimizer) is compiled and recorded as a CUDA graph, and
-    :meth:`fit_batch` replays it. Nothing else of SpeechBrain's loop changes:
+    Where the device allows it, the training step (``compute_forward``,
+    ``compute_objectives``, gradients, clipping and the optimizer) is compiled
+    and captured as a CUDA graph. :meth:`fit_batch` copies the batch into the
+    graph's input and replays it. Nothing else of SpeechBrain's loop changes:
     progress bar, epochs, checkpoints by interval and all hooks run as
-    always. Training batches must come from
+    always. The training set is a
     :class:`amsincnet_sb.dataio.batches.RandomChunks`.
 
-    What ``compute_forward`` and ``compute_objectives`` do in training must
-    not read the device (no ``.item()``); sums go to :attr:`totals`.
-    Options that cannot be recorded turn recording off, and the log says so
-    once.
+    ``compute_forward`` and ``compute_objectives`` must not read the device in
+    training (no ``.item()``); sums go to :attr:`totals`. Options that cannot
+    be captured turn capturing off, and the log says so once.
 
-    Under torchrun each process computes the loss of its own batch, and the
-    gradients are averaged over the processes while the rest of the backward
-    pass goes on (:class:`amsincnet_sb.training.distributed.GradientReducer`); no
-    module is wrapped. This too is recorded.
+    Under torchrun each process computes the loss of its own batch, and
+    DistributedDataParallel averages the gradients; this too is captured.
 
-    A step whose loss or gradient is not finite changes nothing but the
-    number of steps: it is skipped, named in the log, and more than
-    ``--nonfinite_patience`` of them in an epoch stop the run. SIGTERM and
-    SIGINT save a checkpoint and end it with the status
-    :data:`amsincnet_sb.training.signals.STOPPED`.
+    A step whose loss or gradients are NaN or infinite changes nothing but the
+    step counter: it is skipped and named in the log, and more than
+    ``--nonfinite_patience`` of them in an epoch stop the run.
 
     Arguments
     ---------
-    record_step : bool
-        Record where possible.
+    capture_step : bool
+        Capture where possible.
     sync_batchnorm : bool
         With several processes: normalise by the statistics of all their
         batches, so that they compute what one process with the joint batch
@@ -166,25 +70,18 @@ class RecordedBrain(sb.Brain):
     Attributes
     ----------
     totals : Totals
-        ``loss`` (summed over steps), ``steps``, ``skipped`` and what
+        ``loss`` (summed over steps), ``steps``, ``skipped`` and those that
         :attr:`totals_names` adds.
     """
 
     #: Further sums of an epoch.
     totals_names = ()
-    #: Modules of ``modules``, where there are such, before which a compiled
-    #: step of several processes is cut in two: gradients of what lies behind
-    #: are then sent while the backward pass goes on before.
-    split_before = ()
-    #: Steps between two readings of the device for the progress bar.
-    read_interval = 50
 
-    def __init__(self, record_step=True, sync_batchnorm=True, **kwargs):
+    def __init__(self, capture_step=True, sync_batchnorm=True, **kwargs):
         super().__init__(**kwargs)
-        self.record_step = record_step
+        self.capture_step = capture_step
         self.sync_batchnorm = sync_batchnorm
-        self.stop_request = StopRequest()
-        self.training_step = self.reducer = self._accumulated = None
+        self.captured_step = self.agreement = self.guard = None
 
     def on_fit_start(self):
         """Gets called once before training, recovers a checkpoint."""
@@ -196,55 +93,17 @@ class RecordedBrain(sb.Brain):
                 "totals", self.totals, optional_load=True
             )
         super().on_fit_start()
-        self.training_step = self._next_step = None
-        self.recording = self._may_record()
-        if self.reducer is not None:  # of an earlier fit
-            self.reducer.detach()
-        self.reducer = GradientReducer(
-            self.modules.parameters(),
-            averages=[] if self.sync_batchnorm else self._running_statistics(),
-            dtype=self._traffic_dtype(),
-            closing=[
-                parameter
-                for name, module in self.modules.named_modules()
-                if name in self.split_before
-                for parameter in list(module.parameters())[:1]
-            ],
-        )
-        if not self.recording:
-            # A checkpoint of a recorded run brings its settings with it.
-            unrecord_optimizer(self.optimizer)
+        self.captured_step = self.guard = None
+        self.capturing = self._can_capture()
+        averages = [] if self.sync_batchnorm else self._running_statistics()
+        self.agreement = RankAgreement(averages, self.device)
+        if not self.capturing:
+            # A checkpoint of a captured run brings its settings with it.
+            undo_capturable(self.optimizer)
             for group, settings in zip(
                 self.optimizer.param_groups, self._as_made
             ):
                 group.update(settings)
-
-    def _wrap_distributed(self):
-        """Prepare the modules for several processes; wraps none of them."""
-        if not self.distributed_launch or world_size() == 1:
-            if self.data_parallel_backend:
-                super()._wrap_distributed()
-            return
-        if self.sync_batchnorm:
-            for name, module in self.modules.items():
-                self.modules[name] = synchronize_batchnorm(module)
-        with torch.no_grad():
-            for tensor in self.modules.state_dict(keep_vars=True).values():
-                dist.broadcast(tensor.detach(), src=0)
-
-    def _running_statistics(self):
-        return [
-            statistic
-            for module in self.modules.modules()
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-            and module.track_running_stats
-            for statistic in (module.running_mean, module.running_var)
-        ]
-
-    def _traffic_dtype(self):
-        """Gradients of products in bfloat16 have no more digits to lose."""
-        bfloat16 = self.device_type == "cuda" and self.precision == "bf16"
-        return torch.bfloat16 if bfloat16 else None
 
     def init_optimizers(self):
         """Gets called by on_fit_start, before a checkpoint is recovered."""
@@ -254,13 +113,26 @@ class RecordedBrain(sb.Brain):
             for group in self.optimizer.param_groups
         ]
 
-    def seed_step(self, seed):
-        """Make what is random in a step (dropout) depend on its number.
+    def on_stage_start(self, stage, epoch=None):
+        """Gets called at the beginning of each stage.
 
-        A run that is resumed then goes on as it would have; each process has
-        numbers of its own. Called in
-        ``on_fit_batch_start``; torch.manual_seed would take longer than a
-        recorded step, because it looks after every kind of device.
+        Arguments
+        ---------
+        stage : sb.Stage
+            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
+        epoch : int
+            The currently-starting epoch.
+        """
+        # A resumed epoch goes on with the sums of its checkpoint.
+        if stage == sb.Stage.TRAIN and self.step == 0:
+            self.totals.clear()
+
+    def seed_step(self, seed):
+        """Make the randomness in a step (dropout) depend on its number.
+
+        A run that is resumed then goes on as it would have; processes differ.
+        Called in ``on_fit_batch_start``. torch.manual_seed would take longer
+        than a captured step, because it seeds every kind of device.
 
         Arguments
         ---------
@@ -275,12 +147,57 @@ class RecordedBrain(sb.Brain):
         number = seed * 1_000_003 + self.optimizer_step
         generator.manual_seed(number + rank() * 1_000_000_000_039)
 
-    def _may_record(self):
-        """Whether the step can be recorded; says why not."""
+    def fit_batch(self, batch):
+        """One training step, captured or as SpeechBrain does it.
+
+        Arguments
+        ---------
+        batch : WaveBatch
+            From RandomChunks.
+
+        Returns
+        -------
+        torch.Tensor or None
+            The loss; None of a captured step, which nobody waits for.
+        """
+        if not self.capturing:
+            return self._fit_batch_guarded(batch)
+        self.on_fit_batch_start(batch, True)
+        if self.captured_step is None:
+            self.captured_step = self._make_captured_step()
+        tensors = batch.sig.data, batch.spk_id_encoded.data, batch.utterance
+        if self.device_type == "cuda" and not tensors[0].is_cuda:
+            # Read from files; copied beside the replay.
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        self.captured_step(batch.step, *tensors)
+        self.optimizer_step += 1
+        self.on_fit_batch_end(batch, None, None, True)
+        return None
+
+    def _make_captured_step(self):
+        def loss_fn(wavs, labels, utterance):
+            """Loss of one batch, which is added to the totals."""
+            batch = WaveBatch(wavs, labels.squeeze(1), utterance)
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+            self.totals.add(loss=loss.detach(), steps=1)
+            return loss
+
+        return CapturedStep(
+            loss_fn,
+            self.optimizer,
+            max_grad_norm=self.max_grad_norm,
+            state=[*self.modules.buffers(), self.totals.values],
+            agreement=self.agreement,
+        )
+
+    def _can_capture(self):
+        """Whether the step can be captured; says why not."""
         if self.device_type != "cuda":
             return False
         reasons = {
-            "record_step is False": not self.record_step,
+            "capture_step is False": not self.capture_step,
             "--debug": self.debug,
             "--compile or --jit": self.compile or self.jit,
             "several processes without NCCL": world_size() > 1
@@ -294,77 +211,59 @@ class RecordedBrain(sb.Brain):
         for reason, holds in reasons.items():
             if holds:
                 logger.info(
-                    "The training step is not recorded as a CUDA graph (%s): "
+                    "The training step is not captured as a CUDA graph (%s): "
                     "steps take longer.",
                     reason,
                 )
                 return False
         return True
 
-    def fit_batch(self, batch):
-        """One training step, recorded or as SpeechBrain does it.
+    def _wrap_distributed(self):
+        """Prepare the modules for several processes."""
+        if not self.distributed_launch or world_size() == 1:
+            if self.data_parallel_backend:
+                super()._wrap_distributed()
+            return
+        if self.sync_batchnorm and self.device_type != "cuda":
+            raise common_error(
+                "sync_batchnorm: torch's SyncBatchNorm needs GPUs; give "
+                "--sync_batchnorm=False."
+            )
+        for name, module in self.modules.items():
+            if not any(p.requires_grad for p in module.parameters()):
+                continue
+            if self.sync_batchnorm:
+                module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+            self.modules[name] = wrap_distributed(
+                module,
+                self.device,
+                self.find_unused_parameters,
+                self._traffic_dtype(),
+            )
 
-        Arguments
-        ---------
-        batch : ChunkBatch
-            From RandomChunks.
+    def _running_statistics(self):
+        return [
+            statistic
+            for module in self.modules.modules()
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+            and module.track_running_stats
+            for statistic in (module.running_mean, module.running_var)
+        ]
 
-        Returns
-        -------
-        torch.Tensor or None
-            The loss; None of a recorded step, which nobody waits for.
-        """
-        if not self.recording:
-            return self._fit_batch_unrecorded(batch)
-        self.on_fit_batch_start(batch, True)
-        if self.training_step is None:
-            self.training_step = self._record(batch.chunks)
-        if batch.step != self._next_step:  # the first one, or after a jump
-            self.training_step.seek(batch.step)
-        if self._inputs is not None:
-            for kept, drawn in zip(self._inputs, batch.chunks.draw(batch.step)):
-                if self.device_type == "cuda":
-                    drawn = drawn.pin_memory()
-                kept.copy_(drawn, non_blocking=True)
-        self.training_step()
-        self._next_step = batch.step + 1
-        self.optimizer_step += 1
-        return None
+    def _traffic_dtype(self):
+        """Gradients of bfloat16 matmuls have no more digits to lose."""
+        bfloat16 = self.device_type == "cuda" and self.precision == "bf16"
+        return torch.bfloat16 if bfloat16 else None
 
-    def _record(self, chunks):
-        # What is read from files comes through tensors that stay in place.
-        self._inputs = None
-        if chunks.audio.streams:
-            self._inputs = [x.to(self.device) for x in chunks.draw(0)]
-
-        def loss_of(step):
-            """Loss of one step, which is added to the totals."""
-            batch = WaveBatch(*(self._inputs or chunks.draw(step)))
-            with self.training_ctx:
-                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
-                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
-            self.totals.add(loss=loss.detach(), steps=1)
-            return loss
-
-        self._chunks = chunks
-        if world_size() > 1:
-            for name, module in self.modules.named_modules():
-                if name in self.split_before:
-                    cut_compiled_step(module)
-        return TrainingStep(
-            loss_of,
-            self.optimizer,
-            max_grad_norm=self.max_grad_norm,
-            state=[*self.modules.buffers(), self.totals.values],
-            reducer=self.reducer,
-        )
-
-    def _fit_batch_unrecorded(self, batch):
-        """SpeechBrain's own step, undone where it is not finite."""
-        if self._accumulated is None:
-            # What a step changes beside the weights.
-            changed = [*self.modules.buffers(), self.totals.values]
-            self._before = [(tensor, tensor.clone()) for tensor in changed]
+    def _fit_batch_guarded(self, batch):
+        """SpeechBrain's own step, undone where it is NaN or infinite."""
+        if self.guard is None:
+            self.guard = StepGuard(
+                [*self.modules.buffers(), self.totals.values]
+            )
+            self._accumulated = None
+        if self._accumulated is None:  # the first batch of an update
+            self.guard.take()
             self._accumulated = 0.0
         self._batch, self._loss = batch, None
         loss = super().fit_batch(batch)
@@ -383,14 +282,14 @@ class RecordedBrain(sb.Brain):
         self._loss = loss.detach() * self.grad_accumulation_factor
         if self.scaler.is_enabled():
             self._loss = self._loss / self.scaler.get_scale()
-        # Not finite from the first time that one is not.
+        # NaN or infinite from the first time that one is.
         self._accumulated = self._accumulated + loss.detach()
-        self.reducer.enabled = self.step % self.grad_accumulation_factor == 0
-        self.reducer.forwarded(self._accumulated)
+        if self.step % self.grad_accumulation_factor == 0:
+            self.agreement.start(self._accumulated)
 
     def optimizers_step(self):
-        """Update the weights, unless a number of the step is not finite."""
-        finite = self.reducer.finish()
+        """Update the parameters, unless the step is NaN or infinite."""
+        finite = self.agreement.finish()
         if not self.scaler.is_enabled():  # which looks after its gradients
             gradients = [
                 parameter.grad
@@ -403,40 +302,38 @@ class RecordedBrain(sb.Brain):
         if finite:
             super().optimizers_step()
             return
-        with torch.no_grad():
-            for tensor, value in self._before:
-                tensor.copy_(value)
+        self.guard.restore_unless(finite)
         self.zero_grad(set_to_none=True)
         self._loss = None
         self.optimizer_step += 1
-        self._note_skipped([self._batch.step], self._batch.chunks)
+        self._note_skipped([self._batch.step])
 
-    def _note_skipped(self, steps, chunks):
+    def _note_skipped(self, steps):
         """Count and name steps that were skipped; too many end the run."""
         for step in steps:
             self.totals.add(skipped=float(rank() == 0))
-            origins = [self._blame(chunks, step)]
+            origins = [self._blame(step)]
             if world_size() > 1:
                 origins = [None] * world_size()
-                dist.all_gather_object(origins, self._blame(chunks, step))
+                dist.all_gather_object(origins, self._blame(step))
             named = [origin for origin in origins if origin is not None]
             origin = named[0] if named else "its loss or a gradient"
             logger.warning(
-                "Step %d was skipped: %s is not finite.", step, origin
+                "Step %d was skipped: %s is NaN or infinite.", step, origin
             )
         skipped = self.totals.read()["skipped"]
         if skipped > self.nonfinite_patience:
             raise common_error(
                 f"{skipped:.0f} steps of this epoch were skipped because of "
-                f"numbers that are not finite (the last one, {steps[-1]}, by "
+                f"NaN or infinite values (the last one, {steps[-1]}, by "
                 f"{origin}); the last checkpoint is intact: look at the audio "
                 "or lower the learning rate before you go on."
             )
 
     @torch.no_grad()
-    def _blame(self, chunks, step):
-        """Which chunk of a step gives numbers that are not finite, if one."""
-        batch = WaveBatch(*chunks.draw(step))
+    def _blame(self, step):
+        """Which chunk of a step makes the loss NaN or infinite, if one."""
+        batch = self._chunks.batch(step).to(self.device)
         bad = ~batch.sig.data.isfinite().all(1)
         where = "the audio of"
         if not bad.any():
@@ -445,13 +342,12 @@ class RecordedBrain(sb.Brain):
             with self.training_ctx:
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)
             self.modules.train(training)
-            where = "what the network makes of"
+            where = "the network's output for"
             if torch.is_tensor(outputs) and len(outputs) == len(batch):
                 bad = ~outputs.isfinite().flatten(1).all(1)
-        bad = bad.to(chunks.audio.labels.device)
-        if bad.all():  # it is the network
+        if bad.all() or not bad.any():  # all: it is the network
             return None
-        return f"{where} {chunks.describe(step, bad)}" if bad.any() else None
+        return f"{where} {self._chunks.describe(step, bad)}"
 
     def update_average(self, loss, avg_loss):
         """Running average of the loss for the progress bar.
@@ -466,43 +362,35 @@ class RecordedBrain(sb.Brain):
         Returns
         -------
         float
-            The new average; of recorded steps a new one every
+            The new average; of captured steps a new one every
             ``read_interval`` steps.
         """
         if loss is not None:
             return super().update_average(loss, avg_loss)
         if self.step % self.read_interval:
             return avg_loss
-        self._look_after_recorded()
+        self._look_for_skipped()
         totals = self.totals.read()
         return totals["loss"] / max(1.0, totals["steps"])
-
-    def _look_after_recorded(self):
-        """Learn from the device which recorded steps were skipped."""
-        if self.recording and self.training_step is not None:
-            skipped = self.training_step.read_skipped()
-            if skipped:
-                self._note_skipped(skipped, self._chunks)
 
     def epoch_totals(self):
         """The sums over the epoch that ends, in ``on_stage_end``.
 
         Returns
         -------
-        dict
-            A number for each name.
+        dict of str to float
 
         Raises
         ------
         InputError
             If every step of the epoch was skipped.
         """
-        self._look_after_recorded()
+        self._look_for_skipped()
         totals = self.totals.read()
         if totals["skipped"] and not totals["steps"]:
             raise common_error(
-                "No step of the epoch had a loss and gradients that are "
-                "finite; the last checkpoint is from before."
+                "Every step of the epoch had a loss or gradients that are NaN "
+                "or infinite; the last checkpoint is from before."
             )
         return totals
 
@@ -514,7 +402,7 @@ class RecordedBrain(sb.Brain):
         mean : float
             Of this process, such as its average loss.
         count : int
-            Of how many.
+            Over how many items.
 
         Returns
         -------
@@ -527,141 +415,23 @@ class RecordedBrain(sb.Brain):
         total, count = add_over_ranks(sums).tolist()
         return total / max(count, 1)
 
-    def fit(self, *args, **kwargs):
-        """Train; see speechbrain.core.Brain.
+    def close(self):
+        """Release the graph, then leave the group of processes."""
+        if self.captured_step is not None:
+            self.captured_step.release()
+        super().close()
 
-        SIGTERM and SIGINT end it after the current step with a checkpoint
-        and ``SystemExit(STOPPED)``.
-
-        Arguments
-        ---------
-        *args, **kwargs
-            As of the base class.
-        """
-        with stop_requests() as self.stop_request:
-            super().fit(*args, **kwargs)
-            if self._asked_to_stop():  # while the last checkpoint was written
-                self._stop("after training")
-
-    def evaluate(self, *args, **kwargs):
-        """Evaluate; see speechbrain.core.Brain.
-
-        Arguments
-        ---------
-        *args, **kwargs
-            As of the base class.
-
-        Returns
-        -------
-        float
-            The average loss.
-        """
-        with stop_requests() as self.stop_request:
-            return super().evaluate(*args, **kwargs)
+    def _look_for_skipped(self):
+        """Learn from the device which captured steps were skipped."""
+        if self.captured_step is not None:
+            skipped = self.captured_step.read_skipped()
+            if skipped:
+                self._note_skipped(skipped)
 
     def _fit_train(self, train_set, epoch, enable):
-        self._trained = self.step, self.avg_train_loss
+        self._chunks = train_set.dataset
         super()._fit_train(train_set, epoch, enable)
 
-    def _fit_valid(self, valid_set, epoch, enable):
-        if self._asked_to_stop():
-            self._stop_before_validation()
-        try:
-            super()._fit_valid(valid_set, epoch, enable)
-        except _StopEvaluation:
-            self._stop_before_validation()
-
-    def evaluate_batch(self, batch, stage):
-        """Evaluate one batch; see speechbrain.core.Brain.
-
-        Arguments
-        ---------
-        batch : WaveBatch
-            Windows.
-        stage : sb.Stage
-            One of sb.Stage.VALID or sb.Stage.TEST.
-
-        Returns
-        -------
-        torch.Tensor
-            The loss.
-        """
-        # Several processes have no common batch to stop after.
-        if self.stop_request and world_size() == 1:
-            if stage == sb.Stage.TEST:
-                self._stop("before the last evaluation")
-            raise _StopEvaluation
-        return super().evaluate_batch(batch, stage)
-
-    def _stop_before_validation(self):
-        """Save as after the epoch's last step."""
-        self.step, self.avg_train_loss = self._trained
-        if self.checkpointer is not None:
-            self._save_intra_epoch_ckpt()
-        self._stop("before an evaluation")
-
-    def _asked_to_stop(self):
-        return any_rank([bool(self.stop_request)], self._wire())[0]
-
-    def _wire(self):
-        """The device that the processes talk through."""
-        nccl = world_size() > 1 and dist.get_backend() == "nccl"
-        return self.device if nccl else "cpu"
-
-    def _stop(self, when):
-        name = self.stop_request.name or "a signal to another process"
-        logger.info(
-            "Stopped %s (step %d) by %s; started again, it goes on.",
-            when,
-            self.optimizer_step,
-            name,
-        )
-        self.close()
-        sys.exit(STOPPED)
-
-    def close(self):
-        """Leave the group of processes, after the last thing done together."""
-        if self.training_step is not None:
-            self.training_step.release()
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
-
-    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        """After each step: whether to save; does so and ends if asked to."""
-        self._trained = self.step, self.avg_train_loss
-        minutes = (time.time() - last_ckpt_time) / 60.0
-        late = 0 < self.ckpt_interval_minutes < minutes
-        flags = [bool(self.stop_request), late]
-        if world_size() > 1:
-            # All must save after the same step; asking takes time on a GPU.
-            due = self._wire() == "cpu" or self.step % self.read_interval == 0
-            flags = any_rank(flags, self._wire()) if due else [False, False]
-        stop, late = flags
-        if stop:
-            if self.checkpointer is not None:
-                self._save_intra_epoch_ckpt()
-            self._stop("within an epoch")
-        due = 0 < self.ckpt_interval_steps <= steps_since_ckpt
-        return self.checkpointer is not None and (due or late)
-
     def _save_intra_epoch_ckpt(self):
-        self._look_after_recorded()
+        self._look_for_skipped()
         super()._save_intra_epoch_ckpt()
-
-    def on_stage_start(self, stage, epoch=None):
-        """Gets called at the beginning of each stage.
-
-        Arguments
-        ---------
-        stage : sb.Stage
-            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
-        epoch : int
-            The currently-starting epoch.
-        """
-        # A resumed epoch goes on with the sums of its checkpoint.
-        if stage == sb.Stage.TRAIN and self.step == 0:
-            self.totals.clear()
-
-
-class _StopEvaluation(Exception):
-    """Somebody asked to stop while a stage is evaluated."""

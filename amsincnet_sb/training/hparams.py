@@ -1,4 +1,15 @@
-"""Small hyperparameter files that change a few keys of a larger one."""
+"""Reading hyperparameter files before HyperPyYAML makes objects of them.
+
+A recipe's yaml is either complete or includes a complete one under the key
+``recipe`` and changes some of its keys::
+
+    margin: 0.05
+    recipe: !include:am_sincnet.yaml
+        margin: !ref <margin>
+
+HyperPyYAML loads both. It accepts any key, though, so misspelt ones are found
+here, and options of the command line are put where they take effect.
+"""
 
 import difflib
 import os
@@ -6,94 +17,25 @@ import re
 
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.error import YAMLError
 
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write
 
-__all__ = ["follow_folder", "plain_options", "resolve_overlay"]
+__all__ = ["parse_overrides", "place_overrides", "plain_options"]
 
+RECIPE = "recipe"
+INCLUDE = "!include:"
 COMMAND_LINE = "The command line"
 
 
-def resolve_overlay(hparams_file, overrides=None):
-    """Turn an overlay into its base file and the changes to it.
-
-    An overlay is a HyperPyYAML file with a key ``base``, the file it changes
-    (relative to its own folder, and possibly an overlay itself), and the keys
-    it changes. HyperPyYAML has no such thing at the root of a file; with
-    this, everything after it is SpeechBrain's own: ``load_hyperpyyaml(base,
-    overrides)`` and ``create_experiment_directory``.
+def parse_overrides(overrides):
+    """The options of the command line as a mapping.
 
     Arguments
     ---------
-    hparams_file : str or Path
-        An overlay, or any other HyperPyYAML file, which is its own base.
-    overrides : str or dict, optional
-        Further changes, which win: what ``speechbrain.parse_arguments``
-        returns for the command line.
-
-    Returns
-    -------
-    base_file : str
-        Path of the file that is not an overlay.
-    overrides : dict
-        All changes to it, with their HyperPyYAML tags.
-
-    Raises
-    ------
-    InputError
-        For a file that is missing or is not yaml, bases in a circle, and
-        keys that the base does not have.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "base.yaml").write_text("margin: 0.5\\nscale: 30")
-    >>> _ = (folder / "m.yaml").write_text("base: base.yaml\\nmargin: 0.1")
-    >>> base, changes = resolve_overlay(folder / "m.yaml", "scale: 20")
-    >>> base.endswith("base.yaml"), dict(changes)
-    (True, {'margin': 0.1, 'scale': 20})
-    """
-    path = os.fspath(hparams_file)
-    layers = [(_parse_overrides(overrides), COMMAND_LINE)]
-    seen = []
-    while True:
-        if os.path.realpath(path) in seen:
-            raise InputError(
-                f"{path}: the files named by `base:` lead back to it; one of "
-                "them must stand alone."
-            )
-        seen.append(os.path.realpath(path))
-        tree = _read(path)
-        if "base" not in tree:
-            break
-        base = tree.pop("base")
-        layers.append((tree, path))
-        path = os.path.join(os.path.dirname(path), str(base))
-
-    merged = {}
-    for layer, where in reversed(layers):
-        _check_keys(layer, tree, where, path)
-        _merge(merged, layer)
-    return path, merged
-
-
-def plain_options(hparams_file, overrides, hints=None):
-    """The values of a hyperparameter file, without making its objects.
-
-    References are resolved; what carries a tag such as ``!new:`` stays
-    text. For decisions that come before the objects.
-
-    Arguments
-    ---------
-    hparams_file : str
-        The base file.
-    overrides : dict
-        From :func:`resolve_overlay`.
-    hints : dict, optional
-        What to tell the user about a key left at ``!PLACEHOLDER``.
+    overrides : str or dict
+        The yaml text that ``speechbrain.parse_arguments`` returns, or a
+        mapping, which is copied.
 
     Returns
     -------
@@ -102,93 +44,13 @@ def plain_options(hparams_file, overrides, hints=None):
     Raises
     ------
     InputError
-        If a placeholder has not been replaced, or a reference leads nowhere.
+        If it is not a mapping, or a key has no value.
 
     Example
     -------
-    >>> file = getfixture("tmp_path") / "a.yaml"
-    >>> _ = file.write_text("a: 3\\nb: !ref <a>/x\\nc: !new:list")
-    >>> options = plain_options(str(file), {"a": 4})
-    >>> options["a"], options["b"]
-    (4, '4/x')
+    >>> parse_overrides("margin: 0.1")
+    {'margin': 0.1}
     """
-    for key, value in {**_read(hparams_file), **overrides}.items():
-        if _tag(value) == "!PLACEHOLDER":
-            hint = f"give one with --{key}=VALUE."
-            raise InputError(
-                f"{hparams_file}: `{key}` has no value yet; "
-                f"{(hints or {}).get(key, hint)}"
-            )
-    try:
-        with open(hparams_file, encoding="utf-8") as file:
-            resolved = YAML().load(resolve_references(file, overrides))
-    except YAMLError as error:
-        raise InputError(
-            f"{hparams_file} cannot be resolved: {_one_line(error)}."
-        ) from error
-    except OSError as error:  # of an !include
-        raise InputError(
-            f"{hparams_file} cannot be resolved: {error.filename}: "
-            f"{error.strerror}."
-        ) from error
-    except (ValueError, KeyError, RecursionError) as error:
-        reason = str(error.args[0]).rstrip(".")
-        raise InputError(
-            f"{hparams_file} cannot be resolved: {reason}."
-        ) from error
-    return dict(resolved)
-
-
-def follow_folder(file, key):
-    """Have the paths in a yaml file follow the folder that a key names.
-
-    SpeechBrain keeps the hyperparameters of a run with every path spelled
-    out; repeated from them with another folder, the run would write into the
-    first one. Paths within the folder become references to the key.
-
-    Arguments
-    ---------
-    file : str or Path
-        Changed in place; comments stay.
-    key : str
-        At the root of the file.
-
-    Example
-    -------
-    >>> file = getfixture("tmp_path") / "hyperparams.yaml"
-    >>> _ = file.write_text("out: /a b\\nsave: /a b/save\\nelse: /a bc/d\\n")
-    >>> follow_folder(file, "out")
-    >>> print(file.read_text())
-    out: /a b
-    save: !ref <out>/save
-    else: /a bc/d
-    <BLANKLINE>
-    """
-    yaml = YAML()
-    yaml.width = 2**16  # nothing is broken into lines
-    with open(file, encoding="utf-8") as stream:
-        tree = yaml.load(stream)
-    folder = os.path.join(tree[key], "")
-
-    def following(value):
-        """The same, with references."""
-        if isinstance(value, dict):
-            for name in value:
-                value[name] = following(value[name])
-        elif isinstance(value, list):
-            value[:] = [following(each) for each in value]
-        elif isinstance(value, str) and value.startswith(folder):
-            path = f"<{key}>/{value[len(folder) :]}"
-            value = TaggedScalar(path, style=None, tag="!ref")
-        return value
-
-    following(tree)
-    with atomic_write(file) as stream:
-        yaml.dump(tree, stream)
-
-
-def _parse_overrides(overrides):
-    """A mapping, whether given as one or as yaml text."""
     if isinstance(overrides, str):
         try:
             overrides = YAML().load(overrides)
@@ -208,11 +70,186 @@ def _parse_overrides(overrides):
                 f"The command line has --{key} without a value; write "
                 f"--{key}=VALUE (True or False for a switch)."
             )
-    return overrides or {}
+    return dict(overrides or {})
+
+
+def place_overrides(hparams_file, overrides):
+    """Overrides for ``load_hyperpyyaml``, checked and put where they belong.
+
+    A key that an included file has goes into the overrides of that file too.
+
+    Arguments
+    ---------
+    hparams_file : str
+        A complete hyperparameter file, or one with ``recipe: !include:…``.
+    overrides : dict
+        Of the recipe's keys, as the user gives them.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+        For a file that is missing or is not yaml, files that include each
+        other, and keys that the recipe does not have.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "base.yaml").write_text("margin: 0.5\\nscale: 30")
+    >>> file = folder / "m.yaml"
+    >>> _ = file.write_text("recipe: !include:base.yaml\\n    margin: 0.1")
+    >>> place_overrides(str(file), {"scale": 20})
+    {'recipe': {'scale': 20}}
+    >>> place_overrides(str(file), {"scal": 20})
+    Traceback (most recent call last):
+        ...
+    amsincnet_sb.utils.errors.InputError: The command line: there is no key ...
+    """
+    trees = _trees(hparams_file)
+    known = {}
+    for _, tree in reversed(trees):
+        known.update(tree)
+    _check_keys(overrides, known, COMMAND_LINE, hparams_file)
+
+    placed = None
+    for _, tree in reversed(trees):
+        mine = _following(tree, overrides)
+        _merge(mine, {k: v for k, v in overrides.items() if k in tree})
+        if placed is not None:
+            mine[RECIPE] = placed
+        placed = mine
+    return placed
+
+
+def plain_options(hparams_file, overrides, hints=None):
+    """The recipe's values, without making its objects.
+
+    References are resolved; what carries a tag such as ``!new:`` stays
+    text. For what a recipe does before it loads the file.
+
+    Arguments
+    ---------
+    hparams_file : str
+        As in :func:`place_overrides`.
+    overrides : dict
+        Likewise.
+    hints : dict, optional
+        What to tell the user about a key left at ``!PLACEHOLDER``.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    InputError
+        As :func:`place_overrides`; and if a placeholder has not been
+        replaced, or a reference leads nowhere.
+
+    Example
+    -------
+    >>> file = getfixture("tmp_path") / "a.yaml"
+    >>> _ = file.write_text("a: 3\\nb: !ref <a>/x\\nc: !new:list")
+    >>> options = plain_options(str(file), {"a": 4})
+    >>> options["a"], options["b"]
+    (4, '4/x')
+    """
+    placed = place_overrides(hparams_file, overrides)
+    values = {}
+    for path, tree in reversed(_trees(hparams_file)):
+        values.update({key: (path, value) for key, value in tree.items()})
+        changes = tree.get(RECIPE, {})
+        values.update({key: (path, value) for key, value in changes.items()})
+    for key, (path, value) in values.items():
+        if _tag(value) == "!PLACEHOLDER" and key not in overrides:
+            hint = (hints or {}).get(key, f"give one with --{key}=VALUE.")
+            raise InputError(f"{path}: `{key}` has no value yet; {hint}")
+    try:
+        with open(hparams_file, encoding="utf-8") as file:
+            resolved = YAML().load(resolve_references(file, placed))
+    except YAMLError as error:
+        reason = _one_line(error)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+    except (ValueError, KeyError, RecursionError) as error:
+        reason = str(error.args[0]).rstrip(".")
+    else:
+        while RECIPE in resolved:
+            resolved = resolved[RECIPE]
+        return dict(resolved)
+    raise InputError(f"{hparams_file} cannot be resolved: {reason}.")
+
+
+def _trees(hparams_file):
+    """(path, tree) of a file, of the one it includes, and so on."""
+    path = os.fspath(hparams_file)
+    trees, seen = [(path, _read(path))], [os.path.realpath(path)]
+    while RECIPE in trees[-1][1]:
+        path, tree = trees[-1]
+        recipe = tree[RECIPE]
+        if not _tag(recipe).startswith(INCLUDE):
+            # The yaml of a finished run, in which the file was included.
+            if not isinstance(recipe, dict):
+                raise InputError(
+                    f"{path}: `{RECIPE}` must be {INCLUDE}FILE.yaml."
+                )
+            trees.append((path, recipe))
+            continue
+        base = _tag(recipe)[len(INCLUDE) :]
+        base = os.path.join(os.path.dirname(path), base)
+        if os.path.realpath(base) in seen:
+            raise InputError(f"{path}: {base} includes it in turn.")
+        seen.append(os.path.realpath(base))
+        trees.append((base, _read(base)))
+        if not isinstance(recipe, dict):  # HyperPyYAML could not override it
+            raise InputError(
+                f"{path}: `{RECIPE}` must change at least one key of {base}."
+            )
+        _check_keys(recipe, trees[-1][1], path, base)
+    return trees
+
+
+def _following(tree, overrides):
+    """Overrides with which the paths of a finished run follow its folder.
+
+    The yaml of a finished run has every path spelled out; repeated from it
+    with another folder, the run would write into the first one.
+    """
+    old, new = tree.get("output_folder"), overrides.get("output_folder")
+    if new is None or not isinstance(old, str):
+        return {}
+
+    def follow(value):
+        """The value with the new folder; None where nothing changes."""
+        if isinstance(value, dict):
+            found = {key: follow(each) for key, each in value.items()}
+            return {k: v for k, v in found.items() if v is not None} or None
+        if isinstance(value, list):
+            found = [follow(each) for each in value]
+            if all(each is None for each in found):
+                return None
+            return [b if a is None else a for a, b in zip(found, value)]
+        if isinstance(value, str) and value.startswith(os.path.join(old, "")):
+            return os.path.join(str(new), value[len(old) :].lstrip(os.sep))
+        return None
+
+    return follow({k: v for k, v in tree.items() if k != RECIPE}) or {}
+
+
+def _merge(into, changes):
+    """Mappings key by key, anything else as a whole."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
 
 
 def _read(path):
-    """The tree of a yaml file, tags and all."""
+    """The tree of a yaml file, with its tags."""
     try:
         with open(path, encoding="utf-8") as file:
             tree = YAML().load(file)
@@ -240,19 +277,11 @@ def _read(path):
     return tree
 
 
-def _one_line(error):
-    """A yaml error in one line, with its place."""
-    mark = getattr(error, "problem_mark", None)
-    place = f" in line {mark.line + 1}" if mark is not None else ""
-    problem = getattr(error, "problem", None) or str(error).split("\n")[0]
-    return f"{problem}{place}"
-
-
-def _check_keys(layer, base, where, base_file, prefix=""):
-    """Every key of a layer must be one of the base's."""
-    for key, value in layer.items():
-        at = where if where == COMMAND_LINE else where + _line(layer, key)
-        if key not in base:
+def _check_keys(changes, base, where, base_file, prefix=""):
+    """Every changed key must be one of the base's, with its tag."""
+    for key, value in changes.items():
+        at = where if where == COMMAND_LINE else where + _line(changes, key)
+        if key not in base or (key == RECIPE and not prefix):
             near = difflib.get_close_matches(str(key), map(str, base), 1)
             meant = f"; did you mean `{prefix}{near[0]}`?" if near else "."
             raise InputError(
@@ -270,21 +299,20 @@ def _check_keys(layer, base, where, base_file, prefix=""):
             _check_keys(value, base[key], where, base_file, f"{prefix}{key}.")
 
 
-def _line(layer, key):
+def _one_line(error):
+    """A yaml error in one line, with its place."""
+    mark = getattr(error, "problem_mark", None)
+    place = f" in line {mark.line + 1}" if mark is not None else ""
+    problem = getattr(error, "problem", None) or str(error).split("\n")[0]
+    return f"{problem}{place}"
+
+
+def _line(changes, key):
     """Where a key of a file is; unknown if it was merged in by `<<`."""
-    place = (layer.lc.data or {}).get(key)
+    place = (changes.lc.data or {}).get(key)
     return f" (line {place[0] + 1})" if place else ""
 
 
 def _tag(node):
     """The HyperPyYAML tag of a node, such as `!new:list`, or nothing."""
     return getattr(getattr(node, "tag", None), "value", None) or ""
-
-
-def _merge(into, layer):
-    """Mappings key by key, anything else as a whole."""
-    for key, value in layer.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value

@@ -24,7 +24,11 @@ from demo_corpus import generate_demo_corpus
 from recipe_process import RECIPE, environment, records
 from train_step import make_step, timed
 
-NETWORKS = {"am_sincnet.yaml": "sinc_tdnn", "released.yaml": "sincnet"}
+NETWORKS = {
+    "am_sincnet.yaml": "sincnet",
+    "sinc_tdnn.yaml": "sinc_tdnn",
+    "am_sincnet_original.yaml": "sincnet",
+}
 
 
 def port_milliseconds(args, device):

@@ -21,7 +21,7 @@ import torch
 from train_step_cpu import NETWORKS, in_turns, print_table, processor
 
 from amsincnet_sb.dataio.audio_store import ResidentAudio
-from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.dataio.batches import SlidingWindows
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.frozen import Folded, FoldedTDNN, for_evaluation
 from amsincnet_sb.nnet.scoring import log_posteriors
@@ -90,7 +90,7 @@ def on_gpu(args):
     ):
         audio = noise(sentences)
         net = NETWORKS[args.network](fast=fast).to("cuda").eval()
-        windows = SentenceWindows(audio, net.window, net.hop, size)
+        windows = SlidingWindows(audio, net.window, net.hop, size)
         torch.cuda.reset_peak_memory_stats()
         times = []
         for _ in range(turns):

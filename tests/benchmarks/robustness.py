@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
 from amsincnet_sb.dataio.audio_store import ResidentAudio  # noqa: E402
+from amsincnet_sb.dataio.batches import SlidingWindows  # noqa: E402
 from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
-from amsincnet_sb.dataio.windows import SentenceWindows  # noqa: E402
 from amsincnet_sb.inference.pretrained import read_pretrained  # noqa: E402
 from amsincnet_sb.lobes.frozen import for_evaluation  # noqa: E402
 from amsincnet_sb.nnet.scoring import log_posteriors  # noqa: E402
@@ -67,7 +67,7 @@ def errors(folder, sentences, waves, condition, device):
     ).to(device)
     embed = for_evaluation(net)
     found = SentenceErrors(audio.labels)
-    for batch in SentenceWindows(audio, net.window, net.hop, 1024):
+    for batch in SlidingWindows(audio, net.window, net.hop, 1024):
         scores = classifier(embed(batch.sig.data))
         found.append(batch.sentence, log_posteriors(scores, config["scale"]))
     return found.summarize()

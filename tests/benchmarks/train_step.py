@@ -25,7 +25,7 @@ from amsincnet_sb.lobes.classifiers import CosineClassifier  # noqa: E402
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN  # noqa: E402
 from amsincnet_sb.lobes.sincnet import SincNet  # noqa: E402
 from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
-from amsincnet_sb.training.captured_step import TrainingStep  # noqa: E402
+from amsincnet_sb.training.captured_step import CapturedStep  # noqa: E402
 
 NETWORKS = {"sincnet": SincNet, "sinc_tdnn": SincTDNN}
 
@@ -81,7 +81,7 @@ def make_step(args, fast, precision, fused_step, compiled):
 
     optimizer = kinds[args.optimizer]()
     if fused_step:
-        return TrainingStep(loss_fn, optimizer, compile=compiled)
+        return CapturedStep(loss_fn, optimizer, compile=compiled)
     forward = torch.compile(loss_fn, dynamic=False) if compiled else loss_fn
     number = torch.zeros((), dtype=torch.long, device=device)
 

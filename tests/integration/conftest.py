@@ -67,11 +67,7 @@ class Recipe:
             "data_folder": self.corpus,
             "output_folder": output,
             **SMALL,
-            **(
-                SINCNET
-                if hparams in ("released.yaml", "sincnet.yaml")
-                else TDNN
-            ),
+            **(TDNN if Path(hparams).name.startswith("sinc_tdnn") else SINCNET),
             **options,
         }
         return [str(RECIPE / "hparams" / hparams)] + [

@@ -1,203 +1,225 @@
-"""Every hyperparameter file: it differs where it should, and it trains."""
+"""Every hyperparameter file: it builds what its name says, and it trains."""
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
+from speechbrain.nnet.losses import nll_loss
 
-from amsincnet_sb.training.hparams import plain_options, resolve_overlay
+from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
+from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
+from amsincnet_sb.training.hparams import plain_options
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
-MARGINS = [5 * i for i in range(1, 20)]  # per cent
-OVERLAYS = [f"am_sincnet_m{margin:03}.yaml" for margin in MARGINS]
-ALL = ["am_sincnet.yaml", "released.yaml", "sincnet.yaml", "demo.yaml"]
-ALL += OVERLAYS
-
-# What lies in the results folder.
-PATHS = {
-    "label_encoder_file",
-    "output_folder",
-    "save_folder",
-    "train_log",
-    "metrics_file",
-    "sentences_file",
-    "curves_file",
-    "pretrained_folder",
-    "train_annotation",
-    "valid_annotation",
-    "test_annotation",
-    "train_logger.save_file",
-    "checkpointer.checkpoints_dir",
+MARGINS = {f"am_sincnet_m{m:03}.yaml": m / 100 for m in range(5, 100, 5)}
+OTHERS = {
+    "am_sincnet.yaml",
+    "am_sincnet_original.yaml",
+    "demo.yaml",
+    "sinc_tdnn.yaml",
+    "sincnet.yaml",
+    "sincnet_original.yaml",
 }
 
 
+def load(name, **overrides):
+    """By HyperPyYAML alone, from the file's text and a data folder."""
+    text = (HPARAMS / name).read_text()
+    overrides = {"data_folder": "/TIMIT", **overrides}
+    if "!include:" in text:
+        overrides = {"recipe": overrides}
+    with open(HPARAMS / name) as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    return hparams.get("recipe", hparams)
+
+
 def flat(name, **overrides):
-    """Key -> value with all references resolved; classes are values, too."""
-    overrides = {"data_folder": "TIMIT", **overrides}
-    options = plain_options(*resolve_overlay(HPARAMS / name, overrides))
+    """Key -> value with all references resolved; tags are values too."""
+    overrides = {"data_folder": "/TIMIT", "output_folder": "/out", **overrides}
     leaves = {}
 
     def walk(key, value):
         tag = getattr(getattr(value, "tag", None), "value", None)
+        if tag:
+            leaves[f"{key}.class"] = tag
         if isinstance(value, dict):
-            if tag is not None:
-                leaves[f"{key}.class"] = tag
             for inner, x in value.items():
                 walk(f"{key}.{inner}".lstrip("."), x)
-        elif isinstance(value, list):
-            leaves[key] = list(value)
-        elif tag is not None:
-            leaves[f"{key}.class"] = tag
-        else:
-            leaves[key] = value
+        elif not tag:
+            leaves[key] = list(value) if isinstance(value, list) else value
 
-    walk("", options)
+    walk("", plain_options(str(HPARAMS / name), overrides))
     return leaves
 
 
 def differing(one, other):
+    """Keys with other values, without the copies of a module elsewhere."""
+    one, other = flat(one), flat(other)
     return {
         key
         for key in one.keys() | other.keys()
         if one.get(key) != other.get(key)
+        and not key.startswith(("modules.", "checkpointer.recoverables."))
     }
 
 
 def test_the_files_are_these():
-    assert sorted(p.name for p in HPARAMS.glob("*.yaml")) == sorted(ALL)
+    assert {p.name for p in HPARAMS.glob("*.yaml")} == OTHERS | set(MARGINS)
 
 
-@pytest.mark.parametrize("margin, name", list(zip(MARGINS, OVERLAYS)))
-def test_an_overlay_changes_its_margin_alone(margin, name):
-    base, overlay = flat("am_sincnet.yaml"), flat(name)
-    if margin == 30:  # the recommended one
-        assert not differing(base, overlay)
-    else:
-        assert differing(base, overlay) == PATHS | {
-            "margin",
-            "margin_schedule.final",
-            "compute_cost.margin",
-        }
-    assert overlay["margin"] == margin / 100
-    assert overlay["margin_schedule.final"] == margin / 100
-    assert overlay["compute_cost.margin"] == margin / 100
-    assert overlay["output_folder"] == (
-        f"results/am_sincnet/m{margin / 100:g}/1234"
+class TestHyperPyYAMLAlone:
+    """No code of ours but the classes that the yaml names."""
+
+    @pytest.fixture(autouse=True)
+    def results_elsewhere(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+    @pytest.mark.parametrize("name", ["am_sincnet.yaml", *MARGINS])
+    def test_am_sincnet(self, name):
+        """SincNet, cosines, and the additive margin of the file's name."""
+        hparams = load(name)
+        margin = MARGINS.get(name, 0.3)
+        network, loss = hparams["embedding_model"], hparams["compute_cost"]
+        assert (
+            type(network)
+            is SincNet
+            is type(hparams["modules"]["embedding_model"])
+        )
+        assert type(hparams["classifier"]) is CosineClassifier
+        assert type(loss) is AMSoftmax
+        assert loss.margin.item() == pytest.approx(margin)
+        assert loss.scale == 30.0
+        schedule = hparams["margin_schedule"]
+        assert schedule(0) == 0.0 and schedule(10**9) == margin
+        folder = f"results/am_sincnet/m{margin:g}/1234"
+        assert hparams["output_folder"] == folder
+        assert hparams["save_folder"] == f"{folder}/save"
+        # The published architecture.
+        assert network.arguments["cnn_channels"] == [80, 60, 60]
+        assert network.arguments["fc_neurons"] == [2048, 2048, 2048]
+        parameters = sum(
+            p.numel()
+            for module in hparams["modules"].values()
+            for p in module.parameters()
+        )
+        assert round(parameters / 1e6, 1) == 22.8
+
+    @pytest.mark.parametrize(
+        "name, network, classifier, loss",
+        [
+            ("sincnet.yaml", SincNet, SoftmaxClassifier, nll_loss),
+            ("sincnet_original.yaml", SincNet, SoftmaxClassifier, nll_loss),
+            (
+                "am_sincnet_original.yaml",
+                SincNet,
+                SoftmaxClassifier,
+                ReleasedAMSoftmax,
+            ),
+            ("sinc_tdnn.yaml", SincTDNN, CosineClassifier, AMSoftmax),
+            ("demo.yaml", SincNet, CosineClassifier, AMSoftmax),
+        ],
     )
-    for key in PATHS:
-        of_base = base[key].replace("/m0.3/", f"/m{margin / 100:g}/")
-        assert overlay[key] == of_base
-    text, of_base = (
-        YAML().load(HPARAMS / file) for file in (name, "am_sincnet.yaml")
-    )
-    assert set(text) == {"base", "margin", "data_folder", "output_folder"}
-    # These two make the file one that SpeechBrain's own checks can load.
-    assert text["data_folder"].tag.value == "!PLACEHOLDER"
-    assert text["output_folder"].value == of_base["output_folder"].value
-    load_hyperpyyaml(
-        (HPARAMS / name).read_text(),
-        {"data_folder": "TIMIT", "output_folder": "results"},
-    )
+    def test_others(self, name, network, classifier, loss):
+        """Each builds what its name says."""
+        hparams = load(name)
+        assert type(hparams["embedding_model"]) is network
+        assert type(hparams["classifier"]) is classifier
+        made = hparams["compute_cost"]
+        assert loss in (made, type(made), getattr(made, "func", None))
+
+    def test_overrides_reach_everything(self):
+        """As train.py passes on the command line."""
+        hparams = load("am_sincnet_m005.yaml", margin=0.4, lr=0.01)
+        assert hparams["compute_cost"].margin.item() == pytest.approx(0.4)
+        assert hparams["margin_schedule"](10**9) == 0.4
+        assert hparams["lr_schedule"].peak == 0.01
+        assert "/m0.4/" in hparams["output_folder"]
 
 
-def test_released_differs_from_the_recommended_recipe_in_these():
-    same_place = {"output_folder": "results"}
-    recommended = flat("am_sincnet.yaml", **same_place)
-    released = flat("released.yaml", **same_place)
-    # Another network, which has other keys; the rest differs in these.
-    changed = {
-        key
-        for key in differing(recommended, released)
-        if "embedding_model." not in key
-    }
-    network = {
-        *("sinc_channels", "sinc_kernel_size", "sinc_pool", "log_floor"),
-        *("tdnn_channels", "tdnn_kernel_sizes", "tdnn_strides", "band_mask"),
-        *("cnn_channels", "cnn_kernel_sizes", "cnn_pools"),
-        *("linear_embedding", "released_init", "dropout", "fc_neurons"),
-    }
-    assert changed - network == {
+@pytest.mark.parametrize("name", MARGINS)
+def test_a_margin_file_is_three_lines(name):
+    text = (HPARAMS / name).read_text().splitlines()
+    assert [line for line in text if not line.startswith("#")] == [
+        f"margin: {MARGINS[name]:.2f}",
+        "recipe: !include:am_sincnet.yaml",
+        "    margin: !ref <margin>",
+    ]
+
+
+def test_sincnet_differs_from_am_sincnet_in_the_loss_alone():
+    assert differing("am_sincnet.yaml", "sincnet.yaml") == {
+        "experiment",
         "margin",
-        "compute_cost.margin",
+        "scale",
         "margin_schedule.class",
         "margin_schedule.final",
         "margin_schedule.ramp_steps",
-        "lr_final",
-        "lr_schedule.final",
-        "lr_schedule.warmup_steps",
-        "cutoff_lr_factor",
-        "opt_class.class",
-        "opt_class.fused",
-        "opt_class.weight_decay",
-        "opt_class.alpha",
-        "opt_class.eps",
-        "equalizer_std_db",
-        "mixture_probability",
-        "augment",
-        "released_evaluation",
         "compute_scores.scale",
-        "precision",
         "classifier.class",
-        "modules.classifier.class",
-        "checkpointer.recoverables.classifier.class",
-        "compute_cost.class",
-    }
-    assert released["embedding_model.class"].endswith("sincnet.SincNet")
-    assert recommended["embedding_model.class"].endswith("sinc_tdnn.SincTDNN")
-    # The released configuration in full is in its own tests; these are what
-    # the published experiment says of itself.
-    assert (
-        released["number_of_epochs"] * released["batches_per_epoch"] == 288000
-    )
-    assert released["batch_size"] == 128
-    assert (released["lr"], released["opt_class.alpha"]) == (0.001, 0.95)
-    assert released["opt_class.class"] == "!name:torch.optim.RMSprop"
-    assert released["fc_neurons"] == [2048, 2048, 2048]
-
-
-def test_sincnet_differs_from_released_in_its_loss():
-    assert differing(flat("released.yaml"), flat("sincnet.yaml")) == PATHS | {
         "compute_cost.class",
         "compute_cost.margin",
         "compute_cost.scale",
     }
 
 
-def test_demo_differs_in_its_sizes():
-    same_place = {"output_folder": "results"}
-    changed = differing(
-        flat("am_sincnet.yaml", **same_place), flat("demo.yaml", **same_place)
+def test_sinc_tdnn_differs_from_am_sincnet_in_the_network_alone():
+    found = differing("am_sincnet.yaml", "sinc_tdnn.yaml")
+    network = {key for key in found if key.startswith("embedding_model.")}
+    keys = {key.split(".")[1] for key in network} - {"class"}
+    assert found == network | keys | {"experiment"}
+
+
+def test_the_original_is_the_published_experiment():
+    original = flat("am_sincnet_original.yaml")
+    assert (
+        original["number_of_epochs"] * original["batches_per_epoch"] == 288000
     )
-    sizes = {"sinc_channels", "tdnn_channels", "fc_neurons"}
-    models = (
-        "embedding_model",
-        "modules.embedding_model",
-        "checkpointer.recoverables.embedding_model",
-    )
-    classifiers = (
-        "classifier",
-        "modules.classifier",
-        "checkpointer.recoverables.classifier",
-    )
-    assert changed == {
-        "number_of_epochs",
-        "batches_per_epoch",
-        "batch_size",
-        "valid_interval",
-        "total_steps",
-        "epoch_counter.limit",
-        "checkpointer.recoverables.counter.limit",
-        "margin_schedule.ramp_steps",
-        "lr_schedule.total_steps",
-        "lr_schedule.warmup_steps",
-        "embedding_size",
-        *sizes,
-        *(f"{model}.{key}" for model in models for key in sizes),
-        *(f"{classifier}.input_size" for classifier in classifiers),
+    assert original["batch_size"] == 128
+    assert (original["lr"], original["opt_class.alpha"]) == (0.001, 0.95)
+    assert original["opt_class.class"] == "!name:torch.optim.RMSprop"
+    assert original["augment.class"] == "!new:torch.nn.Identity"
+    assert original["released_evaluation"] and original["released_init"]
+    assert not original["linear_embedding"] and original["dropout"] == 0
+    assert differing("am_sincnet_original.yaml", "sincnet_original.yaml") == {
+        "experiment",
+        "compute_cost.class",
+        "compute_cost.margin",
+        "compute_cost.scale",
     }
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_no_key_is_missing_in_a_file(name):
+    """A key's absence never means anything: each file has all of them."""
+    keys = {key for key in plain(name) if key in plain("am_sincnet.yaml")}
+    loss_and_network = {"margin", "lr_final", "equalizer_std_db"} | {
+        "mixture_probability",
+        *("cnn_channels", "cnn_kernel_sizes", "cnn_pools"),
+        *("linear_embedding", "released_init"),
+    }
+    assert plain("am_sincnet.yaml") - keys <= loss_and_network
+
+
+def plain(name):
+    """Top-level keys of a file's recipe."""
+    return set(plain_options(str(HPARAMS / name), {"data_folder": ""}))
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_style(name):
+    """SpeechBrain's: a header, the seed first, a placeholder with a hint."""
+    text = (HPARAMS / name).read_text()
+    assert text.startswith("# ")
+    if "!include:" not in text:
+        keys = list(YAML().load(text))
+        assert keys[:3] == ["__register", "seed", "__set_seed"]
+        assert re.search(r"data_folder: !PLACEHOLDER +# e\.g\. /path", text)
 
 
 def test_a_debug_run_leaves_results_alone(recipe, tmp_path):
@@ -208,7 +230,7 @@ def test_a_debug_run_leaves_results_alone(recipe, tmp_path):
     assert [(output / name).read_bytes() for name in kept] == before
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*sorted(OTHERS), *MARGINS])
 def test_a_debug_epoch(name, recipe, tmp_path):
     output = recipe(
         name,
@@ -222,8 +244,8 @@ def test_a_debug_epoch(name, recipe, tmp_path):
     for key in ("train_loss", "loss", "frame_error", "sentence_error"):
         assert math.isfinite(record[key])
     config = json.loads((output / "pretrained" / "config.json").read_text())
-    released = name in ("released.yaml", "sincnet.yaml")
-    kind = "SoftmaxClassifier" if released else "CosineClassifier"
+    softmax = name.startswith("sincnet") or "original" in name
+    kind = "SoftmaxClassifier" if softmax else "CosineClassifier"
     assert config["classifier"]["name"] == kind
-    assert config["scale"] == (1.0 if released else 30.0)
+    assert config["scale"] == (1.0 if softmax else 30.0)
     assert len(config["speakers"]) == 4

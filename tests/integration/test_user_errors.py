@@ -45,7 +45,7 @@ def test_no_data_folder(recipe, results):
 
 
 def test_no_data_folder_in_any_configuration(refused, recipe):
-    for name in ("released.yaml", "sincnet.yaml", "demo.yaml"):
+    for name in ("am_sincnet_original.yaml", "sincnet.yaml", "demo.yaml"):
         sentence = refused(name, data_folder=None)
         assert "--data_folder=/path/to/TIMIT" in sentence
         assert "make demo" in sentence
@@ -99,7 +99,9 @@ class TestWrongFolder:
 def test_unknown_key_in_an_overlay(refused, tmp_path, recipe):
     base = recipe.folder / "hparams" / "am_sincnet.yaml"
     overlay = tmp_path / "mine.yaml"
-    overlay.write_text(f"base: {base}\nmargin: 0.1\nmargim: 0.2\n")
+    overlay.write_text(
+        f"recipe: !include:{base}\n    margin: 0.1\n    margim: 0.2\n"
+    )
     sentence = refused(overlay)
     assert f"{overlay} (line 3)" in sentence
     assert "`margim`" in sentence and "`margin`" in sentence
@@ -113,7 +115,9 @@ def test_unknown_option(refused, results):
 
 
 @pytest.mark.parametrize("margin", ["1.5", "-0.1", ".nan"])
-@pytest.mark.parametrize("name", ["am_sincnet_m005.yaml", "released.yaml"])
+@pytest.mark.parametrize(
+    "name", ["am_sincnet_m005.yaml", "am_sincnet_original.yaml"]
+)
 def test_margin_out_of_range(refused, name, margin):
     sentence = refused(name, margin=margin)
     assert "margin" in sentence and margin.lstrip(".") in sentence

@@ -136,7 +136,7 @@ def test_an_epoch_of_items(audio):
             assert torch.equal(batch.sig.data, wavs)
             assert torch.equal(batch.sig.lengths, torch.ones(8))
             assert torch.equal(batch.spk_id_encoded.data, labels[:, None])
-            assert torch.equal(batch.sentence, sentence)
+            assert torch.equal(batch.utterance, sentence)
             assert len(batch) == 8 and batch.to("cpu") is batch
     for outside in (-1, 4):
         with pytest.raises(IndexError):

@@ -9,24 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from amsincnet_sb.training.distributed import GradientReducer, cut_compiled_step
-from amsincnet_sb.training.sync_batchnorm import (
-    SynchronizedBatchNorm,
-    synchronize_batchnorm,
-)
-
 # Both processes do this; each saves what it got.
 JOBS = """
 import os, sys
 import torch
 import torch.distributed as dist
 from torch import nn
-from amsincnet_sb.training.brain import Totals
-from amsincnet_sb.training.sync_batchnorm import synchronize_batchnorm
+from amsincnet_sb.training.totals import Totals
 from amsincnet_sb.training.checkpoints import AtomicCheckpointer
 from amsincnet_sb.training.distributed import *
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.training.captured_step import TrainingStep
+from amsincnet_sb.training.captured_step import CapturedStep
 from amsincnet_sb.training.metrics import SentenceErrors
 
 dist.init_process_group("gloo")
@@ -39,81 +32,36 @@ results = {}
 def mine(x):
     return x[me * 6 : me * 6 + 6]
 
-for name, shape in (("flat", (12, 5)), ("long", (12, 5, 3))):
-    net, x, y = net_and_data(shape)
-    net = synchronize_batchnorm(net)
-    reducer = GradientReducer(net.parameters(), bucket_bytes=40)
-    x = mine(x).requires_grad_()
-    loss = loss_of(net(x), mine(y))
-    reducer.forwarded(loss)
-    loss.backward()
-    assert reducer.finish()
-    results[name] = [
-        [p.grad for p in net.parameters()],
-        list(net.buffers()),
-        x.grad / world_size(),
-    ]
-
-# Unequal batches.
-net, x, y = net_and_data((12, 5))
-net = synchronize_batchnorm(net)
-net(x[:9] if me == 0 else x[9:])
-results["unequal"] = list(net.buffers())
-
-# Averaged statistics, a parameter without a gradient, half the traffic.
-net, x, y = net_and_data((12, 5))
-unused = nn.Parameter(torch.ones(2))
+# Gradients are averages, and so are running statistics; half the traffic.
+net, x, y = net_and_data()
 averages = [net[1].running_mean, net[1].running_var]
-reducer = GradientReducer(
-    [*net.parameters(), unused],
-    averages,
-    torch.bfloat16,
-    closing=[net[1].weight],
-)
-results["buckets"] = [len(each.parameters) for each in reducer._buckets]
-loss = loss_of(net(mine(x)), mine(y))
-reducer.forwarded(loss)
+agreement = RankAgreement(averages, "cpu")
+ddp = wrap_distributed(net, "cpu", dtype=torch.bfloat16)
+loss = loss_of(ddp(mine(x)), mine(y))
+agreement.start(loss)
 loss.backward()
-reducer.finish()
-results["own"] = [[p.grad for p in net.parameters()], averages, unused.grad]
-
-# Accumulation: the second backward pass alone is sent.
-net, x, y = net_and_data((12, 5))
-net.eval()
-reducer = GradientReducer(net.parameters())
-for part, last in ((slice(0, 3), False), (slice(3, 6), True)):
-    reducer.enabled = last
-    loss = loss_of(net(mine(x)[part]), mine(y)[part]) / 2
-    reducer.forwarded(loss)
-    loss.backward()
-reducer.finish()
-reducer.detach()
-results["accumulated"] = [p.grad.clone() for p in net.parameters()]
+assert agreement.finish()
+results["own"] = [[p.grad for p in net.parameters()], averages]
 
 # A loss that is not finite in one process.
-reducer = GradientReducer(net.parameters())
-loss = loss_of(net(mine(x)), mine(y))
-reducer.forwarded(loss if me == 0 else loss.detach() / 0)
-loss.backward()
-results["finite"] = bool(reducer.finish())
+agreement = RankAgreement([], "cpu")
+agreement.start(loss if me == 0 else loss.detach() / 0)
+results["finite"] = bool(agreement.finish())
 
-# The recordable step, and what it skips for all.
-net, x, y = net_and_data((12, 5))
-net = synchronize_batchnorm(net)
-
-def step_loss(step):
-    wrong = (step == 2) & (me == 1)
-    loss = loss_of(net(mine(x) * (1 + step)), mine(y))
-    return loss * torch.where(wrong, float("nan"), 1.0)
-
-step = TrainingStep(
-    step_loss,
+# The step that can be captured, and what it skips for all.
+net, x, y = net_and_data()
+net[1].eval()
+ddp = wrap_distributed(net, "cpu")
+step = CapturedStep(
+    lambda x, y: loss_of(ddp(x), y),
     torch.optim.SGD(net.parameters(), lr=0.1),
     state=list(net.buffers()),
-    reducer=GradientReducer(net.parameters()),
+    agreement=RankAgreement([], "cpu"),
 )
-for _ in range(4):
-    step()
+for number in range(4):
+    wrong = number == 2 and me == 1
+    batch = mine(x) * (float("nan") if wrong else 1 + number)
+    step(number, batch, mine(y))
 results["step"] = list(net.state_dict().values()), step.read_skipped()
 
 # Errors and answers.
@@ -167,21 +115,16 @@ dist.destroy_process_group()
 """
 
 
-def net_and_data(shape):
+def net_and_data():
     """A small network with BatchNorm and a batch."""
     torch.manual_seed(0)
-    first = nn.Linear(5, 4, bias=False)
-    if len(shape) == 3:
-        first = nn.Conv1d(5, 4, 2, bias=False)
-    last = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
-    net = nn.Sequential(first, nn.BatchNorm1d(4, momentum=0.3), last)
-    x, y = torch.randn(shape), torch.arange(shape[0]) % 3
-    net.eval()(x)
-    return (
-        net.train(),
-        x + torch.arange(shape[0]).view(-1, *[1] * (x.dim() - 1)),
-        y,
+    net = nn.Sequential(
+        nn.Linear(5, 4, bias=False),
+        nn.BatchNorm1d(4, momentum=0.3),
+        nn.Linear(4, 3),
     )
+    x, y = torch.randn(12, 5), torch.arange(12) % 3
+    return net, x + torch.arange(12).view(-1, 1), y
 
 
 def loss_of(scores, labels):
@@ -232,67 +175,34 @@ def assert_close(ours, theirs):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name, shape", [("flat", (12, 5)), ("long", (12, 5, 3))]
-)
-def test_joint_batch_as_of_one_process(results, name, shape):
-    net, x, y = net_and_data(shape)
-    x.requires_grad_()
-    loss_of(net(x), y).backward()
-    for rank in range(2):
-        gradients, buffers, of_input = results[rank][name]
-        assert_close(gradients, [p.grad for p in net.parameters()])
-        assert_close(buffers, net.buffers())
-        assert_close([of_input], [x.grad[rank * 6 : rank * 6 + 6]])
-    for a, b in zip(*(results[rank][name][0] for rank in range(2))):
-        assert torch.equal(a, b)
-
-
-def test_joint_statistics_of_unequal_batches(results):
-    net, x, _ = net_and_data((12, 5))
-    net(x)
-    for rank in range(2):
-        assert_close(results[rank]["unequal"], net.buffers())
-
-
 def test_means_of_gradients_and_statistics(results):
-    """Each normalises by its own; sent in bfloat16."""
+    """Each process normalises by its own batch; sent in bfloat16."""
     gradients, averages = [], []
     for part in (slice(0, 6), slice(6, 12)):
-        net, x, y = net_and_data((12, 5))
+        net, x, y = net_and_data()
         loss_of(net(x[part]), y[part]).backward()
         gradients.append([p.grad for p in net.parameters()])
         averages.append([net[1].running_mean, net[1].running_var])
     for rank in range(2):
-        ours, statistics, unused = results[rank]["own"]
+        ours, statistics = results[rank]["own"]
         for a, *both in zip(ours, *gradients, strict=True):
             mean = sum(both) / 2
             torch.testing.assert_close(a, mean, rtol=0.02, atol=0.01)
         assert_close(statistics, [sum(both) / 2 for both in zip(*averages)])
-        assert torch.equal(unused, torch.zeros(2))
-        # The unused one, the last layer and the norm; the first layer.
-        assert results[rank]["buckets"] == [5, 1]
-
-
-def test_accumulated_gradients(results):
-    net, x, y = net_and_data((12, 5))
-    net.eval()
-    loss_of(net(x), y).backward()
-    for rank in range(2):
-        expected = [p.grad for p in net.parameters()]
-        assert_close(results[rank]["accumulated"], expected)
 
 
 def test_one_bad_loss_is_everybodys(results):
     assert [result["finite"] for result in results] == [False, False]
 
 
-def test_recordable_step(results):
-    net, x, y = net_and_data((12, 5))
+def test_a_step_of_two_processes(results):
+    """As of one with the joint batch; the step that is NaN in one is skipped."""
+    net, x, y = net_and_data()
+    net[1].eval()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    for step in (0, 1, 3):
+    for number in (0, 1, 3):
         optimizer.zero_grad()
-        loss_of(net(x * (1 + step)), y).backward()
+        loss_of(net(x * (1 + number)), y).backward()
         optimizer.step()
     for result in results:
         state, skipped = result["step"]
@@ -329,82 +239,3 @@ def test_scores_are_the_same_sums_in_any_order(results):
     for result in results:
         assert torch.equal(result["scores"][0], errors.scores)
         assert result["scores"][1] == errors.summarize()
-
-
-def test_of_one_process_it_is_batchnorm():
-    net, x, _ = net_and_data((12, 5))
-    twin, _, _ = net_and_data((12, 5))
-    weight = twin[1].weight
-    assert synchronize_batchnorm(twin) is twin
-    assert isinstance(twin[1], SynchronizedBatchNorm)
-    assert twin[1].weight is weight
-    assert twin.state_dict().keys() == net.state_dict().keys()
-    assert torch.equal(twin(x), net(x))
-    assert torch.equal(twin.eval()(x), net.eval()(x))
-    assert synchronize_batchnorm(twin)[1] is twin[1]
-
-
-def test_of_one_process_nothing_is_sent():
-    layer = nn.Linear(2, 1)
-    reducer = GradientReducer(layer.parameters())
-    loss = layer(torch.ones(1, 2)).sum()
-    reducer.forwarded(loss * float("nan"))
-    loss.backward()
-    assert not reducer.finish()
-    assert torch.equal(layer.weight.grad, torch.ones(1, 2))
-
-
-def test_gradients_leave_a_cut_backward_pass_early():
-    """Those of the linear layers before the convolutions' are computed."""
-    from torch._dynamo.backends.common import aot_autograd
-    from torch._functorch.aot_autograd import make_boxed_func
-
-    from amsincnet_sb.lobes.sincnet import SincNet
-
-    events = []
-
-    def backward(graph, example_inputs):
-        def run(*arguments):
-            events.append("backward")
-            return graph(*arguments)
-
-        return make_boxed_func(run)
-
-    backend = aot_autograd(
-        fw_compiler=lambda graph, _: make_boxed_func(graph.forward),
-        bw_compiler=backward,
-    )
-    torch.manual_seed(0)
-    net = SincNet(
-        window=800,
-        cnn_channels=[4, 4],
-        cnn_kernel_sizes=[51, 5],
-        cnn_pools=[3, 3],
-        fc_neurons=[8, 8],
-        fast=False,
-    )
-    for name, parameter in net.named_parameters():
-        parameter.register_post_accumulate_grad_hook(
-            lambda _, name=name: events.append(name.split(".")[0])
-        )
-
-    def loss_of(x):
-        with torch.autocast("cpu", torch.bfloat16, enabled=False):
-            return net(x).square().mean()
-
-    x = torch.randn(4, 800)
-    loss_of(x).backward()
-    expected = [p.grad.clone() for p in net.parameters()]
-    for cut in (False, True):
-        if cut:
-            cut_compiled_step(net.flat_norm)
-        torch._dynamo.reset()
-        net.zero_grad()
-        loss = torch.compile(loss_of, backend=backend)(x)
-        events.clear()
-        loss.backward()
-        last = len(events) - events[::-1].index("backward")
-        assert ("linears" in events[:last]) == cut
-        assert "sinc" in events[last:]
-        for parameter, gradient in zip(net.parameters(), expected):
-            torch.testing.assert_close(parameter.grad, gradient)

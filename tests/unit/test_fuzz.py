@@ -32,7 +32,7 @@ from amsincnet_sb.dataio.manifest import (
 from amsincnet_sb.dataio.scp import read_labels, read_scp
 from amsincnet_sb.inference.evaluation import read_trials
 from amsincnet_sb.original import load_original
-from amsincnet_sb.training.hparams import plain_options, resolve_overlay
+from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.metrics_log import History
 from amsincnet_sb.utils.errors import InputError
 
@@ -168,24 +168,22 @@ def test_manifest(tmp_path_factory, data):
 @fuzz
 @given(
     data=broken(
-        b"base: base.yaml\nmargin: 0.05\nlayers: [1, 2]\n",
-        b"base: base.yaml\nopt: !new:torch.optim.SGD\n    lr: 1\n",
+        b"margin: 0.05\nrecipe: !include:base.yaml\n    margin: 0.05\n",
+        b"recipe: !include:base.yaml\n    opt:\n        lr: 1\n",
         words=[b"!!python/object/apply:os.getcwd []", b"&a [*a]", b"{", b": "]
-        + [b"!include:base.yaml", b"base: overlay.yaml", b"? [a]", b"<<: *x"],
+        + [b"!include:base.yaml", b"!include:file.yaml", b"? [a]", b"<<: *x"],
     )
 )
 @example(data=b"!include:base.yamlbase.yaml\nmargin: 0.05\n")
-@example(data=b"base: base.yaml\nopt: #!new:torch.optim.SGD\n    l\n\n")
-@example(data=b"b!!python/object/apply:os.getcwd []ase: base.yaml\nmargin: 1\n")
-def test_overlay(tmp_path_factory, data):
+@example(data=b"recipe: !include:base.yaml\n    opt: #!new:list\n    l\n\n")
+@example(data=b"b!!python/object/apply:os.getcwd []ase: 1\nmargin: 1\n")
+def test_hparams(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
     (folder / "base.yaml").write_text(
         "margin: 0.1\nlayers: [1]\nopt: !new:torch.optim.Adam\n    lr: 2\n"
     )
-    (folder / "overlay.yaml").write_bytes(data)
-    found = only_input_errors(resolve_overlay, str(folder / "overlay.yaml"))
-    if found is not None:
-        only_input_errors(plain_options, *found)
+    (folder / "file.yaml").write_bytes(data)
+    only_input_errors(plain_options, str(folder / "file.yaml"), {})
 
 
 @fuzz

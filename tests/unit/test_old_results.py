@@ -48,7 +48,6 @@ class TestOldResults:
 def test_old_module_paths():
     """What the yaml of an older run names is found where it is today."""
     for path in (
-        "amsincnet_sb.core.RecordedBrain",
         "amsincnet_sb.nnet.augment.RandomEqualizer",
         "amsincnet_sb.utils.checkpoints.AtomicCheckpointer",
         "amsincnet_sb.nnet.optimizers.RMSprop",

@@ -15,7 +15,7 @@ import reference
 import torch
 
 from amsincnet_sb.dataio.audio_store import ResidentAudio
-from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.dataio.batches import SlidingWindows
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
@@ -252,7 +252,7 @@ def _evaluate(models, sentences, batch_size):
         [int(s["label"]) for s in sentences],
         [str(i) for i in range(len(sentences))],
     )
-    windows = SentenceWindows(
+    windows = SlidingWindows(
         audio, network.window, network.hop, batch_size, released=True
     )
     errors = SentenceErrors(audio.labels, windows.empty_row)

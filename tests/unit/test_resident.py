@@ -80,7 +80,7 @@ def test_from_a_data_set_in_its_order():
             label = torch.tensor(i % 7)
             return {"sig": wave, "spk_id_encoded": label, "id": f"s{i}"}
 
-    audio = ResidentAudio.from_dataset(Items(), progress=False)
+    audio = ResidentAudio.from_dataset(Items())
     assert audio.ids == [f"s{i}" for i in range(50)]
     assert audio.labels.tolist() == [i % 7 for i in range(50)]
     for i in (0, 1, 20, 49):
@@ -88,5 +88,5 @@ def test_from_a_data_set_in_its_order():
 
 
 def test_nothing_to_work_on():
-    with pytest.raises(InputError, match="no sentence"):
+    with pytest.raises(InputError, match="no utterance"):
         ResidentAudio([], [], [])

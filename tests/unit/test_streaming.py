@@ -8,14 +8,13 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from torch.utils.data import DataLoader
 
 from amsincnet_sb.dataio.audio import read_audio
-from amsincnet_sb.dataio.audio_store import ResidentAudio
-from amsincnet_sb.dataio.batches import RandomChunks
-from amsincnet_sb.dataio.streaming import (
+from amsincnet_sb.dataio.audio_store import (
+    ResidentAudio,
     StreamingAudio,
+    _resident_gigabytes,
     open_audio,
-    resident_gigabytes,
 )
-from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
 from amsincnet_sb.utils.errors import InputError
 
 WINDOW = 320
@@ -86,7 +85,7 @@ def both(request, tmp_path):
         items.data.values(), items.data_ids, indices, RATE
     )
     return (
-        ResidentAudio.from_dataset(items, progress=False),
+        ResidentAudio.from_dataset(items),
         streaming,
         tolerance,
     )
@@ -116,7 +115,7 @@ def test_chunks_are_the_same(both):
         loaders = [DataLoader(one, batch_size=None) for one in chunks]
         batches = 0
         for ours, theirs in zip(*loaders, strict=True):
-            assert torch.equal(ours.sentence, theirs.sentence)
+            assert torch.equal(ours.utterance, theirs.utterance)
             assert torch.equal(
                 ours.spk_id_encoded.data, theirs.spk_id_encoded.data
             )
@@ -132,12 +131,11 @@ def test_chunks_are_the_same(both):
 def test_windows_are_the_same(both):
     resident, streaming, tolerance = both
     ours, theirs = (
-        SentenceWindows(audio, WINDOW, 50, 37)
-        for audio in (resident, streaming)
+        SlidingWindows(audio, WINDOW, 50, 37) for audio in (resident, streaming)
     )
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs):
-        assert torch.equal(a.sentence, b.sentence)
+        assert torch.equal(a.utterance, b.utterance)
         torch.testing.assert_close(a.sig.data, b.sig.data, **tolerance)
 
 
@@ -145,12 +143,13 @@ def test_no_more_is_read_ahead_than_the_epoch_has(tmp_path, monkeypatch):
     items, indices = dataset(tmp_path, PLAIN)
     audio = open_audio(items, indices, RATE, 0)
     chunks = RandomChunks(audio, WINDOW, 4, batches_per_epoch=12, seed=1)
-    read, draw = [], chunks._draw
+    read, draw = [], chunks.draw
     monkeypatch.setattr(
-        chunks, "_draw", lambda step: read.append(step) or draw(step)
+        chunks, "draw", lambda step: read.append(step) or draw(step)
     )
-    for batch in DataLoader(chunks, batch_size=None):
-        assert len(chunks._ahead) <= 8
+    for number, batch in enumerate(DataLoader(chunks, batch_size=None)):
+        assert len(read) - number <= 9
+        assert batch.step == number
         assert batch.sig.data.shape == (4, WINDOW)
     assert sorted(read) == list(range(12))
 
@@ -161,8 +160,8 @@ def test_the_limit_decides(tmp_path):
         int(row["stop"]) - int(row["start"]) for row in items.data.values()
     )
     size = 2 * samples / 1e9
-    assert resident_gigabytes(items, RATE) == pytest.approx(size)
-    assert resident_gigabytes(items, 8000) == pytest.approx(size)
+    assert _resident_gigabytes(items, RATE) == pytest.approx(size)
+    assert _resident_gigabytes(items, 8000) == pytest.approx(size)
     resident = open_audio(items, indices, RATE, size * 1.01)
     streaming = open_audio(items, indices, RATE, size * 0.99)
     assert not resident.streams and streaming.streams
@@ -184,5 +183,5 @@ def test_a_file_that_changed(tmp_path):
 
 
 def test_nothing_to_work_on():
-    with pytest.raises(InputError, match="no sentence"):
+    with pytest.raises(InputError, match="no utterance"):
         StreamingAudio([], [], {}, RATE)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amsincnet_sb.dataio.audio_store import ResidentAudio
-from amsincnet_sb.dataio.windows import SentenceWindows
+from amsincnet_sb.dataio.batches import SlidingWindows
 from amsincnet_sb.nnet.windows import count_windows
 
 WINDOW, HOP = 20, 6
@@ -46,7 +46,7 @@ def test_counts(window, hop, released):
 @pytest.mark.parametrize("batch_size", [1, 7, 10_000])
 def test_windows(released, batch_size):
     audio = corpus(LENGTHS)
-    windows = SentenceWindows(audio, WINDOW, HOP, batch_size, released)
+    windows = SlidingWindows(audio, WINDOW, HOP, batch_size, released)
     expected = []
     for i, length in enumerate(LENGTHS):
         begin = sum(LENGTHS[:i])
@@ -55,12 +55,12 @@ def test_windows(released, batch_size):
             expected.append((i, i % 5, row))
     batches = list(windows)
     assert len(batches) == len(windows) == -(-len(expected) // batch_size)
-    assert all(len(b.sentence) == batch_size for b in batches[:-1])
+    assert all(len(b.utterance) == batch_size for b in batches[:-1])
     found = [
         (i, label, row)
         for batch in batches
         for i, label, row in zip(
-            batch.sentence.tolist(),
+            batch.utterance.tolist(),
             batch.spk_id_encoded.data.squeeze(1).tolist(),
             (batch.sig.data * 32768).round().long().tolist(),
         )
@@ -69,7 +69,7 @@ def test_windows(released, batch_size):
 
 
 def test_the_released_empty_row():
-    windows = SentenceWindows(corpus(LENGTHS), WINDOW, HOP, 8, released=True)
+    windows = SlidingWindows(corpus(LENGTHS), WINDOW, HOP, 8, released=True)
     for length, count, empty in zip(
         LENGTHS, windows.counts.tolist(), windows.empty_row.tolist()
     ):
@@ -79,17 +79,17 @@ def test_the_released_empty_row():
             # The released code allocates this many rows.
             assert count + empty == (length - WINDOW) // HOP + 1
             assert empty == ((length - WINDOW) % HOP == 0)
-    assert SentenceWindows(corpus(LENGTHS), WINDOW, HOP, 8).empty_row is None
+    assert SlidingWindows(corpus(LENGTHS), WINDOW, HOP, 8).empty_row is None
 
 
 def test_no_window_at_all():
-    windows = SentenceWindows(corpus([20, 20]), WINDOW, HOP, 8, released=True)
+    windows = SlidingWindows(corpus([20, 20]), WINDOW, HOP, 8, released=True)
     assert len(windows) == 0 and list(windows) == []
     assert windows.empty_row.all()
 
 
 def test_outside():
-    windows = SentenceWindows(corpus([26]), WINDOW, HOP, 1)
+    windows = SlidingWindows(corpus([26]), WINDOW, HOP, 1)
     for item in (-1, 2):
         with pytest.raises(IndexError):
             windows[item]

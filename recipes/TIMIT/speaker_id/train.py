@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Recipe for speaker identification on TIMIT with AM-SincNet.
 
-A network with learnable band-pass filters looks at 200 ms of the raw
-waveform; it is trained with an additive-margin softmax to tell the speakers
-apart. A test sentence is decided by all its windows together.
+The network looks at 200 ms of the raw waveform at a time and is trained with
+an additive-margin softmax; a test sentence is decided by all its windows
+together.
 
 To run this recipe, do the following:
 > python train.py hparams/am_sincnet_m005.yaml --data_folder=/path/to/TIMIT
@@ -11,9 +11,7 @@ To run this recipe, do the following:
 To train on your own recordings, prepare them with `amsincnet prepare`, which
 prints the command.
 
-To read the code, first scroll to the bottom to see the "main" code. Each of
-the hyperparameter files is a complete one or an overlay, which names the file
-it changes in hparams["base"] and holds the changes alone.
+To read the code, first scroll to the bottom to see the "main" code.
 """
 
 import os
@@ -28,16 +26,15 @@ from speechbrain.utils.autocast import AMPConfig
 from timit_prepare import prepare_timit
 
 from amsincnet_sb.dataio.audio import read_audio
-from amsincnet_sb.dataio.batches import RandomChunks
+from amsincnet_sb.dataio.audio_store import open_audio
+from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
 from amsincnet_sb.dataio.corpus import find_manifests
 from amsincnet_sb.dataio.manifest import read_manifest
-from amsincnet_sb.dataio.streaming import open_audio
-from amsincnet_sb.dataio.windows import SentenceWindows
 from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.nnet.schedules import parameter_groups
 from amsincnet_sb.plots import plot_curves
-from amsincnet_sb.training.brain import RecordedBrain
+from amsincnet_sb.training.brain import CapturedBrain
 from amsincnet_sb.training.device import (
     evaluation_precision,
     fastest_precision,
@@ -51,12 +48,12 @@ from amsincnet_sb.training.distributed import (
     world_size,
 )
 from amsincnet_sb.training.hparams import (
-    follow_folder,
+    parse_overrides,
+    place_overrides,
     plain_options,
-    resolve_overlay,
 )
 from amsincnet_sb.training.metrics import SentenceErrors
-from amsincnet_sb.training.metrics_log import History
+from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import (
     InputError,
     as_input_error,
@@ -72,7 +69,7 @@ HINTS = {
 }
 
 
-class SpeakerBrain(RecordedBrain):
+class SpeakerBrain(CapturedBrain):
     """Class that manages the training loop. See speechbrain.core.Brain.
 
     Arguments
@@ -86,8 +83,6 @@ class SpeakerBrain(RecordedBrain):
     """
 
     totals_names = ("wrong", "windows")
-    # Nearly all parameters lie behind it, nearly all time is spent before.
-    split_before = ("embedding_model.flat_norm", "embedding_model.pool_norm")
 
     def __init__(self, datasets, label_encoder, **kwargs):
         super().__init__(**kwargs)
@@ -96,24 +91,29 @@ class SpeakerBrain(RecordedBrain):
             sb.Stage.TEST: datasets["test"],
         }
         self.speakers = list(label_encoder.lab2ind)
-        self.history = History(self.hparams.metrics_file)
+        self.history = MetricsLog(self.hparams.metrics_file)
         self.train_stats = {}
-        self.own_cosine = None  # until something has been evaluated
+        self.own_cosine = None  # until the first evaluation
         # A debug run leaves a real run's results as they are.
         self.writes_results = sb.utils.distributed.if_main_process() and (
             not self.debug or self.debug_persistently
         )
         if isinstance(self.hparams.compute_cost, torch.nn.Module):
             self.hparams.compute_cost.to(self.device)
+        bfloat16 = "bf16" in (self.precision, self.eval_precision)
+        if bfloat16 and not has_bfloat16(self.device):
+            logger.warning(
+                "This device has no bfloat16 matmuls: fp32 is far faster."
+            )
         self.started = time.time()
 
     def compute_forward(self, batch, stage):
-        """Windows to scores of the speakers.
+        """Computes the speakers' cosines or log-probabilities.
 
         Arguments
         ---------
         batch : WaveBatch
-            Windows: random ones in training, those of whole sentences else.
+            Random chunks in training, else the windows of whole sentences.
         stage : sb.Stage
             One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
 
@@ -125,13 +125,11 @@ class SpeakerBrain(RecordedBrain):
         wavs, _ = batch.to(self.device).sig
         if stage != sb.Stage.TRAIN:
             return self.modules["classifier"](self.embed(wavs))
-        if hasattr(self.hparams, "augment"):
-            wavs = self.hparams.augment(wavs)
-        embeddings = self.modules["embedding_model"](wavs)
+        embeddings = self.modules["embedding_model"](self.hparams.augment(wavs))
         return self.modules["classifier"](embeddings)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Loss, and the errors on the way.
+        """Computes the loss, and counts errors.
 
         Arguments
         ---------
@@ -153,16 +151,16 @@ class SpeakerBrain(RecordedBrain):
             self.totals.add(wrong=wrong.sum(), windows=len(labels))
         else:
             scores = self.hparams.compute_scores(predictions)
-            self.errors.append(batch.sentence, scores)
+            self.errors.append(batch.utterance, scores)
             self.own_scores += predictions.squeeze(1).gather(1, labels).sum()
         return self.hparams.compute_cost(predictions, labels, lens)
 
     def init_optimizers(self):
-        """Gets called by on_fit_start: the cut-offs have their own rate."""
-        if hasattr(self.hparams, "cutoff_lr_factor"):
-            factor = {"lr_factor": self.hparams.cutoff_lr_factor}
-            groups = parameter_groups(self.modules, factor)
-            self.opt_class = lambda parameters: self.hparams.opt_class(groups)
+        """Gets called by on_fit_start: makes the optimizer's groups."""
+        groups = parameter_groups(
+            self.modules, {"lr_factor": self.hparams.cutoff_lr_factor}
+        )
+        self.opt_class = lambda parameters: self.hparams.opt_class(groups)
         super().init_optimizers()
 
     def on_fit_start(self):
@@ -172,7 +170,7 @@ class SpeakerBrain(RecordedBrain):
             self.history.rewind(self.optimizer_step)
 
     def on_fit_batch_start(self, batch, should_step):
-        """Gets called before every step: what depends on the step alone.
+        """Gets called before every step: sets seed, learning rate, margin.
 
         Arguments
         ---------
@@ -189,14 +187,14 @@ class SpeakerBrain(RecordedBrain):
         self.set_margin(step)
 
     def set_margin(self, step):
-        """Give the loss the margin of a step.
+        """Set the loss's margin to that of a step.
 
         Arguments
         ---------
         step : int
             Counted from 0 over the whole run.
         """
-        if hasattr(self.hparams, "margin_schedule"):
+        if self.hparams.margin_schedule is not None:
             margin = self.hparams.margin_schedule(step)
             self.hparams.compute_cost.set_margin(margin)
 
@@ -218,7 +216,7 @@ class SpeakerBrain(RecordedBrain):
             self.errors = SentenceErrors(
                 windows.audio.labels, windows.empty_row
             ).to(self.device)
-            # Of the true speakers: what one that is enrolled is to score.
+            # Mean cosine of the true speaker, a scale for enrolled ones.
             self.own_scores = torch.zeros(()).double().to(self.device)
             dtype = AMPConfig.from_name(self.eval_precision).dtype
             self.embed = for_evaluation(self.hparams.embedding_model, dtype)
@@ -244,9 +242,10 @@ class SpeakerBrain(RecordedBrain):
             return
 
         epoch = self.hparams.epoch_counter.current
-        # Without a validation set the test set is watched during training.
-        held_out = self.hparams.validation_sentences > 0
-        split = "valid" if stage == sb.Stage.VALID and held_out else "test"
+        valid = (
+            self.eval_sets[sb.Stage.VALID] is not self.eval_sets[sb.Stage.TEST]
+        )
+        split = "valid" if stage == sb.Stage.VALID and valid else "test"
         loss = self.mean_over_ranks(stage_loss, len(self.eval_sets[stage]))
         stats = {"loss": loss, **self.errors.reduce().summarize()}
         own = add_over_ranks(self.own_scores) / self.errors.rows.sum()
@@ -264,14 +263,14 @@ class SpeakerBrain(RecordedBrain):
             )
 
     def report(self, epoch, split, stats):
-        """Write an evaluation to the train log and to metrics.jsonl.
+        """Write an evaluation to train_log.txt and metrics.jsonl.
 
         Arguments
         ---------
         epoch : int
             Epochs trained.
         split : str
-            What was evaluated.
+            Name of the evaluated set.
         stats : dict
             loss, frame_error, sentence_error.
         """
@@ -306,6 +305,24 @@ class SpeakerBrain(RecordedBrain):
                 f"{self.hparams.save_folder} holds no checkpoint to evaluate; "
                 "train first, without --test_only."
             )
+        if not self.test_only:
+            # A kill may have left those that the last one replaced.
+            self.checkpointer.delete_checkpoints(num_to_keep=1)
+
+    def write_model(self):
+        """Write the trained model and the learning curves."""
+        if not self.writes_results:
+            return
+        write_pretrained(
+            self.hparams.pretrained_folder,
+            self.hparams.embedding_model,
+            self.hparams.classifier,
+            self.speakers,
+            self.hparams.scale,
+            own_cosine=self.own_cosine,
+        )
+        plot_curves(self.hparams.metrics_file, self.hparams.curves_file)
+        logger.info("Trained model: %s", self.hparams.pretrained_folder)
 
     def _fit_valid(self, valid_set, epoch, enable):
         """Evaluate (and save) every few epochs and after the last."""
@@ -315,7 +332,7 @@ class SpeakerBrain(RecordedBrain):
 
 
 def dataio_prep(hparams, device):
-    """Manifests to data sets.
+    """Makes the data sets of the manifests.
 
     Arguments
     ---------
@@ -327,7 +344,7 @@ def dataio_prep(hparams, device):
     Returns
     -------
     datasets : dict
-        "train", "valid" and "test": batches of windows.
+        "train", "valid" and "test", whose items are batches.
     label_encoder : CategoricalEncoder
         Speakers in the order of the training manifest.
     """
@@ -335,7 +352,7 @@ def dataio_prep(hparams, device):
     @sb.utils.data_pipeline.takes("wav", "start", "stop")
     @sb.utils.data_pipeline.provides("sig")
     def audio_pipeline(wav, start, stop):
-        """A sentence, without what the manifest cuts off."""
+        """An utterance, from its start to its stop in the recording."""
         return read_audio(wav, int(start), int(stop), hparams["sample_rate"])
 
     label_encoder = sb.dataio.encoder.CategoricalEncoder()
@@ -343,10 +360,10 @@ def dataio_prep(hparams, device):
     @sb.utils.data_pipeline.takes("spk_id")
     @sb.utils.data_pipeline.provides("spk_id_encoded")
     def label_pipeline(spk_id):
-        """Number of the speaker."""
+        """Label of the speaker."""
         return label_encoder.encode_label(spk_id)
 
-    def sentences(annotation):
+    def utterances(annotation):
         """A manifest as a data set."""
         return sb.dataio.dataset.DynamicItemDataset.from_csv(
             csv_path=annotation,
@@ -356,7 +373,7 @@ def dataio_prep(hparams, device):
         )
 
     def audio(dataset):
-        """The sentences in memory, or in their files if they are too many."""
+        """The audio in memory, or in its files if it is too much."""
         return open_audio(
             dataset,
             label_encoder.lab2ind,
@@ -366,9 +383,9 @@ def dataio_prep(hparams, device):
         )
 
     def windows(annotation):
-        """The windows of all sentences of a manifest."""
-        return SentenceWindows(
-            audio(sentences(annotation)),
+        """The windows of all utterances of a manifest."""
+        return SlidingWindows(
+            audio(utterances(annotation)),
             hparams["window"],
             hparams["hop"],
             hparams["windows_per_batch"],
@@ -377,7 +394,7 @@ def dataio_prep(hparams, device):
             world_size(),
         )
 
-    train = sentences(hparams["train_annotation"])
+    train = utterances(hparams["train_annotation"])
     label_encoder.update_from_didataset(train, "spk_id")
     label_encoder.expect_len(hparams["n_speakers"])
     on_main(keep_speakers, label_encoder, hparams)
@@ -397,12 +414,17 @@ def dataio_prep(hparams, device):
     if hparams["validation_sentences"] > 0:
         datasets["valid"] = windows(hparams["valid_annotation"])
     else:
+        logger.info(
+            "No validation set: the test set is evaluated during training, "
+            "and nothing is chosen by it (--validation_sentences=1 holds out "
+            "one training utterance of each speaker)."
+        )
         datasets["valid"] = datasets["test"]
     return datasets, label_encoder
 
 
 def keep_speakers(label_encoder, hparams):
-    """Write the speakers' numbers; refuse those of another run.
+    """Write the speakers' labels; refuse those of another run.
 
     Arguments
     ---------
@@ -429,80 +451,150 @@ def keep_speakers(label_encoder, hparams):
     label_encoder.save(path)
 
 
-def main():
-    """Prepare the corpus, train, evaluate, and write the model out."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    hparams_file, overrides = resolve_overlay(hparams_file, overrides)
-    options = plain_options(hparams_file, overrides, HINTS)
+def check_run_options(run_opts):
+    """Refuse options that this recipe cannot honour; choose the device.
+
+    Arguments
+    ---------
+    run_opts : RunOptions
+        From speechbrain.parse_arguments.
+
+    Returns
+    -------
+    RunOptions
+        With the device of this process.
+    """
     if run_opts["jit"] or run_opts["jit_module_keys"]:
         raise InputError(
             "--jit: TorchScript cannot compile this model's kernels; leave it "
             "out, or use --compile."
         )
-    sb.utils.distributed.ddp_init_group(run_opts)
+    return replace(run_opts, device=own_device(run_opts["device"]))
 
-    # The corpus comes first: it says how many speakers there are, and a wrong
-    # folder stops the run before anything is made.
+
+def prepare_corpus(options):
+    """Manifests to train on: those of TIMIT, or prepared ones.
+
+    Arguments
+    ---------
+    options : dict
+        Plain values of the hyperparameter file.
+
+    Returns
+    -------
+    prepared : dict
+        Hyperparameters that depend on the corpus.
+    report : list of str
+        About the corpus, for the log.
+    """
+    names = ("train_annotation", "valid_annotation", "test_annotation")
+    prepared = {name: options[name] for name in names}
     if options["manifest"]:
-        corpus, prepared = find_manifests(
+        corpus, found = find_manifests(
             options["manifest"], options["validation_sentences"]
         )
-        options.update(prepared)
-        overrides.update(prepared)
+        prepared.update(found)
     else:
         corpus = on_main(
             prepare_timit,
             data_folder=options["data_folder"],
-            train_annotation=options["train_annotation"],
-            valid_annotation=options["valid_annotation"],
-            test_annotation=options["test_annotation"],
+            **prepared,
             all_speakers=options["all_speakers"],
             validation_sentences=options["validation_sentences"],
             skip_prep=options["skip_prep"],
         )
-    overrides["n_speakers"] = len(
-        {s.spk_id for s in read_manifest(options["train_annotation"])}
+    rows = read_manifest(prepared["train_annotation"])
+    prepared["n_speakers"] = len({row.spk_id for row in rows})
+    return prepared, corpus.report() if corpus else []
+
+
+def check_network(hparams):
+    """Log the network; refuse sizes that contradict each other.
+
+    Arguments
+    ---------
+    hparams : dict
+        The hyperparameters.
+    """
+    network = hparams["embedding_model"]
+    if network.embedding_size != hparams["embedding_size"]:
+        raise InputError(
+            f"embedding_size is {hparams['embedding_size']} but the last of "
+            f"fc_neurons is {network.embedding_size}; make them equal."
+        )
+    parameters = sum(
+        parameter.numel()
+        for module in hparams["modules"].values()
+        for parameter in module.parameters()
+    )
+    logger.info(
+        "Network: %s, %.1f M parameters with its classifier (%d speakers).",
+        type(network).__name__,
+        parameters / 1e6,
+        hparams["n_speakers"],
     )
 
+
+def choose_precision(hparams, device):
+    """Replace a precision of "auto" by the best for the device.
+
+    Arguments
+    ---------
+    hparams : dict
+        The hyperparameters, changed in place.
+    device : str
+        To train on.
+    """
+    if hparams["precision"] == "auto":
+        hparams["precision"] = fastest_precision(device)
+    if hparams["eval_precision"] == "auto":
+        hparams["eval_precision"] = evaluation_precision(device)
+
+
+def main():
+    """Prepare the corpus, train, evaluate, and write the model out."""
+    # 1. Command line and hyperparameters; no object is made of them yet
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    overrides = parse_overrides(overrides)
+    options = plain_options(hparams_file, overrides, HINTS)
+    run_opts = check_run_options(run_opts)
+    sb.utils.distributed.ddp_init_group(run_opts)
+
+    # 2. Corpus: it says how many speakers there are, and a wrong folder stops
+    #    the run before anything is made
+    prepared, report = prepare_corpus(options)
+    overrides = place_overrides(hparams_file, {**overrides, **prepared})
+
+    # 3. Objects and results folder
     with open(hparams_file, encoding="utf-8") as fin:
         with as_input_error(hparams_file):
             hparams = load_hyperpyyaml(fin, overrides)
-
+    while "recipe" in hparams:  # a file that includes another
+        hparams = hparams["recipe"]
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    # So that --output_folder moves all of a run repeated from its results.
-    kept = os.path.join(hparams["output_folder"], "hyperparams.yaml")
-    on_main(follow_folder, kept, "output_folder")
-    for line in corpus.report() if corpus else []:
+    for line in report:
         logger.info(line)
 
-    device = own_device(run_opts["device"])
-    run_opts = replace(run_opts, device=device)
-    size = hparams["embedding_model"].embedding_size
-    if size != hparams["embedding_size"]:
-        raise InputError(
-            f"embedding_size is {hparams['embedding_size']} but the last of "
-            f"fc_neurons is {size}; make them equal."
-        )
-    tdnn = "tdnn_channels" in hparams
-    logger.info(
-        "Network: %s filters, channels %s, fully connected %s.",
-        hparams["sinc_channels"] if tdnn else hparams["cnn_channels"][0],
-        hparams["tdnn_channels"] if tdnn else hparams["cnn_channels"][1:],
-        hparams["fc_neurons"],
+    # 4. Data sets; an item is a whole batch, drawn by (seed, epoch, item)
+    check_network(hparams)
+    datasets, label_encoder = dataio_prep(hparams, run_opts["device"])
+    whole = {"batch_size": None}
+    train_loader = sb.dataio.dataloader.make_dataloader(
+        datasets["train"], **whole
     )
-    hparams.setdefault("precision", fastest_precision(device))
-    hparams.setdefault("eval_precision", evaluation_precision(device))
-    datasets, label_encoder = dataio_prep(hparams, device)
+    hparams["checkpointer"].add_recoverable("dataloader-TRAIN", train_loader)
 
+    # 5. Brain
+    choose_precision(hparams, run_opts["device"])
     with as_input_error("The run options"):
         brain = SpeakerBrain(
             datasets,
             label_encoder,
-            record_step=hparams["record_step"],
+            capture_step=hparams["capture_step"],
             sync_batchnorm=hparams["sync_batchnorm"],
             modules=hparams["modules"],
             opt_class=hparams["opt_class"],
@@ -510,20 +602,9 @@ def main():
             run_opts=run_opts,
             checkpointer=hparams["checkpointer"],
         )
-    rounded = "bf16" in (brain.precision, brain.eval_precision)
-    if rounded and not has_bfloat16(device):
-        logger.warning(
-            "This device has no bfloat16 products: fp32 is far faster."
-        )
-    # An item of a data set is a whole batch, drawn by (seed, epoch, item).
-    whole = {"batch_size": None}
-    train_loader = sb.dataio.dataloader.make_dataloader(
-        datasets["train"], **whole
-    )
-    hparams["checkpointer"].add_recoverable("dataloader-TRAIN", train_loader)
     brain.train_sampler = datasets["train"]
 
-    # A bar is for a terminal; a log file gets a line an evaluation.
+    # 6. Training, evaluation, model
     progressbar = None if sys.stderr.isatty() else False
     brain.fit(
         hparams["epoch_counter"],
@@ -532,26 +613,12 @@ def main():
         progressbar=progressbar,
         valid_loader_kwargs=whole.copy(),
     )
-    if not brain.test_only:
-        # A kill may have left what the last checkpoint replaced.
-        hparams["checkpointer"].delete_checkpoints(num_to_keep=1)
     brain.evaluate(
         datasets["test"],
         progressbar=progressbar,
         test_loader_kwargs=whole.copy(),
     )
-
-    if brain.writes_results:
-        write_pretrained(
-            hparams["pretrained_folder"],
-            hparams["embedding_model"],
-            hparams["classifier"],
-            brain.speakers,
-            hparams["scale"],
-            own_cosine=brain.own_cosine,
-        )
-        plot_curves(hparams["metrics_file"], hparams["curves_file"])
-        logger.info("Trained model: %s", hparams["pretrained_folder"])
+    brain.write_model()
     brain.close()
 
 

@@ -1,4 +1,4 @@
-"""The Brain that may record its step: bookkeeping that needs no GPU."""
+"""The Brain that captures its step: bookkeeping that needs no GPU."""
 
 import re
 
@@ -8,13 +8,14 @@ import torch
 
 from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.dataio.batches import RandomChunks
-from amsincnet_sb.training.brain import RecordedBrain, Totals
-from amsincnet_sb.training.captured_step import TrainingStep
+from amsincnet_sb.training.brain import CapturedBrain
+from amsincnet_sb.training.captured_step import CapturedStep
 from amsincnet_sb.training.checkpoints import AtomicCheckpointer
+from amsincnet_sb.training.totals import Totals
 from amsincnet_sb.utils.errors import InputError
 
 
-class Toy(RecordedBrain):
+class Toy(CapturedBrain):
     """Tells which of two constant sentences a chunk is from."""
 
     def compute_forward(self, batch, stage):
@@ -54,12 +55,12 @@ def test_optimizer_keeps_its_settings(tmp_path, chunks):
     assert brain.optimizer.param_groups[0]["fused"] is True
 
 
-def test_checkpoint_of_a_recorded_run(tmp_path, chunks):
-    recorded = toy(tmp_path)
-    recorded.fit(range(1, 2), loader(chunks))
-    group = recorded.optimizer.param_groups[0]
+def test_checkpoint_of_a_captured_run(tmp_path, chunks):
+    captured = toy(tmp_path)
+    captured.fit(range(1, 2), loader(chunks))
+    group = captured.optimizer.param_groups[0]
     group.update(lr=torch.tensor(0.02), capturable=True, fused=False)
-    recorded.checkpointer.save_checkpoint()
+    captured.checkpointer.save_checkpoint()
 
     brain = toy(tmp_path)
     brain.fit(range(2, 3), loader(chunks))
@@ -101,23 +102,23 @@ def test_step_seed_depends_on_seed_and_step_alone(tmp_path):
     assert draws[1, 0][0] != draws[1, 1][0] != draws[2, 0][0]
 
 
-def test_recorded_loop_equals_the_ordinary_one(tmp_path, chunks, monkeypatch):
+def test_captured_loop_equals_the_ordinary_one(tmp_path, chunks, monkeypatch):
     """The same weights, the same sums; on a CPU the step is not a graph."""
     ordinary = toy(tmp_path / "a")
     ordinary.fit(range(1, 3), loader(chunks))
-    recorded = toy(tmp_path / "b", max_grad_norm=5.0)
-    monkeypatch.setattr(Toy, "_may_record", lambda self: True)
-    recorded.fit(range(1, 3), loader(chunks))
-    assert isinstance(recorded.training_step, TrainingStep)
-    assert recorded.optimizer_step == ordinary.optimizer_step == 10
-    assert recorded.totals.read() == pytest.approx(ordinary.totals.read())
+    captured = toy(tmp_path / "b", max_grad_norm=5.0)
+    monkeypatch.setattr(Toy, "_can_capture", lambda self: True)
+    captured.fit(range(1, 3), loader(chunks))
+    assert isinstance(captured.captured_step, CapturedStep)
+    assert captured.optimizer_step == ordinary.optimizer_step == 10
+    assert captured.totals.read() == pytest.approx(ordinary.totals.read())
     for a, b in zip(
-        ordinary.modules.parameters(), recorded.modules.parameters()
+        ordinary.modules.parameters(), captured.modules.parameters()
     ):
         assert torch.allclose(a, b, atol=1e-6)
 
 
-FORMS = pytest.mark.parametrize("recorded", [False, True])
+FORMS = pytest.mark.parametrize("captured", [False, True])
 
 
 def state(brain):
@@ -136,7 +137,7 @@ class Normalized(Toy):
     def compute_objectives(self, predictions, batch, stage):
         """Cross-entropy, spoilt."""
         loss = super().compute_objectives(predictions, batch, stage)
-        # A recorded step counts itself; both are the same here.
+        # Of either form of the step.
         what = self.wrong.get(self.optimizer_step)
         if what == "loss":
             loss = loss / 0
@@ -148,8 +149,8 @@ class Normalized(Toy):
         return loss
 
 
-def normalized(folder, monkeypatch, recorded, wrong, **options):
-    monkeypatch.setattr(Toy, "_may_record", lambda self: recorded)
+def normalized(folder, monkeypatch, captured, wrong, **options):
+    monkeypatch.setattr(Toy, "_can_capture", lambda self: captured)
     monkeypatch.setattr(Toy, "read_interval", 1)
     torch.manual_seed(0)
     model = torch.nn.Sequential(
@@ -179,9 +180,9 @@ def normalized(folder, monkeypatch, recorded, wrong, **options):
 @FORMS
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing(
-    tmp_path, chunks, monkeypatch, caplog, recorded, what
+    tmp_path, chunks, monkeypatch, caplog, captured, what
 ):
-    brain = normalized(tmp_path, monkeypatch, recorded, {3: what})
+    brain = normalized(tmp_path, monkeypatch, captured, {3: what})
     brain.fit(range(1, 2), loader(chunks))
     before, after, later = brain.states[2:5]
     skipped = list(brain.totals.sums).index("skipped")
@@ -199,7 +200,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
 
 @FORMS
 def test_the_file_and_the_chunk_are_named(
-    tmp_path, monkeypatch, caplog, recorded
+    tmp_path, monkeypatch, caplog, captured
 ):
     bad = torch.rand(50)
     bad[20] = float("inf")
@@ -212,7 +213,7 @@ def test_the_file_and_the_chunk_are_named(
     ]
     assert 0 < len(hit) < 20
     brain = normalized(
-        tmp_path, monkeypatch, recorded, {}, nonfinite_patience=20
+        tmp_path, monkeypatch, captured, {}, nonfinite_patience=20
     )
     brain.fit(range(1, 2), loader(chunks))
     named = [
@@ -231,12 +232,12 @@ def test_the_file_and_the_chunk_are_named(
 
 
 @FORMS
-def test_too_many_end_the_run(tmp_path, chunks, monkeypatch, recorded):
+def test_too_many_end_the_run(tmp_path, chunks, monkeypatch, captured):
     wrong = dict.fromkeys([0, 2, 3], "loss")
     brain = normalized(
         tmp_path,
         monkeypatch,
-        recorded,
+        captured,
         wrong,
         nonfinite_patience=2,
         ckpt_interval_steps=1,
@@ -255,17 +256,17 @@ def test_too_many_end_the_run(tmp_path, chunks, monkeypatch, recorded):
 
 @FORMS
 def test_an_epoch_without_a_single_good_step(
-    tmp_path, chunks, monkeypatch, recorded
+    tmp_path, chunks, monkeypatch, captured
 ):
     brain = normalized(
         tmp_path,
         monkeypatch,
-        recorded,
+        captured,
         dict.fromkeys(range(5), "loss"),
         nonfinite_patience=9,
     )
     brain.fit(range(1, 2), loader(chunks))
-    with pytest.raises(InputError, match="No step of the epoch"):
+    with pytest.raises(InputError, match="Every step of the epoch"):
         brain.epoch_totals()
 
 
@@ -282,14 +283,23 @@ def test_accumulated_gradients_are_skipped_together(
         assert parameter.isfinite().all()
 
 
-def test_batches_are_drawn_when_looked_at(chunks, monkeypatch):
-    drawn, draw = [], chunks.draw
-    monkeypatch.setattr(
-        chunks, "draw", lambda step: drawn.append(step) or draw(step)
-    )
-    chunks.set_epoch(2)
-    batch = chunks[3]
-    assert drawn == []
-    wavs = batch.sig.data
-    assert drawn == [8] and wavs.shape == (4, 8)
-    assert torch.equal(batch.sig.data, wavs) and drawn == [8]
+@FORMS
+def test_the_batch_that_is_handed_over_is_trained_on(
+    tmp_path, chunks, monkeypatch, captured
+):
+    """Not one that the step would draw by itself."""
+    monkeypatch.setattr(Toy, "_can_capture", lambda self: captured)
+    weights = []
+    for changed in (False, True):
+        brain = toy(tmp_path / str(changed))
+        fit_batch = brain.fit_batch
+
+        def changing(batch, fit_batch=fit_batch, changed=changed):
+            if changed and batch.step == 3:
+                batch.sig.data.neg_()
+            return fit_batch(batch)
+
+        brain.fit_batch = changing
+        brain.fit(range(1, 2), loader(chunks))
+        weights.append(next(brain.modules.parameters()).detach().clone())
+    assert not torch.equal(*weights)

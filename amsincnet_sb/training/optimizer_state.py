@@ -1,0 +1,150 @@
+"""What capturing a training step as a CUDA graph asks of an optimizer."""
+
+import contextlib
+import inspect
+
+import torch
+
+__all__ = ["make_capturable", "undo_capturable", "without_effect"]
+
+
+def make_capturable(optimizer, fused, device):
+    """Switch an optimizer, in place, to the form that can be captured.
+
+    Arguments
+    ---------
+    optimizer : torch.optim.Optimizer
+        Of any kind.
+    fused : bool
+        Take torch's fused kernels where there are some. Compiled, the
+        ``foreach`` form becomes one kernel, which is faster.
+    device : torch.device
+        Of its parameters.
+    """
+    fused = fused and isinstance(
+        optimizer, (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+    )
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = True
+        group["foreach"] = not fused
+        if "fused" in group:
+            group["fused"] = fused
+    for state in optimizer.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].to(device)
+        for value in filter(torch.is_tensor, state.values()):
+            # The compiler marks the state; the mark travels in copies and
+            # checkpoints, and marked tensors get another program, with other
+            # rounding.
+            vars(value).pop("_dynamo_static_input_type", None)
+
+
+def undo_capturable(optimizer):
+    """Undo :func:`make_capturable`, in place.
+
+    Checkpoints of a captured step carry its settings: learning rates as
+    tensors and ``capturable``, which other devices and SpeechBrain's step
+    refuse. Call this after loading such a checkpoint for one of those.
+
+    Arguments
+    ---------
+    optimizer : torch.optim.Optimizer
+        Of any kind, switched or not.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 2)
+    >>> rate = torch.tensor(0.5)
+    >>> adam = torch.optim.Adam(layer.parameters(), lr=rate, capturable=True)
+    >>> undo_capturable(adam)
+    >>> adam.param_groups[0]["lr"], adam.param_groups[0]["capturable"]
+    (0.5, False)
+    """
+    ordinary = {"capturable": False, "foreach": None, "fused": None}
+    for group in optimizer.param_groups:
+        group["lr"] = float(group["lr"])
+        group.update({k: v for k, v in ordinary.items() if k in group})
+    for state in optimizer.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].cpu()
+
+
+@contextlib.contextmanager
+def without_effect(optimizer, tensors=()):
+    """Leave parameters, optimizer state and tensors as they are found.
+
+    Afterwards they are the same objects with the same values, and so is the
+    device's random generator. Optimizer state that did not exist before is
+    there afterwards, with the values it has before the first step, so that a
+    graph captured inside already refers to it.
+
+    Arguments
+    ---------
+    optimizer : torch.optim.Optimizer
+        Its parameters are restored too.
+    tensors : sequence of torch.Tensor
+        Others that change.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> before = layer.weight.detach().clone()
+    >>> optimizer = torch.optim.Adam(layer.parameters())
+    >>> with without_effect(optimizer):
+    ...     layer(torch.ones(1, 2)).sum().backward()
+    ...     optimizer.step()
+    >>> torch.equal(layer.weight, before)
+    True
+    >>> float(optimizer.state[layer.weight]["step"])
+    0.0
+    """
+    parameters = [
+        p for group in optimizer.param_groups for p in group["params"]
+    ]
+    device = parameters[0].device
+    _make_state(optimizer, parameters)
+    kept = [(t, t.detach().clone()) for t in [*parameters, *tensors]]
+    states = {
+        parameter: {
+            name: value.clone() if torch.is_tensor(value) else value
+            for name, value in optimizer.state[parameter].items()
+        }
+        for parameter in parameters
+        if parameter in optimizer.state
+    }
+    cuda = device.type == "cuda"
+    random = torch.cuda if cuda else torch.random
+    arguments = [device] if cuda else []
+    generator = random.get_rng_state(*arguments)
+    yield
+    random.set_rng_state(generator, *arguments)
+    with torch.no_grad():
+        for tensor, value in kept:
+            tensor.copy_(value)
+        for parameter in parameters:
+            before = states.get(parameter, {})
+            state = optimizer.state.get(parameter, {})
+            for name, value in list(state.items()):
+                if not torch.is_tensor(value):
+                    state[name] = before.get(name)
+                elif torch.is_tensor(before.get(name)):
+                    value.copy_(before[name])
+                else:  # momentum, which starts from zero
+                    value.zero_()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _make_state(optimizer, parameters):
+    """Let an optimizer make the state that it has before its first step."""
+    make = getattr(optimizer, "_init_group", None)
+    if make is None or optimizer.state:
+        return
+    for parameter in parameters:
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    lists = len(inspect.signature(make).parameters) - 1
+    with contextlib.suppress(TypeError), torch.no_grad():
+        for group in optimizer.param_groups:
+            make(group, *([] for _ in range(lists)))
+    optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,351 @@
+"""The captured training step against a loop written by hand."""
+
+import copy
+import io
+import logging
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from amsincnet_sb.nnet.compiled import compiled
+from amsincnet_sb.nnet.losses import AMSoftmax
+from amsincnet_sb.training.captured_step import CapturedStep
+from amsincnet_sb.training.optimizer_state import (
+    _make_state,
+    make_capturable,
+    undo_capturable,
+    without_effect,
+)
+
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+on_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device"
+)
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-3, alpha=0.95),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2),
+}
+on_all_devices = pytest.mark.parametrize("device", DEVICES)
+with_all_optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+class Task:
+    """A small classifier, its batches and the sum of its losses."""
+
+    def __init__(self, device, name="sgd"):
+        torch.manual_seed(0)
+        self.device = device
+        self.net = nn.Sequential(
+            # A bias before the normalisation would have a gradient of noise.
+            nn.Linear(6, 8, bias=False),
+            nn.BatchNorm1d(8),
+            nn.ReLU(),
+            nn.Linear(8, 3),
+        ).to(device)
+        self.loss = AMSoftmax(0.1, scale=5.0).to(device)
+        self.grid = torch.arange(96.0, device=device).view(16, 6)
+        self.total = torch.zeros((), dtype=torch.float64, device=device)
+        self.optimizer = OPTIMIZERS[name](self.net.parameters())
+
+    def batch(self, step):
+        """Inputs and labels of a step."""
+        x = torch.sin(self.grid * (step + 1))
+        return x, (self.grid[:, 0].long() + step) % 3
+
+    def __call__(self, x, labels):
+        loss = self.loss(self.net(x), labels)
+        self.total.add_(loss.detach())
+        return loss
+
+    def captured(self, loss_fn=None, **options):
+        """A captured step that trains it."""
+        state = [*self.net.buffers(), self.total]
+        loss_fn = loss_fn or self
+        return CapturedStep(loss_fn, self.optimizer, state=state, **options)
+
+    def train(self, step, numbers):
+        """Some steps of a captured step."""
+        for number in numbers:
+            step(number, *self.batch(number))
+
+    def by_hand(self, numbers, max_grad_norm=math.inf):
+        """The same, with a loop."""
+        for number in numbers:
+            self.optimizer.zero_grad()
+            self(*self.batch(number)).backward()
+            nn.utils.clip_grad_norm_(self.net.parameters(), max_grad_norm)
+            self.optimizer.step()
+
+    def saved(self):
+        """A copy of its state."""
+        states = self.net.state_dict(), self.optimizer.state_dict()
+        return copy.deepcopy(states)
+
+    def load(self, saved):
+        """Go back to it."""
+        saved = copy.deepcopy(saved)
+        self.net.load_state_dict(saved[0])
+        self.optimizer.load_state_dict(saved[1])
+
+
+def assert_equal(one, other, tolerance=0.0):
+    """Parameters and buffers of two tasks."""
+    for a, b in zip(
+        one.net.state_dict().values(),
+        other.net.state_dict().values(),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@on_all_devices
+@with_all_optimizers
+@pytest.mark.parametrize("limit", [math.inf, 0.1])
+def test_equals_a_loop_by_hand(device, name, limit):
+    """Parameters, buffers and the sum of the losses."""
+    ours, plain = Task(device, name), Task(device, name)
+    step = ours.captured(max_grad_norm=limit)
+    ours.train(step, range(5, 13))
+    plain.by_hand(range(5, 13), limit)
+    assert step.captured == (device == "cuda")
+    assert ours.total.item() == pytest.approx(plain.total.item(), rel=1e-4)
+    assert_equal(ours, plain, 1e-3)
+
+
+@on_all_devices
+def test_rate_and_margin_change_between_steps(device):
+    """As floats, as schedulers set them, and seen by the captured step."""
+    ours, plain = Task(device), Task(device)
+    step = ours.captured()
+    ours.train(step, range(5))
+    plain.by_hand(range(5))
+    for task in (ours, plain):
+        task.loss.set_margin(0.9)
+        task.total.zero_()
+    ours.optimizer.param_groups[0]["lr"] = 0.0
+    before = copy.deepcopy(list(ours.net.parameters()))
+    ours.train(step, [5])
+    plain.by_hand([5])
+    assert ours.total.item() == pytest.approx(plain.total.item(), rel=1e-4)
+    for a, b in zip(before, ours.net.parameters()):
+        assert torch.equal(a, b)
+
+
+@on_all_devices
+def test_resumes_bit_for_bit(device):
+    """State saved between steps and loaded: into the step, into new ones."""
+    task = Task(device, "adamw")
+    step = task.captured()
+    states = []
+    for number in range(6):
+        task.train(step, [number])
+        states.append(task.saved())
+    task.load(states[1])
+    task.train(step, range(2, 6))
+    assert step.captured == (device == "cuda")
+    tasks = [task]
+    for done in range(1, 6):
+        tasks.append(Task(device, "adamw"))
+        tasks[-1].load(states[done - 1])
+        tasks[-1].train(tasks[-1].captured(), range(done, 6))
+    for other in tasks:
+        for key, value in states[-1][0].items():
+            assert torch.equal(other.net.state_dict()[key], value)
+
+
+@with_all_optimizers
+def test_a_captured_checkpoint_resumes_as_an_ordinary_one(name):
+    """With the same result as without the detour."""
+    tasks = Task("cpu", name), Task("cpu", name)
+    for task, captured in zip(tasks, (False, True)):
+        task.by_hand(range(3))
+        saved = task.saved()
+        if captured:
+            for group in saved[1]["param_groups"]:
+                group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)
+                group["foreach"] = True
+                if "capturable" in group:
+                    group["capturable"] = True
+        task.load(saved)
+        if captured:
+            undo_capturable(task.optimizer)
+        task.by_hand(range(3, 6))
+    assert_equal(*tasks)
+
+
+@on_gpu
+def test_says_why_it_does_not_capture(caplog):
+    """A loss that waits for the host is trained without a graph."""
+    task = Task("cuda")
+
+    def waits(x, labels):
+        noise = torch.rand((), device="cuda")
+        factor = 1.0 if x[0, 0].item() >= -9 else 2.0
+        return task(x, labels) * factor + 0 * noise
+
+    step = task.captured(waits, compile=False)
+    with caplog.at_level(logging.WARNING):
+        task.train(step, range(6))
+    assert not step.captured
+    assert sum("without a CUDA graph" in m for m in caplog.messages) == 1
+    plain = Task("cuda")
+    plain.by_hand(range(6))
+    assert_equal(task, plain, 1e-3)
+
+
+@on_all_devices
+@with_all_optimizers
+@pytest.mark.parametrize("made", [False, True])
+def test_a_trial_has_no_effect(device, name, made):
+    """Whether the optimizer has a state already or not."""
+    tried, plain = Task(device, name), Task(device, name)
+    if made:
+        tried.by_hand(range(2))
+        plain.by_hand(range(2))
+    state = tried.net.state_dict()
+    before = copy.deepcopy(state)
+    torch.manual_seed(5)
+    with without_effect(tried.optimizer, tried.net.buffers()):
+        places = [p.data_ptr() for p in tried.net.parameters()]
+        tried.by_hand(range(7, 10))
+        torch.rand(3, device=device)
+        changed = copy.deepcopy(state)
+    drawn = torch.rand(1, device=device)
+    torch.manual_seed(5)
+    assert drawn == torch.rand(1, device=device)
+    assert not torch.equal(changed["0.weight"], before["0.weight"])
+    for key, value in before.items():
+        assert torch.equal(state[key], value)
+    assert places == [p.data_ptr() for p in tried.net.parameters()]
+    # From there on as if it had not been.
+    tried.by_hand(range(3, 6))
+    plain.by_hand(range(3, 6))
+    assert_equal(tried, plain)
+    states = (task.optimizer.state.values() for task in (tried, plain))
+    for a, b in zip(*states, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert torch.equal(a[key], b[key])
+
+
+@on_all_devices
+@with_all_optimizers
+def test_update_on_a_condition(device, name):
+    """That needs no answer from the device."""
+    ours, plain = Task(device, name), Task(device, name)
+    for task in (ours, plain):
+        task.by_hand(range(2))
+    step = ours.captured()
+    no, yes = (torch.tensor(x, device=device) for x in (False, True))
+    for number in range(2, 5):
+        for task in (ours, plain):
+            task.optimizer.zero_grad()
+            task(*task.batch(number)).backward()
+        before = [t.clone() for t in step._updated()]
+        gradients = [p.grad.clone() for p in ours.net.parameters()]
+        for parameter in ours.net.parameters():
+            parameter.grad.fill_(float("nan"))
+        step._guarded_update(no, step._updated())
+        for a, b in zip(before, step._updated(), strict=True):
+            assert torch.equal(a, b)
+        for parameter, gradient in zip(ours.net.parameters(), gradients):
+            parameter.grad.copy_(gradient)
+        step._guarded_update(yes, step._updated())
+        plain.optimizer.step()
+    for a, b in zip(*(t.net.state_dict().values() for t in (ours, plain))):
+        torch.testing.assert_close(a, b)
+
+
+@on_all_devices
+@pytest.mark.parametrize("limit", [math.inf, 0.1])
+def test_a_skipped_step_changes_nothing(device, limit):
+    """Neither parameters, nor statistics, nor sums; its number is kept."""
+    ours, plain = Task(device, "adamw"), Task(device, "adamw")
+    numbers = [0, 1, 2, 3, 5, 7]
+
+    def loss_fn(x, labels):
+        return ours(x, labels) * torch.where(x[0, 0] > 5, float("inf"), 1.0)
+
+    step = ours.captured(loss_fn, max_grad_norm=limit)
+    for number in range(8):
+        x, labels = ours.batch(number)
+        step(number, x if number in numbers else x + 10, labels)
+    plain.by_hand(numbers, limit)
+    assert ours.total.item() == pytest.approx(plain.total.item(), rel=1e-4)
+    assert step.read_skipped() == [4, 6] and step.read_skipped() == []
+    assert_equal(ours, plain, 1e-3)
+
+
+def test_the_latest_skipped_steps_are_remembered():
+    layer = nn.Linear(2, 1)
+    step = CapturedStep(
+        lambda x: layer(x).sum() / 0,
+        torch.optim.SGD(layer.parameters(), lr=0.1),
+    )
+    for number in range(70):
+        step(number, torch.ones(2))
+    assert step.read_skipped() == list(range(6, 70))
+    step(70, torch.ones(2))
+    assert step.read_skipped() == [70]
+
+
+@on_all_devices
+def test_however_many_in_a_process_all_are_compiled(device, monkeypatch):
+    """The compiler gives up on code that it has compiled several times."""
+    programs = []
+
+    def counted(graph, _):
+        programs.append(graph)
+        return graph.forward
+
+    compiler = partial(torch.compile, backend=counted)
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda f, dynamic, options: compiler(f, fullgraph=True),
+    )
+    kept = []
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for _ in range(4):
+            task = Task(device, "adamw")
+            step = task.captured(capture=False)
+            if device == "cpu":  # nothing is compiled there
+                step._forward = compiled(step._plain_forward)
+            task.train(step, range(2))
+            kept.append(step)
+    assert len(programs) == (8 if device == "cuda" else 4)
+
+
+def test_the_same_program_for_a_state_that_was_loaded():
+    """Another one would round otherwise, and a resumed run end elsewhere."""
+    programs, saved = [], None
+
+    def kept(graph, _):
+        programs.append(graph.code)
+        return graph.forward
+
+    for _ in range(3):
+        task = Task("cpu", "adamw")
+        task(*task.batch(0)).backward()
+        if saved is None:
+            _make_state(task.optimizer, [*task.net.parameters()])
+            task(*task.batch(0)).backward()
+        else:
+            saved.seek(0)
+            state = torch.load(saved, weights_only=True)
+            task.optimizer.load_state_dict(state)
+        step = task.captured()
+        make_capturable(task.optimizer, False, step.device)  # as on a GPU
+        step._refresh_rates()
+        update = torch.compile(
+            lambda *arguments, step=step: step._guarded_update(*arguments),
+            backend=kept,
+        )
+        update(torch.tensor(True), step._updated())
+        saved = io.BytesIO()
+        torch.save(task.optimizer.state_dict(), saved)
+    assert len(programs) == 3 and len(set(programs)) == 1

@@ -1,0 +1,280 @@
+"""Hyperparameter files: overrides reach their place, mistakes are named."""
+
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+
+from amsincnet_sb.training.hparams import (
+    parse_overrides,
+    place_overrides,
+    plain_options,
+)
+from amsincnet_sb.utils.errors import InputError
+
+BASE = """\
+seed: 1
+folder: !ref results/<seed>
+data_folder: !PLACEHOLDER
+margin: 0.35
+sizes: [1, 2, 3]
+nested:
+    a: 1
+    deep:
+        b: 2
+        c: 3
+counter: !new:collections.Counter
+    x: !ref <margin>
+    y: 5
+function: !name:builtins.int
+copied: !ref <sizes>
+"""
+INCLUDE = "recipe: !include:base.yaml\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, text):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    write("base.yaml", BASE)
+    return write
+
+
+def load(path, command_line=""):
+    """As a recipe does it; the placeholder is filled in."""
+    overrides = {"data_folder": "/data", **parse_overrides(command_line)}
+    with open(path) as file:
+        hparams = load_hyperpyyaml(file, place_overrides(path, overrides))
+    while "recipe" in hparams:
+        hparams = hparams["recipe"]
+    return hparams
+
+
+def message(path, command_line=None):
+    with pytest.raises(InputError) as error:
+        place_overrides(path, parse_overrides(command_line))
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_complete_file(write):
+    path = write("base.yaml", BASE)
+    assert place_overrides(path, {"seed": 2}) == {"seed": 2}
+    assert load(path)["margin"] == 0.35
+
+
+def test_changes_reach_what_refers_to_them(write):
+    path = write("m.yaml", INCLUDE + "    seed: 7\n    margin: 0.1\n")
+    hparams = load(path)
+    assert hparams["folder"] == "results/7"
+    assert hparams["counter"] == {"x": 0.1, "y": 5}
+    assert load(path, "margin: 0.2")["counter"] == {"x": 0.2, "y": 5}
+
+
+def test_the_command_line_wins_on_every_level(write):
+    write("m.yaml", "margin: 0.1\n" + INCLUDE + "    margin: !ref <margin>\n")
+    path = write(
+        "n.yaml", "seed: 5\nrecipe: !include:m.yaml\n    margin: 0.2\n"
+    )
+    assert load(path)["counter"]["x"] == 0.2
+    hparams = load(path, "margin: 0.3\nseed: 6")
+    assert hparams["counter"]["x"] == 0.3
+    assert hparams["folder"] == "results/6"
+    options = plain_options(path, {"data_folder": "/x", "margin": 0.3})
+    assert options["margin"] == 0.3 and options["folder"] == "results/1"
+
+
+def test_mappings_merge_and_lists_do_not(write):
+    path = write("m.yaml", INCLUDE + "    nested: {deep: {b: 20}}\n")
+    hparams = load(path, "{nested: {a: 10}, sizes: [7]}")
+    assert hparams["nested"] == {"a": 10, "deep": {"b": 20, "c": 3}}
+    assert hparams["sizes"] == [7] == hparams["copied"]
+
+
+def test_a_finished_run_follows_its_folder(write):
+    """Its yaml has every path spelled out."""
+    text = (
+        "output_folder: /a b\nmargin: 0.1\nsave: /a b/save\nelse: /a bc/d\n"
+        "logger: {file: /a b/log.txt}\nfiles: [x, /a b/c]\n"
+    )
+    indented = "recipe:\n" + "".join(f"    {x}\n" for x in text.splitlines())
+    for path in (write("a.yaml", text), write("b.yaml", indented)):
+        assert load_paths(path, {}) == (
+            "/a b/save",
+            "/a bc/d",
+            "/a b/log.txt",
+            ["x", "/a b/c"],
+        )
+        assert load_paths(path, {"output_folder": "/new"}) == (
+            "/new/save",
+            "/a bc/d",
+            "/new/log.txt",
+            ["x", "/new/c"],
+        )
+
+
+def load_paths(path, overrides):
+    options = plain_options(path, overrides)
+    return (
+        options["save"],
+        options["else"],
+        options["logger"]["file"],
+        options["files"],
+    )
+
+
+def test_another_class_with_arguments_is_refused(write):
+    # HyperPyYAML would quietly go on making the old one.
+    path = write("m.yaml", INCLUDE + "    counter: !new:dict\n        y: 6\n")
+    text = message(path)
+    assert "m.yaml (line 2): `counter` is !new:collections.Counter in" in text
+    assert "!new:dict" in text
+    text = message(write("n.yaml", BASE), "nested: !new:dict {a: 1}")
+    assert text.startswith("The command line: `nested` is a mapping in ")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("\n    margni: 0.1", "(line 3)|`margni`|`margin`?"),
+        ("    nested: {aa: 1}", "(line 2)|`nested.aa`|`nested.a`?"),
+        (
+            "    nested:\n        deep:\n            x: 1",
+            "(line 4)|`nested.deep.x`|base.yaml.",
+        ),
+        ("    qqq: 1", "(line 2)|`qqq`|base.yaml."),
+        ("    <<: {margni: 1}", "`margni`|`margin`?"),
+        ("    5: 1", "(line 2)|`5`"),
+        ("    recipe: 1", "`recipe`"),
+    ],
+)
+def test_unknown_keys(write, text, expected):
+    found = message(write("m.yaml", INCLUDE + text))
+    for part in ["m.yaml", "base.yaml", *expected.split("|")]:
+        assert part in found
+    assert ("did you mean" in found) == expected.endswith("?")
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_unknown_keys_of_the_command_line(write, as_text):
+    path = write("m.yaml", INCLUDE + "    margin: 0.1")
+    overrides = "margni: 0.2" if as_text else {"margni": 0.2}
+    text = message(path, overrides)
+    assert text.startswith("The command line: there is no key `margni` in ")
+    assert text.endswith("did you mean `margin`?")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    ["a: [1", "a: 1: 2", "- 1", "just text", "d: 2024-13-01", "margin:"],
+)
+def test_an_unreadable_command_line(write, overrides):
+    text = message(write("base.yaml", BASE), overrides)
+    assert "command line" in text and "--" in text
+
+
+@pytest.mark.parametrize("chain", [["a"], ["a", "b"], ["a", "b", "c"]])
+def test_circles(write, chain):
+    for name, after in zip(chain, chain[1:] + chain[:1]):
+        path = write(
+            f"{name}.yaml", f"a: 1\nrecipe: !include:{after}.yaml\n    a: 1"
+        )
+    assert "includes" in message(path)
+
+
+def test_a_missing_base(write, tmp_path):
+    path = write("m.yaml", "recipe: !include:nowhere.yaml\n    a: 1")
+    text = message(path)
+    assert str(tmp_path / "nowhere.yaml") in text and "No such file" in text
+    assert "No such file" in message(str(tmp_path / "none.yaml"))
+    path = write("n.yaml", "recipe: !include:.\n    a: 1")
+    assert "directory" in message(path)
+    path = write("o.yaml", "recipe: base.yaml")
+    assert "must be !include:FILE" in message(path)
+    assert "at least one key" in message(write("p.yaml", INCLUDE))
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("a: [1, 2", "line"),
+        ("a: 1\na: 2", "line 2"),
+        ("a: 1\n\tb: 2", "line"),
+        ("a: *b", "line 1"),
+        ("a: 2024-13-45", "month"),
+        ("a: !!int x", "invalid literal"),
+        ("[" * 4000, "recursion"),
+        ("a: 1\nb: # where\n    c\n\n", "line 2: a comment"),
+        ("- 1\n- 2", "key: value"),
+        ("", "key: value"),
+        ("text", "key: value"),
+    ],
+)
+def test_bad_yaml(write, text, word):
+    path = write("m.yaml", text)
+    found = message(path)
+    assert found.startswith(path) and word in found
+    # The same when it is included.
+    including = write("n.yaml", "recipe: !include:m.yaml\n    a: 1")
+    assert path in message(including)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_bytes(b"a: \xff\xfe")
+    assert "m.yaml is not a yaml file" in message(str(path))
+
+
+def test_nothing_is_executed(write, tmp_path):
+    canary = tmp_path / "canary"
+    path = write(
+        "m.yaml",
+        f"{INCLUDE}    margin: !apply:os.mkdir ['{canary}']\n"
+        f"    seed: !!python/object/apply:os.mkdir ['{canary}']\n",
+    )
+    plain_options(path, {"data_folder": "x"})
+    assert not canary.exists()
+
+
+def test_plain_options(write):
+    path = write("base.yaml", BASE)
+    options = plain_options(path, {"data_folder": "/x", "seed": 3})
+    assert options["folder"] == "results/3"
+    assert options["sizes"] == [1, 2, 3] == options["copied"]
+    assert options["nested"]["deep"]["b"] == 2
+    assert not hasattr(options["counter"], "most_common")
+    assert options["counter"]["x"] == 0.35
+
+
+def test_placeholders(write):
+    path = write("m.yaml", INCLUDE + "    seed: 2")
+    with pytest.raises(InputError) as error:
+        plain_options(path, {})
+    assert str(error.value).endswith(
+        "base.yaml: `data_folder` has no value yet; give one with "
+        "--data_folder=VALUE."
+    )
+    with pytest.raises(InputError, match="no value yet; get it there"):
+        plain_options(path, {}, {"data_folder": "get it there."})
+    # An including file can fill it in, and take another away.
+    path = write("n.yaml", INCLUDE + "    data_folder: /x")
+    assert plain_options(path, {})["data_folder"] == "/x"
+    path = write("o.yaml", "recipe: !include:n.yaml\n    recipe: 1")
+    assert "there is no key" in message(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"folder": {"a": 1}}, {"sizes": {"a": 1}}, {"seed": {"a": 1}}]
+)
+def test_a_mapping_where_there_is_none(write, change):
+    path = write("base.yaml", BASE)
+    with pytest.raises(InputError, match="base.yaml cannot be resolved"):
+        plain_options(path, {"data_folder": "/x", **change})
+
+
+def test_a_reference_to_nothing(write):
+    path = write("a.yaml", "a: !ref <nothing>")
+    with pytest.raises(InputError, match="a.yaml cannot be resolved.*nothing"):
+        plain_options(path, {})
