@@ -100,7 +100,7 @@ def on_gpu(args):
             errors = SentenceErrors(audio.labels)
             for batch in windows:
                 scores = head(embed(batch.sig.data))
-                errors.append(batch.sentence, log_posteriors(scores, 30.0))
+                errors.append(batch.utterance, log_posteriors(scores, 30.0))
             errors.summarize()
             times.append(time.perf_counter() - start)
         count = int(windows.counts.sum())

@@ -69,7 +69,7 @@ def errors(folder, sentences, waves, condition, device):
     found = SentenceErrors(audio.labels)
     for batch in SlidingWindows(audio, net.window, net.hop, 1024):
         scores = classifier(embed(batch.sig.data))
-        found.append(batch.sentence, log_posteriors(scores, config["scale"]))
+        found.append(batch.utterance, log_posteriors(scores, config["scale"]))
     return found.summarize()
 
 

@@ -20,9 +20,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-from amsincnet_sb.training.hparams import resolve_overlay
+from amsincnet_sb.training.hparams import place_overrides
 
 ROOT = Path(__file__).parents[2]
 CHECKOUT = os.environ.get("SPEECHBRAIN_CHECKOUT")
@@ -163,10 +162,8 @@ def test_rows_name_files_flags_and_checks(rows):
         assert "--data_folder=tests/samples" in row["test_debug_flags"]
         assert "file_exists=[" in row["test_debug_checks"]
         # A key that is renamed must be renamed in its rows, too.
-        base, _ = resolve_overlay(ROOT / row["Hparam_file"])
-        keys = YAML().load(Path(base))
-        for key in re.findall(r"--(\w+)=", row["test_debug_flags"]):
-            assert key in keys, f"{row['Hparam_file']}: --{key}"
+        keys = re.findall(r"--(\w+)=", row["test_debug_flags"])
+        place_overrides(str(ROOT / row["Hparam_file"]), dict.fromkeys(keys, 0))
 
 
 def test_the_readme_lists_the_files_for_speechbrains_scripts():

@@ -261,8 +261,8 @@ def _evaluate(models, sentences, batch_size):
         batch = windows[i]
         with torch.no_grad():
             scores = classifier(network(batch.sig.data))
-        errors.append(batch.sentence, scores)
-        for sentence, row in zip(batch.sentence.tolist(), scores[:, 0]):
+        errors.append(batch.utterance, scores)
+        for sentence, row in zip(batch.utterance.tolist(), scores[:, 0]):
             rows[sentence].append(row)
     return rows, errors
 
