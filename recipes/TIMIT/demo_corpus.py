@@ -137,10 +137,9 @@ def make_voice(index, seed=0):
     """
     rng = np.random.default_rng((VOICE, seed, index))
 
-    def about(centre, spread, size=None):
+    def about(centre, spread):
         """Log-normal around a centre."""
-        size = size or np.shape(centre)
-        return centre * np.exp(spread * rng.normal(size=size))
+        return centre * np.exp(spread * rng.normal(size=np.shape(centre)))
 
     female = (index + index // 8) % 2
     # The step has no factor in common with 26**3: no name comes twice.
@@ -149,7 +148,7 @@ def make_voice(index, seed=0):
     # Formants scale with the inverse of the vocal-tract length; the mouth
     # and the throat also vary on their own, and so does every vowel.
     length = about(1.15 if female else 1.0, 0.045)
-    formants = length * about(1.0, 0.035, 3) * about(FORMANTS, 0.02)
+    formants = length * about(np.ones(3), 0.035) * about(FORMANTS, 0.02)
     upper = length * about(np.array([3450, 4350, 5400, 6400]), 0.04)
     return Voice(
         index=index,
