@@ -39,10 +39,10 @@ test: install
 test-slow: install
 	$(bin)/python -m pytest -q -s -m slow tests
 
-# On a CPU; tests/benchmarks/train_step.py --device cuda is the GPU's.
+# On a CPU; with --device cuda the same benchmarks are for a GPU.
 bench: install
-	$(bin)/python tests/benchmarks/train_step_cpu.py
-	$(bin)/python tests/benchmarks/train_step_cpu.py --network sinc_tdnn
+	$(bin)/python tests/benchmarks/train_step.py
+	$(bin)/python tests/benchmarks/train_step.py --network sinc_tdnn
 	$(bin)/python tests/benchmarks/evaluation.py
 	$(bin)/python tests/benchmarks/evaluation.py --network sinc_tdnn
 

@@ -4,12 +4,12 @@ Claim: with the full model on two cores, at least 3 times the windows a second
 of the network as it stands, in evaluation mode and batches of 128. The fast
 rows prepare the network once (filters, batch normalisation folded into the
 other layers) and take 1024 windows of a waveform, every 10 ms one, as a
-strided view. All rows take turns in one process; see train_step_cpu.py.
+strided view. All rows take turns in one process; see train_step.py.
 
     python tests/benchmarks/evaluation.py [--network sinc_tdnn]
 
 With ``--device cuda`` a whole evaluation is timed instead, as the recipe does
-it: the 1386 test sentences of TIMIT (noise of 1.75 to 3.75 s each), their
+it: the 1386 test utterances of TIMIT (noise of 1.75 to 3.75 s each), their
 windows, decisions and errors. Claim: at most 1.5 s on one GPU.
 """
 
@@ -18,7 +18,7 @@ import statistics
 import time
 
 import torch
-from train_step_cpu import NETWORKS, in_turns, print_table, processor
+from train_step import NETWORKS, in_turns, machine, print_table
 
 from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.dataio.batches import SlidingWindows
@@ -46,7 +46,8 @@ def on_cpu(args):
     kind = FOLDED[args.network]
     folded = kind(net), kind(net, torch.bfloat16)
     print(
-        f"evaluation of {args.network}, {args.windows} windows; {processor()}"
+        f"evaluation of {args.network}, {args.windows} windows; "
+        f"{machine('cpu')}"
     )
     rows = {
         "straightforward, float32": straightforward,
@@ -73,10 +74,7 @@ def noise(sentences):
 def on_gpu(args):
     """All test sentences, several times; of the plain version a tenth."""
     head = CosineClassifier(2048, 462).to("cuda").eval()
-    print(
-        f"evaluation of {args.network}; {torch.cuda.get_device_name()}, torch "
-        f"{torch.__version__}"
-    )
+    print(f"evaluation of {args.network}; {machine('cuda')}")
     print("| version | sentences | windows | s, median | first | GiB | ratio |")
     print("|---|---|---|---|---|---|---|")
     base = None
@@ -85,8 +83,8 @@ def on_gpu(args):
     fp16 = torch.float16
     for name, fast, dtype, size, sentences, turns in (
         ("straightforward, float32", False, None, 128, 139, 3),
-        ("fast, TF32 products", True, torch.float32, 4096, 1386, args.turns),
-        ("fast, float16 products", True, fp16, 4096, 1386, args.turns),
+        ("fast, TF32 matmuls", True, torch.float32, 4096, 1386, args.turns),
+        ("fast, float16 matmuls", True, fp16, 4096, 1386, args.turns),
     ):
         audio = noise(sentences)
         net = NETWORKS[args.network](fast=fast).to("cuda").eval()
