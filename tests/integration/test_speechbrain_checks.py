@@ -196,18 +196,6 @@ def test_everything_has_a_docstring():
                     assert ast.get_docstring(node), f"{file}: {name}"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_yaml_style():
-    """The question of `make lint`, where yamllint is installed."""
-    config = pytest.importorskip("yamllint.config")
-    linter = pytest.importorskip("yamllint.linter")
-    settings = config.YamlLintConfig(file=str(ROOT / ".yamllint.yaml"))
-    for folder in ("hparams", "recipes"):
-        for file in (ROOT / folder).rglob("*.yaml"):
-            problems = linter.run(file.read_text(), settings)
-            assert not [p for p in problems if p.level == "error"], file
-
-
 def test_no_tests_package():
     """SpeechBrain's `tests` would not be found beside one."""
     assert not (ROOT / "tests" / "__init__.py").exists()
