@@ -116,15 +116,12 @@ def test_sound_is_sane(spoken):
 
 
 def mean_log_spectrum(samples, words):
-    """Mean log energy in 32 mel-spaced bands, level removed."""
+    """Mean log energy in bands of 250 Hz, level removed."""
     frames = np.lib.stride_tricks.sliding_window_view(
-        samples[words[0][0] : words[-1][1]] / 32768, 400
-    )[::160]
-    power = np.abs(np.fft.rfft(frames * np.hanning(400), 512)) ** 2
-    edges = 700 * (10 ** (np.linspace(0.05, 1.09, 33)) - 1)
-    bins = np.minimum((edges * 512 / RATE).astype(int), 255)
-    bands = [power[:, a : max(b, a + 1)].sum(1) for a, b in zip(bins, bins[1:])]
-    bands = np.log(np.array(bands) + 1e-9).mean(axis=1)
+        samples[words[0][0] : words[-1][1]] / 32768, 512
+    )[::256]
+    power = np.abs(np.fft.rfft(frames * np.hanning(512))[:, :256]) ** 2
+    bands = np.log(power.reshape(-1, 32, 8).sum(2) + 1e-9).mean(0)
     return bands - bands.mean()
 
 
@@ -132,26 +129,9 @@ def test_speakers_differ_more_than_their_sentences_but_not_trivially(spoken):
     features = np.array([[mean_log_spectrum(*s) for s in k] for k in spoken])
     train, test = features[:, :5], features[:, 5:]
     centres = train.mean(axis=1)
-    deviations = train - centres[:, None]
-    within = (deviations**2).sum(-1).sum() / (len(spoken) * 4)
-    between = ((centres - centres.mean(0)) ** 2).sum() / (len(spoken) - 1)
-    # A variance ratio of 1 / 5 would come from sentences alone.
-    assert between > within
-
-    def accuracy(project):
-        distances = (test @ project)[:, :, None] - centres @ project
-        decisions = (distances**2).sum(-1).argmin(-1)
-        return (decisions == np.arange(len(spoken))[:, None]).mean()
-
-    assert 0.4 < accuracy(np.eye(32)) < 0.97
-    spread = np.cov(deviations.reshape(-1, 32).T) + 1e-3 * np.eye(32)
-    assert accuracy(np.linalg.inv(np.linalg.cholesky(spread)).T) > 0.8
-    # Pitch alone does not tell them apart.
-    voices = [make_voice(index) for index in range(100)]
-    men = sorted(v.pitch for v in voices if v.name[0] == "M")
-    women = sorted(v.pitch for v in voices if v.name[0] == "F")
-    assert np.median(women) > 1.4 * np.median(men)
-    assert women[2] < men[-3]
+    distances = ((test[:, :, None] - centres) ** 2).sum(-1)
+    right = distances.argmin(-1) == np.arange(len(spoken))[:, None]
+    assert 0.4 < right.mean() < 0.97
 
 
 def test_a_larger_corpus_contains_the_smaller(corpus, tmp_path):
