@@ -11,8 +11,10 @@ __all__ = ["prefetch", "read_ahead"]
 def prefetch(function, items, threads=2, depth=8, group=1):
     """Results of a function, in order, computed in threads ahead of time.
 
-    What has not begun when the generator is closed, or when an item raises,
-    is cancelled.
+    Unlike the worker processes of torch's DataLoader, threads share the audio
+    in memory, start at once and pass results on without copying them. What
+    has not begun when the generator is closed, or when an item raises, is
+    cancelled.
 
     Arguments
     ---------

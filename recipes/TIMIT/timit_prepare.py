@@ -3,7 +3,8 @@
 The protocol is that of SincNet: the SA sentences, which everybody reads, are
 dropped; the SX sentences are for training, the SI sentences for testing; each
 sentence is cut to its speech, from the first to the last sample named in its
-.WRD file. No audio is copied.
+.WRD file. No audio is copied. (SpeechBrain's ``timit_prepare.py`` is for speech
+recognition: its training and test speakers are different people.)
 
 Read are LDC's layout (``TRAIN/DR1/FVMH0/SX206.WAV``) in any case, SPHERE or
 RIFF, the folder that holds it, copies with ``.WAV.wav`` names, and NLTK's flat
