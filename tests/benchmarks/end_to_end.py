@@ -19,10 +19,11 @@ import threading
 import time
 from pathlib import Path
 
-import torch
-from demo_corpus import generate_demo_corpus
-from recipe_process import RECIPE, environment, records
-from train_step import make_step, timed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import recipe_process  # noqa: E402
+import torch  # noqa: E402
+from train_step import make_step, timed  # noqa: E402
 
 NETWORKS = {
     "am_sincnet.yaml": "sincnet",
@@ -32,7 +33,7 @@ NETWORKS = {
 
 
 def port_milliseconds(args, device):
-    """Time of a step of the straightforward port."""
+    """Time per step of the straightforward port."""
     settings = argparse.Namespace(
         device=device,
         network=NETWORKS[args.hparams],
@@ -69,17 +70,18 @@ class GpuMemory(threading.Thread):
 
 def run(args, corpus, output):
     """Seconds of the process, and its evaluations."""
-    command = [
-        *(sys.executable, "train.py", f"hparams/{args.hparams}"),
-        *(f"--data_folder={corpus}", f"--output_folder={output}"),
-        *(f"--number_of_epochs={args.epochs}",),
-        *(f"--batches_per_epoch={args.batches}",),
-    ]
+    command = recipe_process.arguments(
+        args.hparams,
+        data_folder=corpus,
+        output_folder=output,
+        number_of_epochs=args.epochs,
+        batches_per_epoch=args.batches,
+    )
     start = time.perf_counter()
     done = subprocess.run(
-        command,
-        cwd=RECIPE,
-        env=environment(),
+        [sys.executable, *command],
+        cwd=recipe_process.RECIPE,
+        env=recipe_process.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -87,7 +89,7 @@ def run(args, corpus, output):
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(done.stdout[-3000:])
-    return seconds, records(output)
+    return seconds, recipe_process.records(output)
 
 
 def main():
@@ -97,7 +99,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--batches", type=int, default=800, help="an epoch")
+    parser.add_argument("--batches", type=int, default=800, help="per epoch")
     parser.add_argument("--speakers", type=int, default=462)
     parser.add_argument("--port-steps", type=int, default=2)
     parser.add_argument(
@@ -110,8 +112,7 @@ def main():
     memory = GpuMemory()
     memory.start()
     with tempfile.TemporaryDirectory() as folder:
-        corpus = Path(folder) / "corpus"
-        generate_demo_corpus(corpus, speakers=args.speakers)
+        corpus = recipe_process.corpus(folder, args.speakers)
         seconds, found = run(args, corpus, Path(folder) / "results")
     memory.done.set()
     ram = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
@@ -120,7 +121,7 @@ def main():
     print(f"{args.hparams}, {steps} steps of 128; {name}, generated speech")
     print(
         "| steps | evaluations | command to last figure, s | of that before "
-        "training and after, s | sentence error % | port, ms a step "
+        "training and after, s | sentence error % | port, ms per step "
         "| port, s | ratio | RAM GiB | GPU GiB | to the first evaluation, s "
         "| from one to the next, s |"
     )

@@ -1,12 +1,12 @@
-"""Time of a step inside the recipe, against the bare recorded step.
+"""Time per step inside the recipe, against the bare captured step.
 
 Example: ``python tests/benchmarks/recipe_step.py``. The recipe itself trains
 on generated speech; epochs are timed from their first step to the device's
-last, and in turns with them as many steps without SpeechBrain's loop around
-them. Claim: the loop costs at most a tenth.
+last, and in turns with them as many captured steps, batches included, without
+SpeechBrain's loop around them. Claim: the loop costs at most a tenth.
 
-With ``--profile FILE`` the kernels of some steps are listed there, in the order
-of the device's time they take.
+With ``--profile FILE`` the kernels of some steps are listed there, by the
+device time they take.
 """
 
 import argparse
@@ -18,13 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
-sys.path[:0] = [str(ROOT), str(RECIPE), str(RECIPE.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import recipe_process  # noqa: E402
 import torch  # noqa: E402
 import train  # noqa: E402
-from demo_corpus import generate_demo_corpus  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 
@@ -34,14 +32,12 @@ def synchronize():
         torch.cuda.synchronize()
 
 
-def kernels(step, steps=20):
-    """A table of what the device does in a step."""
-    activities = [ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities = [ProfilerActivity.CUDA]
-    with profile(activities=activities) as seen:
-        for _ in range(steps):
-            step()
+def kernels(run, steps=20):
+    """A table of the kernels of a step."""
+    cuda = torch.cuda.is_available()
+    kind = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
+    with profile(activities=[kind]) as seen:
+        run(steps)
         synchronize()
     totals = {}
     for event in seen.events():
@@ -49,14 +45,14 @@ def kernels(step, steps=20):
         count, time_ = totals.get(event.name, (0, 0.0))
         totals[event.name] = count + 1, time_ + spent
     rows = sorted(totals.items(), key=lambda item: -item[1][1])
-    lines = ["us a step | launches a step | kernel"]
+    lines = ["us per step | launches per step | kernel"]
     for name, (count, spent) in rows:
         lines.append(f"{spent / steps:9.2f} {count / steps:6.1f} {name[:150]}")
     return "\n".join(lines) + "\n"
 
 
 class Timed(train.SpeakerBrain):
-    """Takes the time of its epochs, and of steps outside of the loop."""
+    """Times its epochs, and captured steps outside of the loop."""
 
     args = None
     epochs = []
@@ -74,17 +70,20 @@ class Timed(train.SpeakerBrain):
         super()._fit_train(train_set, epoch, enable)
         synchronize()
         self.epochs.append((time.perf_counter() - start) / self.args.steps)
-        if self.training_step is None:
+        if self.captured_step is None:
             return
-        number = self.training_step.step.clone()
         start = time.perf_counter()
-        for _ in range(self.args.steps):
-            self.training_step()
+        self._captured_steps(self.args.steps)
         synchronize()
         self.bare.append((time.perf_counter() - start) / self.args.steps)
         if self.args.profile and epoch == self.args.epochs:
-            Path(self.args.profile).write_text(kernels(self.training_step))
-        self.training_step.step.copy_(number)
+            Path(self.args.profile).write_text(kernels(self._captured_steps))
+
+    def _captured_steps(self, steps):
+        for step in range(steps):
+            batch = self._chunks.batch(step)
+            tensors = batch.sig.data, batch.spk_id_encoded.data
+            self.captured_step(step, *tensors, batch.utterance)
 
 
 def main():
@@ -95,29 +94,23 @@ def main():
     )
     parser.add_argument("--hparams", default="am_sincnet.yaml")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=800, help="an epoch")
+    parser.add_argument("--steps", type=int, default=800, help="per epoch")
     parser.add_argument("--speakers", type=int, default=32)
-    parser.add_argument("--profile")
+    parser.add_argument("--profile", type=os.path.abspath)
     parser.add_argument("more", nargs="*", help="--key=value, after --")
     args = parser.parse_args()
-    if args.profile:
-        args.profile = os.path.abspath(args.profile)
     Timed.args = args
     train.SpeakerBrain = Timed
     with tempfile.TemporaryDirectory() as folder:
-        corpus = generate_demo_corpus(
-            Path(folder) / "TIMIT", speakers=args.speakers, progress=False
+        sys.argv = recipe_process.arguments(
+            args.hparams,
+            data_folder=recipe_process.corpus(folder, args.speakers),
+            output_folder=Path(folder) / "results",
+            number_of_epochs=args.epochs,
+            batches_per_epoch=args.steps,
         )
-        options = {
-            "data_folder": corpus,
-            "output_folder": Path(folder) / "results",
-            "number_of_epochs": args.epochs,
-            "batches_per_epoch": args.steps,
-        }
-        os.chdir(RECIPE)
-        sys.argv = ["train.py", f"hparams/{args.hparams}"]
-        sys.argv += [f"--{key}={value}" for key, value in options.items()]
         sys.argv += args.more
+        os.chdir(recipe_process.RECIPE)
         Timed.begun = time.perf_counter()
         train.main()
     name = "CPU"
@@ -128,8 +121,8 @@ def main():
     ours = sorted(Timed.epochs[1:] or Timed.epochs)  # the first one compiles
     print(f"{args.hparams} {' '.join(args.more)}; {name}")
     print(
-        "| start, s | compiling, s | ms a step in the recipe | least and most "
-        "| bare | ratio | RAM GiB | GPU GiB |"
+        "| start, s | compiling, s | ms per step in the recipe | least and "
+        "most | bare | ratio | RAM GiB | GPU GiB |"
     )
     print("|---|---|---|---|---|---|---|---|")
     inside = 1e3 * statistics.median(ours)

@@ -2,8 +2,8 @@
 
 Example: ``python tests/benchmarks/several_gpus.py --gpus 1 2``. The recipe
 itself trains on generated speech; a first stretch of steps, which compiles
-and records, is left out. The time between two evaluations is that of the
-steps and of one evaluation of a few sentences. With ``--check`` some first
+and captures, is left out. The time between two evaluations is that of the
+steps and of one evaluation of a few utterances. With ``--check`` the first
 steps on several GPUs are compared with those of one.
 
 With ``--resume`` each number of GPUs trains twice for a while, the second
@@ -20,28 +20,37 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-from demo_corpus import generate_demo_corpus
-from recipe_process import RECIPE, environment, records
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from amsincnet_sb.training.signals import STOPPED
+import torch  # noqa: E402
+from recipe_process import (  # noqa: E402
+    RECIPE,
+    arguments,
+    corpus,
+    environment,
+    records,
+)
 
-MORE = {}  # options of the recipe
+from amsincnet_sb.training.signals import STOPPED  # noqa: E402
+
 NOT_RANDOM = dict.fromkeys(
     ("dropout", "equalizer_std_db", "mixture_probability", "band_mask"), 0
 )
 
 
-def start(gpus, corpus, output, hparams, **options):
+def start(args, gpus, output, **options):
     """The recipe as a process, or as several under torchrun."""
     command = [sys.executable]
     if gpus > 1:
         command += ["-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc_per_node={gpus}"]
-    command += ["train.py", f"hparams/{hparams}"]
-    options = {"data_folder": corpus, "output_folder": output, **options}
-    options.update(MORE)
-    command += [f"--{key}={value}" for key, value in options.items()]
+    options = {
+        "data_folder": args.corpus,
+        "output_folder": output,
+        **options,
+        **dict(option.split("=", 1) for option in args.option),
+    }
+    command += arguments(args.hparams, **options)
     return subprocess.Popen(
         command,
         cwd=RECIPE,
@@ -59,19 +68,19 @@ def finish(process, statuses=(0,)):
         print(text[-6000:])
         raise SystemExit(f"status {process.returncode}")
     for line in text.splitlines():
-        if "is not recorded" in line or "runs un" in line or "without" in line:
+        if "is not captured" in line or "runs un" in line or "without" in line:
             print("   ", line.strip())
     return text
 
 
-def run(*arguments, **options):
+def run(args, gpus, output, **options):
     """The recipe from start to end."""
-    return finish(start(*arguments, **options))
+    return finish(start(args, gpus, output, **options))
 
 
-def speed(args, corpus, folder):
+def speed(args, folder):
     """The table."""
-    print("| GPUs | sync_batchnorm | ms a step | examples/s | ratio |")
+    print("| GPUs | sync_batchnorm | ms per step | examples/s | ratio |")
     print("|---|---|---|---|---|", flush=True)
     base = None
     rows = [(gpus, False) for gpus in args.gpus]
@@ -79,10 +88,9 @@ def speed(args, corpus, folder):
     for gpus, synchronized in rows:
         output = folder / f"speed-{gpus}-{synchronized}"
         run(
+            args,
             gpus,
-            corpus,
             output,
-            args.hparams,
             number_of_epochs=4,
             batches_per_epoch=args.steps // 2,
             valid_interval=2,
@@ -101,7 +109,7 @@ def speed(args, corpus, folder):
         )
 
 
-def check(args, corpus, folder):
+def check(args, folder):
     """Several GPUs with joint statistics against one with the joint batch.
 
     Without anything random in the network the losses of the first steps agree
@@ -114,10 +122,9 @@ def check(args, corpus, folder):
         for gpus in (1, args.gpus[-1]):
             output = folder / f"check-{precision}-{gpus}"
             run(
+                args,
                 gpus,
-                corpus,
                 output,
-                args.hparams,
                 **NOT_RANDOM,
                 **small,
                 number_of_epochs=1,
@@ -135,7 +142,7 @@ def check(args, corpus, folder):
 
 
 def last_checkpoint(output):
-    """Its tensors, number by number."""
+    """Its tensors and other values, by name."""
     folder = max((output / "save").glob("CKPT*"), key=os.path.getmtime)
 
     def flat(tree, prefix=""):
@@ -158,7 +165,7 @@ def last_checkpoint(output):
     return tensors
 
 
-def resume(args, corpus, folder):
+def resume(args, folder):
     """Stopped and started again, with the same bits."""
     for gpus in args.gpus:
         outputs = [folder / f"{kind}-{gpus}" for kind in ("whole", "stopped")]
@@ -168,8 +175,8 @@ def resume(args, corpus, folder):
             "valid_interval": 1,
             "batch_size": args.batch,
         }
-        run(gpus, corpus, outputs[0], args.hparams, **options)
-        process = start(gpus, corpus, outputs[1], args.hparams, **options)
+        run(args, gpus, outputs[0], **options)
+        process = start(args, gpus, outputs[1], **options)
         # The first evaluation says that it is training.
         while process.poll() is None:
             if (outputs[1] / "metrics.jsonl").exists():
@@ -181,7 +188,7 @@ def resume(args, corpus, folder):
         text = finish(process, statuses=(STOPPED, 1, -signal.SIGTERM))
         stops = [line for line in text.splitlines() if "Stopped " in line]
         print(f"{gpus} GPUs:", *stops[:1])
-        run(gpus, corpus, outputs[1], args.hparams, **options)
+        run(args, gpus, outputs[1], **options)
         one, other = map(last_checkpoint, outputs)
         same = one.keys() == other.keys() and all(
             torch.equal(value, other[key])
@@ -190,19 +197,17 @@ def resume(args, corpus, folder):
             for key, value in one.items()
         )
         metrics = [
-            [
-                {k: v for k, v in record.items() if k != "seconds"}
-                for record in records(output)
-            ]
+            [{**record, "seconds": 0} for record in records(output)]
             for output in outputs
         ]
+        same_metrics = metrics[0] == metrics[1]
         print(
-            f"{gpus} GPUs: {len(one)} tensors and numbers "
+            f"{gpus} GPUs: {len(one)} tensors and other values "
             f"{'are the same, bit for bit' if same else 'DIFFER'}; metrics "
-            f"{'the same' if metrics[0] == metrics[1] else 'DIFFER'}",
+            f"{'the same' if same_metrics else 'DIFFER'}",
             flush=True,
         )
-        if not (same and stops):
+        if not (same and same_metrics and stops):
             worst = max(
                 (
                     (value.double() - other[key].double()).abs().max().item()
@@ -240,19 +245,16 @@ def main():
     device = "no GPU"
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
-    MORE.update(option.split("=", 1) for option in args.option)
     print(
         f"{device}, torch {torch.__version__}, batch "
         f"{args.batch} a GPU, {args.hparams}"
     )
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        corpus = generate_demo_corpus(
-            folder / "TIMIT", speakers=8, progress=False
-        )
+        args.corpus = corpus(folder, speakers=8)
         if args.check:
-            check(args, corpus, folder)
-        (resume if args.resume else speed)(args, corpus, folder)
+            check(args, folder)
+        (resume if args.resume else speed)(args, folder)
 
 
 if __name__ == "__main__":

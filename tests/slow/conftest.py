@@ -1,4 +1,4 @@
-"""What takes minutes; ``make test-slow`` runs it."""
+"""Tests that take minutes; ``make test-slow`` runs them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Memory and step time of the recipe at the start and at the end.
+"""Memory and step time of the recipe at the start and at the end of a run.
 
 Example: ``python tests/slow/soak.py --minutes 8 --device cuda``. Trains on
 generated speech for so long, with an evaluation and a checkpoint every few
@@ -14,27 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
-sys.path.insert(0, str(ROOT))
-sys.path[:0] = [str(RECIPE), str(RECIPE.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import recipe_process  # noqa: E402
 import torch  # noqa: E402
 import train  # noqa: E402
-from demo_corpus import generate_demo_corpus  # noqa: E402
-
-SMALL = {
-    "window": 1600,
-    "hop": 800,
-    "sinc_channels": 4,
-    "sinc_kernel_size": 51,
-    "tdnn_channels": "[4,4]",
-    "tdnn_kernel_sizes": "[5,3]",
-    "tdnn_strides": "[3,1]",
-    "fc_neurons": "[8,8]",
-    "embedding_size": 8,
-    "batch_size": 16,
-}
 
 
 def memory():
@@ -48,16 +32,9 @@ def memory():
     return resident, device
 
 
-def main():
-    """Train, and print what it took."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--steps", type=int, default=400, help="an epoch")
-    parser.add_argument("--hparams", default="am_sincnet_m005.yaml")
-    args = parser.parse_args()
-
-    epochs, begun = [], []
+def epochs(args):
+    """(ms per step, MiB, GPU MiB) of each epoch of a run of some minutes."""
+    measured, begun = [], []
     fit_train = train.SpeakerBrain._fit_train
 
     def timed(self, train_set, epoch, enable):
@@ -68,47 +45,54 @@ def main():
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         begun.append(start)
-        epochs.append((1e3 * seconds / args.steps, *memory()))
+        measured.append((1e3 * seconds / args.steps, *memory()))
         if time.perf_counter() - begun[0] > 60 * args.minutes:
             raise KeyboardInterrupt
 
     train.SpeakerBrain._fit_train = timed
+    small = {**recipe_process.SMALL, "batch_size": 16}
     with tempfile.TemporaryDirectory() as folder:
-        corpus = generate_demo_corpus(
-            Path(folder) / "TIMIT", speakers=4, progress=False
+        os.chdir(recipe_process.RECIPE)
+        sys.argv = recipe_process.arguments(
+            args.hparams,
+            data_folder=recipe_process.corpus(folder, speakers=4),
+            output_folder=Path(folder) / "results",
+            number_of_epochs=1_000_000,
+            batches_per_epoch=args.steps,
+            valid_interval=5,
+            device=args.device,
+            **(small if args.device == "cpu" else {}),
         )
-        options = {
-            "data_folder": corpus,
-            "output_folder": Path(folder) / "results",
-            "number_of_epochs": 1_000_000,
-            "batches_per_epoch": args.steps,
-            "valid_interval": 5,
-            "device": args.device,
-            **(SMALL if args.device == "cpu" else {}),
-        }
-        os.chdir(RECIPE)
-        sys.argv = ["train.py", f"hparams/{args.hparams}"]
-        sys.argv += [f"--{key}={value}" for key, value in options.items()]
         try:
             train.main()
         except KeyboardInterrupt:
             pass
     # The first ones compile, and caches fill.
-    epochs = epochs[max(2, len(epochs) // 20) :]
-    size = max(1, len(epochs) // 10)
-    parts = [epochs[i : i + size] for i in range(0, len(epochs), size)]
-    print("| epochs | ms a step (median) | process MiB | GPU MiB |")
-    print("|---|---|---|---|")
+    return measured[max(2, len(measured) // 20) :]
+
+
+def main():
+    """Train, and print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--steps", type=int, default=400, help="per epoch")
+    parser.add_argument("--hparams", default="sinc_tdnn.yaml")
+    args = parser.parse_args()
+    measured = epochs(args)
+    size = max(1, len(measured) // 10)
     rows = []
-    for part in parts:
-        steps, resident, device = zip(*part)
+    print("| epochs | ms per step (median) | process MiB | GPU MiB |")
+    print("|---|---|---|---|")
+    for i in range(0, len(measured), size):
+        steps, resident, device = zip(*measured[i : i + size])
         rows.append((statistics.median(steps), max(resident), max(device)))
-        print("| {} | {:.3f} | {:.0f} | {:.0f} |".format(len(part), *rows[-1]))
+        print("| {} | {:.3f} | {:.0f} | {:.0f} |".format(len(steps), *rows[-1]))
     first, last = rows[0], rows[-1]
     print(
-        f"{len(epochs) * args.steps} steps: {first[0]:.3f} -> {last[0]:.3f} ms "
-        f"a step, {first[1]:.0f} -> {last[1]:.0f} MiB, GPU {first[2]:.0f} -> "
-        f"{last[2]:.0f} MiB"
+        f"{len(measured) * args.steps} steps: {first[0]:.3f} -> {last[0]:.3f} "
+        f"ms per step, {first[1]:.0f} -> {last[1]:.0f} MiB, GPU {first[2]:.0f} "
+        f"-> {last[2]:.0f} MiB"
     )
     slower = last[0] > 1.05 * first[0] and args.device == "cuda"
     if slower or last[1] > first[1] + 50 or last[2] > first[2] + 50:

@@ -4,31 +4,21 @@ A process is forked off for each attempt, so that it trains within a moment;
 a checkpoint is written after every step, which takes most of the time.
 """
 
-import importlib.util
 import os
 import random
 import signal
 import sys
 import time
-from pathlib import Path
+import traceback
 
 import pytest
+import recipe_process
 import torch
 import yaml
-from demo_corpus import generate_demo_corpus
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "TIMIT" / "speaker_id"
 KILLS = 60
 OPTIONS = {
-    "window": 1600,
-    "hop": 800,
-    "sinc_channels": 4,
-    "sinc_kernel_size": 51,
-    "tdnn_channels": "[4,4]",
-    "tdnn_kernel_sizes": "[5,3]",
-    "tdnn_strides": "[3,1]",
-    "fc_neurons": "[8,8]",
-    "embedding_size": 8,
+    **recipe_process.SMALL,
     "batch_size": 8,
     "batches_per_epoch": 25,
     "number_of_epochs": 6,
@@ -39,52 +29,37 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def train():
-    spec = importlib.util.spec_from_file_location(
-        "killed_train", RECIPE / "train.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["killed_train"] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def train(tmp_path):
+    """Trains in a process of its own; True if that came to its end."""
+    import train as script
 
+    corpus = recipe_process.corpus(tmp_path, speakers=4)
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("generated") / "TIMIT"
-    return generate_demo_corpus(folder, speakers=4, progress=False)
-
-
-def forked(train, corpus, output, seconds=None):
-    """Train in a process of its own; True if it came to its end."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    child = os.fork()
-    if child == 0:
-        log = os.open(
-            f"{output}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
-        )
+    def run(output):
+        log = os.open(f"{output}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        status = 1
-        try:
-            os.chdir(RECIPE)
-            options = {
-                "data_folder": corpus,
-                "output_folder": output,
-                **OPTIONS,
-            }
-            sys.argv = ["train.py", "hparams/am_sincnet_m005.yaml"]
-            sys.argv += [f"--{key}={value}" for key, value in options.items()]
-            train.main()
-            status = 0
-        except BaseException:
-            import traceback
+        os.chdir(recipe_process.RECIPE)
+        sys.argv = recipe_process.arguments(
+            "sinc_tdnn.yaml",
+            data_folder=corpus,
+            output_folder=output,
+            **OPTIONS,
+        )
+        script.main()
 
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    if seconds is not None:
+    def forked(output, seconds=float("inf")):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                run(output)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
         deadline = time.monotonic() + seconds
         found, status = 0, 0
         while not found and time.monotonic() < deadline:
@@ -93,14 +68,14 @@ def forked(train, corpus, output, seconds=None):
         if not found:
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
-    else:
-        _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return False
-    text = Path(f"{output}.log").read_text(encoding="utf-8")
-    assert os.WEXITSTATUS(status) == 0, text[-5000:]
-    return True
+        if os.WIFSIGNALED(status):
+            assert os.WTERMSIG(status) == signal.SIGKILL
+            return False
+        with open(f"{output}.log", encoding="utf-8") as file:
+            assert os.WEXITSTATUS(status) == 0, file.read()[-5000:]
+        return True
+
+    return forked
 
 
 def newest_step(output):
@@ -114,7 +89,7 @@ def newest_step(output):
 
 
 def result(output):
-    """Everything in the last checkpoint and the record of the run."""
+    """Everything in the last checkpoint, and the metrics."""
     (folder,) = (output / "save").glob("CKPT*")
     files = {}
     for path in sorted(folder.glob("*.ckpt")):
@@ -139,9 +114,9 @@ def flat(tree):
     return tree
 
 
-def test_kill_loop(train, corpus, tmp_path):
+def test_kill_loop(train, tmp_path):
     begun = time.monotonic()
-    assert forked(train, corpus, tmp_path / "whole")
+    assert train(tmp_path / "whole")
     whole = result(tmp_path / "whole")
     took = time.monotonic() - begun
     # From a fork to the kill: time enough for what comes after training.
@@ -151,9 +126,7 @@ def test_kill_loop(train, corpus, tmp_path):
     while kills < KILLS:
         number += 1
         output, steps = tmp_path / f"killed{number}", 0
-        while not forked(
-            train, corpus, output, generator.uniform(0.05, longest)
-        ):
+        while not train(output, generator.uniform(0.05, longest)):
             kills += 1
             now, was_writing = newest_step(output)
             writing += was_writing
