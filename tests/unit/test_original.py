@@ -16,7 +16,7 @@ import torch
 from amsincnet_sb.inference.pretrained import read_pretrained
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.original import import_original, load_original
+from amsincnet_sb.original import _their_names, import_original, load_original
 from amsincnet_sb.utils.errors import InputError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -206,36 +206,18 @@ ARCHITECTURES = {
 }
 
 
-def _their_parts(network, classifier):
-    """State dicts as the released code would save this network."""
-    cnn, dnn, last = {}, {}, {}
-    cnn["conv.0.filt_b1"] = network.sinc.low.double()
-    cnn["conv.0.filt_band"] = network.sinc.band.double()
-    for i, conv in enumerate(network.convs, start=1):
-        cnn[f"conv.{i}.weight"], cnn[f"conv.{i}.bias"] = conv.parameters()
-    cnn["ln0.gamma"], cnn["ln0.beta"] = network.input_norm.parameters()
-    for i, norm in enumerate(network.cnn_norms):
-        cnn[f"ln.{i}.gamma"], cnn[f"ln.{i}.beta"] = norm.parameters()
-        _add_idle_norms(cnn, i, len(norm.weight), "bn")
-    dnn["ln0.gamma"], dnn["ln0.beta"] = network.flat_norm.parameters()
-    for i, (wx, bn) in enumerate(zip(network.linears, network.fc_norms)):
-        dnn[f"wx.{i}.weight"], dnn[f"wx.{i}.bias"] = wx.parameters()
-        for name, tensor in bn.state_dict().items():
-            dnn[f"bn.{i}.{name}"] = tensor
-        _add_idle_norms(dnn, i, wx.out_features, "ln")
-    last["wx.0.weight"], last["wx.0.bias"] = classifier.linear.parameters()
-    _add_idle_norms(last, 0, classifier.linear.out_features, "bn", "ln")
-    parts = {CNN: cnn, DNN: dnn, CLASSIFIER: last}
-    return {p: {k: v.detach() for k, v in d.items()} for p, d in parts.items()}
+def _their_parts(models):
+    """State dicts as the authors' code would save this network.
 
-
-def _add_idle_norms(part, i, size, *kinds):
-    if "bn" in kinds:
-        for name, tensor in torch.nn.BatchNorm1d(size).state_dict().items():
-            part[f"bn.{i}.{name}"] = tensor
-    if "ln" in kinds:
-        part[f"ln.{i}.gamma"] = torch.rand(size)
-        part[f"ln.{i}.beta"] = torch.rand(size)
+    The names are those that the small model's file proves right.
+    """
+    parts = {CNN: {}, DNN: {}, CLASSIFIER: {}}
+    for model, table in zip(models, _their_names(models[0].arguments)):
+        for name, tensor in model.state_dict().items():
+            if name in table:
+                part, theirs = table[name].split("/")
+                parts[part][theirs] = tensor.double()
+    return parts
 
 
 def _random_models(rate, window, channels, taps, pools, fc, classes):
@@ -262,7 +244,7 @@ def _random_models(rate, window, channels, taps, pools, fc, classes):
 def test_other_architectures(save, tmp_path, name):
     rate, window, channels, taps, pools, fc, _ = ARCHITECTURES[name]
     network, classifier = _random_models(*ARCHITECTURES[name])
-    path = save(_their_parts(network, classifier))
+    path = save(_their_parts((network, classifier)))
     if name == "even taps":
         taps = [taps[0] - 1, *taps[1:]]
     cfg = _cfg(
