@@ -20,7 +20,7 @@ folder = Path(options["output_folder"])
 folder.mkdir(parents=True, exist_ok=True)
 with open(folder.parents[2] / "calls.txt", "a") as calls:
     calls.write(" ".join(sys.argv[1:]) + "\\n")
-margin, seed = float(options["margin"]), int(options["seed"])
+margin, seed = float(options.get("margin", 0)), int(options["seed"])
 failed = folder / "failed"
 if margin == 0.9 and not failed.exists():
     failed.touch()
@@ -46,9 +46,10 @@ def recipe(tmp_path):
             f"data_folder: !PLACEHOLDER\nmargin: {margin}\n"
         )
     (folder / "hparams" / "over.yaml").write_text(
-        "margin: 0.15\nrecipe: !include:old.yaml\n    margin: !ref <margin>\n"
+        f"margin: 0.15\nrecipe: !include:{folder}/hparams/old.yaml\n"
+        "    margin: !ref <margin>\n"
     )
-    (folder / "hparams" / "plain.yaml").write_text("lr: 0.1\n")
+    (folder / "hparams" / "plain.yaml").write_text("data_folder: a\n")
     return folder / "hparams"
 
 
@@ -79,16 +80,22 @@ def test_grid_table_and_continuation(recipe, tmp_path):
     assert "6 of 8 runs are done already" in lines
     with open(output / "margins.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    got = [(r["recipe"], float(r["margin"]), int(r["seed"])) for r in rows]
-    grid = [("am", 0.1), ("am", 0.9), ("over", 0.15), ("plain", 0.0)]
+    got = [(r["recipe"], r["margin"], int(r["seed"])) for r in rows]
+    grid = [("am", "0.1"), ("am", "0.9"), ("over", "0.15"), ("plain", "")]
     assert got == [(*each, seed) for each in grid for seed in (1234, 1235)]
     # Those of the test set, not of the validation set.
     assert float(rows[0]["frame_error"]) == pytest.approx(10.0)
     assert [float(r["sentence_error"]) for r in rows[:2]] == [1.0, 2.0]
-    table = (output / "margins.md").read_text()
+    table = (output / "margins.md").read_text().splitlines()
     assert "| am | 0.9 | 2 | 90.00 (90.00-90.00) | 1.500 (1.000-2.000) |" in (
         table
     )
+    # A recipe without a margin is not given one.
+    assert "| plain | none | 2 | 0.00 (0.00-0.00) | 1.500 (1.000-2.000) |" in (
+        table
+    )
+    of_plain = [call for call in calls(output) if "plain.yaml" in call]
+    assert of_plain and not any("--margin" in call for call in of_plain)
 
 
 def test_other_options_need_another_folder(recipe, tmp_path):
@@ -137,21 +144,16 @@ def test_the_nineteen():
     assert margins == [round(0.05 * i, 2) for i in range(1, 20)]
 
 
-def test_files_that_are_missing(recipe, tmp_path):
-    (tmp_path / "text.yaml").write_text("margin: wide\n")
-    with pytest.raises(InputError, match="text.yaml cannot be read"):
-        Sweep(
-            recipe / "am.yaml",
-            tmp_path / "s",
-            [0.1],
-            baselines=[tmp_path / "text.yaml"],
-        )
-    for hparams, baselines in (
-        (tmp_path / "gone.yaml", []),
-        (recipe / "am.yaml", [tmp_path / "gone.yaml"]),
+def test_files_that_cannot_be_used(recipe, tmp_path):
+    (recipe / "text.yaml").write_text("data_folder: a\nmargin: wide\n")
+    for hparams, baselines, complaint in (
+        ("gone.yaml", [], "gone.yaml does not exist"),
+        ("am.yaml", ["gone.yaml"], "gone.yaml: .* cannot be read"),
+        ("am.yaml", ["text.yaml"], "text.yaml: margin is 'wide'"),
     ):
-        with pytest.raises(InputError, match="gone.yaml does not exist"):
-            Sweep(hparams, tmp_path / "s", [0.1], baselines=baselines)
+        baselines = [recipe / name for name in baselines]
+        with pytest.raises(InputError, match=complaint):
+            Sweep(recipe / hparams, tmp_path / "s", [0.1], baselines=baselines)
     assert not (tmp_path / "s").exists()
 
 

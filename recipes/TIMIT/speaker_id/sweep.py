@@ -19,12 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from amsincnet_sb.cli import one_spelling
 from amsincnet_sb.plots import plot_margins
 from amsincnet_sb.training.device import visible_gpus
+from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 from amsincnet_sb.utils.files import atomic_write
@@ -59,15 +57,20 @@ def parse_margins(text):
 
 
 class Run(NamedTuple):
-    """One training run: a row of the table."""
+    """One training run: a row of the table. A softmax has no margin."""
 
     hparams: str
     recipe: str
-    margin: float
+    margin: float | None
     seed: int
 
     def __str__(self):
-        return f"{self.recipe} m{self.margin:g} seed {self.seed}"
+        return f"{self.recipe} {self.loss} seed {self.seed}"
+
+    @property
+    def loss(self):
+        """A name for the margin."""
+        return "softmax" if self.margin is None else f"m{self.margin:g}"
 
 
 class Sweep:
@@ -122,7 +125,7 @@ class Sweep:
 
     def folder(self, run):
         """Results folder of a run."""
-        return self.output / run.recipe / f"m{run.margin:g}" / str(run.seed)
+        return self.output / run.recipe / run.loss / str(run.seed)
 
     def log(self, run):
         """What train.py printed in a run."""
@@ -207,14 +210,13 @@ class Sweep:
         environment = dict(os.environ)
         if device:
             environment["CUDA_VISIBLE_DEVICES"] = device
-        command = [
-            *(sys.executable, self.script.name, run.hparams),
-            *(f"--margin={run.margin}", f"--seed={run.seed}"),
-            *(f"--output_folder={folder}", *self.options),
-        ]
+        options = [f"--seed={run.seed}", f"--output_folder={folder}"]
+        if run.margin is not None:
+            options.append(f"--margin={run.margin}")
+        command = [sys.executable, self.script.name, run.hparams]
         with open(self.log(run), "w", encoding="utf-8") as log:
             return subprocess.Popen(
-                command,
+                [*command, *options, *self.options],
                 cwd=self.script.parent,
                 env=environment,
                 stdout=log,
@@ -260,7 +262,8 @@ def summarize(rows):
         "|---|---|---|---|---|",
     ]
     for (recipe, margin), runs in groups.items():
-        cells = [recipe, f"{margin:g}", str(len(runs))]
+        named = "none" if margin is None else f"{margin:g}"
+        cells = [recipe, named, str(len(runs))]
         for key, digits in (("frame_error", 2), ("sentence_error", 3)):
             values = [run[key] for run in runs]
             shown = sum(values) / len(values), min(values), max(values)
@@ -279,16 +282,11 @@ def _find_script(hparams):
 
 
 def _own_margin(file):
-    """The margin of a hyperparameter file, 0 where it has none."""
-    try:
-        margin = YAML().load(Path(file)).get("margin", 0.0)
-        return float(margin)
-    except OSError as error:
-        raise InputError(f"{file} does not exist; give a yaml file.") from error
-    except (YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{file} cannot be read as a hyperparameter file with a margin."
-        ) from error
+    """The margin of a hyperparameter file, None where it has none."""
+    margin = plain_options(file, {"data_folder": ""}).get("margin")
+    if margin is not None and not isinstance(margin, int | float):
+        raise InputError(f"{file}: margin is {margin!r} but must be a number.")
+    return margin
 
 
 def _parser(prog):
