@@ -30,24 +30,12 @@ __all__ = [
 
 
 def world_size():
-    """Number of processes that train together; 1 without torchrun.
-
-    Example
-    -------
-    >>> world_size()
-    1
-    """
+    """Number of processes that train together; 1 without torchrun."""
     return dist.get_world_size() if is_distributed_initialized() else 1
 
 
 def rank():
-    """Number of this process among them, from 0.
-
-    Example
-    -------
-    >>> rank()
-    0
-    """
+    """Number of this process among them, from 0."""
     return dist.get_rank() if is_distributed_initialized() else 0
 
 
@@ -97,42 +85,26 @@ def on_main(function, *args, **kwargs):
 
 
 def add_over_ranks(tensor):
-    """Sum of a tensor over all processes, in place.
-
-    Arguments
-    ---------
-    tensor : torch.Tensor
-        Of the same shape on each; on the device of the backend.
-
-    Returns
-    -------
-    torch.Tensor
-        The same.
-    """
+    """Sum of a tensor over all processes, in place; returns the tensor."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def any_rank(flags, device="cpu"):
-    """Whether any process says so, for each of some questions.
+    """For each flag whether it is set in any process; waits for the device.
 
     Arguments
     ---------
     flags : sequence of bool
-        The answers of this process; equally many on each.
+        Those of this process.
     device : str
-        One that the backend serves. Waits for it.
+        One that the backend serves.
 
     Returns
     -------
     list of bool
         The same on every process.
-
-    Example
-    -------
-    >>> any_rank([False, True])
-    [False, True]
     """
     if world_size() == 1:
         return list(flags)
@@ -149,12 +121,7 @@ def same_on_all_ranks(value, what):
     value : str
         Of this process.
     what : str
-        Begins the sentence, such as "The checkpoint in save/".
-
-    Raises
-    ------
-    InputError
-        On every process.
+        Begins the sentence of the InputError, such as "The checkpoint".
     """
     if world_size() == 1:
         return
@@ -169,22 +136,7 @@ def same_on_all_ranks(value, what):
 
 
 def common_error(sentence):
-    """An error that all processes raise, of which one is to tell it.
-
-    Arguments
-    ---------
-    sentence : str
-        The message.
-
-    Returns
-    -------
-    InputError
-
-    Example
-    -------
-    >>> common_error("Nothing works.").told_elsewhere
-    False
-    """
+    """An InputError that all processes raise and the main one prints."""
     error = InputError(sentence)
     error.told_elsewhere = not if_main_process()
     return error
