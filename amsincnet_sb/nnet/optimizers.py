@@ -1,14 +1,11 @@
 """Parameter groups of an optimizer: cut-offs, gains and biases apart."""
 
-# The yaml of results of version 0.1.0 names it here.
-from torch.optim import RMSprop  # noqa: F401
-
 from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["parameter_groups"]
 
 
-def parameter_groups(modules, cutoff_lr_factor=1.0, decay_matrices_only=True):
+def parameter_groups(modules, cutoff_lr_factor=1.0):
     """Parameter groups for any torch optimizer.
 
     The cut-offs of :class:`amsincnet_sb.nnet.sinc.SincConv`, of the order of
@@ -23,14 +20,12 @@ def parameter_groups(modules, cutoff_lr_factor=1.0, decay_matrices_only=True):
     cutoff_lr_factor : float
         ``lr_factor`` of the cut-offs' group; 1 for the others. Whoever sets
         the learning rate multiplies by it.
-    decay_matrices_only : bool
-        Whether gains, biases and cut-offs get ``weight_decay`` 0.
 
     Returns
     -------
     list of dict
-        Groups of the matrices, of the gains and biases (with the matrices if
-        all decay) and of the cut-offs, each if there are any.
+        Groups of the matrices, of the gains and biases, and of the cut-offs,
+        each if there are any; the last two with a ``weight_decay`` of 0.
 
     Example
     -------
@@ -40,8 +35,6 @@ def parameter_groups(modules, cutoff_lr_factor=1.0, decay_matrices_only=True):
     >>> [(len(group["params"]), group["lr_factor"]) for group in groups]
     [(1, 1.0), (1, 1.0), (2, 0.1)]
     """
-    if isinstance(cutoff_lr_factor, dict):  # as version 0.1.0 was called
-        cutoff_lr_factor = cutoff_lr_factor["lr_factor"]
     cutoffs = [
         parameter
         for module in modules.modules()
@@ -49,15 +42,16 @@ def parameter_groups(modules, cutoff_lr_factor=1.0, decay_matrices_only=True):
         for parameter in module.parameters()
     ]
     ids = {id(parameter) for parameter in cutoffs}
-    matrices, vectors = [], []
-    for parameter in modules.parameters():
-        if id(parameter) not in ids:
-            decays = parameter.dim() > 1 or not decay_matrices_only
-            (matrices if decays else vectors).append(parameter)
-    undecayed = {"weight_decay": 0.0} if decay_matrices_only else {}
+    others = [p for p in modules.parameters() if id(p) not in ids]
+    matrices = [p for p in others if p.dim() > 1]
+    vectors = [p for p in others if p.dim() <= 1]
     groups = [
         {"params": matrices, "lr_factor": 1.0},
-        {"params": vectors, "lr_factor": 1.0, **undecayed},
-        {"params": cutoffs, "lr_factor": cutoff_lr_factor, **undecayed},
+        {"params": vectors, "lr_factor": 1.0, "weight_decay": 0.0},
+        {
+            "params": cutoffs,
+            "lr_factor": cutoff_lr_factor,
+            "weight_decay": 0.0,
+        },
     ]
     return [group for group in groups if group["params"]]

@@ -6,8 +6,6 @@ value of step ``n``.
 
 import math
 
-from amsincnet_sb.nnet.optimizers import parameter_groups  # noqa: F401
-
 __all__ = ["CosineSchedule", "LinearRamp"]
 
 

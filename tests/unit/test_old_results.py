@@ -50,7 +50,6 @@ def test_old_module_paths():
     for path in (
         "amsincnet_sb.nnet.augment.RandomEqualizer",
         "amsincnet_sb.utils.checkpoints.AtomicCheckpointer",
-        "amsincnet_sb.nnet.optimizers.RMSprop",
         "amsincnet_sb.nnet.warmup.MarginWarmup",
     ):
         assert pydoc.locate(path) is not None

@@ -1,6 +1,5 @@
 """Parameter groups: whose learning rate and weight decay each parameter has."""
 
-import pytest
 import torch
 
 from amsincnet_sb.lobes.features import SincFeatures
@@ -18,10 +17,9 @@ def network():
     )
 
 
-@pytest.mark.parametrize("decay_matrices_only", [True, False])
-def test_every_parameter_has_its_options(decay_matrices_only):
+def test_every_parameter_has_its_options():
     net = network()
-    groups = parameter_groups(net, 0.1, decay_matrices_only)
+    groups = parameter_groups(net, 0.1)
     found = {id(p): group for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(found)
     assert set(found) == {id(p) for p in net.parameters()}
@@ -29,7 +27,7 @@ def test_every_parameter_has_its_options(decay_matrices_only):
         group = found[id(parameter)]
         is_cutoff = name.split(".")[-1] in ("low", "band")
         assert group["lr_factor"] == (0.1 if is_cutoff else 1.0), name
-        undecayed = decay_matrices_only and parameter.dim() < 2
+        undecayed = parameter.dim() < 2
         assert group.get("weight_decay") == (0.0 if undecayed else None), name
 
 

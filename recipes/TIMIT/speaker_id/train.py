@@ -32,7 +32,7 @@ from amsincnet_sb.dataio.corpus import find_manifests
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.frozen import for_evaluation
-from amsincnet_sb.nnet.schedules import parameter_groups
+from amsincnet_sb.nnet.optimizers import parameter_groups
 from amsincnet_sb.plots import plot_curves
 from amsincnet_sb.training.brain import CapturedBrain
 from amsincnet_sb.training.device import (
@@ -157,9 +157,8 @@ class SpeakerBrain(CapturedBrain):
 
     def init_optimizers(self):
         """Gets called by on_fit_start: makes the optimizer's groups."""
-        groups = parameter_groups(
-            self.modules, {"lr_factor": self.hparams.cutoff_lr_factor}
-        )
+        factor = self.hparams.cutoff_lr_factor
+        groups = parameter_groups(self.modules, factor)
         self.opt_class = lambda parameters: self.hparams.opt_class(groups)
         super().init_optimizers()
 
