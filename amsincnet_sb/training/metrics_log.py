@@ -83,6 +83,3 @@ class MetricsLog:
     def _write(self, records):
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
-
-
-History = MetricsLog  # its name until all callers have switched

@@ -33,7 +33,7 @@ from amsincnet_sb.dataio.scp import read_labels, read_scp
 from amsincnet_sb.inference.evaluation import read_trials
 from amsincnet_sb.original import load_original
 from amsincnet_sb.training.hparams import plain_options
-from amsincnet_sb.training.metrics_log import History
+from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError
 
 CASES = int(os.environ.get("FUZZ_CASES", 50))
@@ -208,7 +208,7 @@ READERS = {
         broken(b"train/dr1/a/x.wav\n# no\n\ntrain/dr1/b/y.wav\n"),
     ),
     "metrics.jsonl": (
-        lambda path: History(path).records(),
+        lambda path: MetricsLog(path).records(),
         broken(b'{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n'),
     ),
     Provenance.FILE: (
