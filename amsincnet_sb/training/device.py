@@ -8,8 +8,7 @@ from speechbrain.utils.distributed import get_local_rank, infer_device
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
-    "evaluation_precision",
-    "fastest_precision",
+    "best_precisions",
     "has_bfloat16",
     "own_device",
     "visible_gpus",
@@ -51,44 +50,32 @@ def own_device(asked=None):
     return device
 
 
-def fastest_precision(device):
-    """The precision to train in by default.
+def best_precisions(device):
+    """The precisions to train and to evaluate in by default.
 
-    "bf16" on GPUs with tensor cores for it, which trains as well as float32
-    and takes half the time; "fp32" elsewhere.
+    On GPUs with tensor cores bfloat16 trains as well as float32 in half the
+    time. Evaluation is in float16, whose mantissa is as long as that of TF32,
+    which SpeechBrain allows (bfloat16's is three bits shorter, which shows in
+    frame errors); values out of its range are computed in float32.
 
     Arguments
     ---------
     device : str
         "cpu", "cuda", "cuda:1", …
 
-    Example
+    Returns
     -------
-    >>> fastest_precision("cpu")
-    'fp32'
-    """
-    return "bf16" if _has_tensor_cores(device) else "fp32"
-
-
-def evaluation_precision(device):
-    """The precision to evaluate in by default.
-
-    "fp16" on GPUs with tensor cores: its mantissa is as long as that of TF32,
-    which SpeechBrain allows (bfloat16's is three bits shorter, which shows in
-    frame errors), and values out of its range are computed in float32.
-    "fp32" elsewhere.
-
-    Arguments
-    ---------
-    device : str
-        As in :func:`fastest_precision`.
+    dict
+        ``precision`` and ``eval_precision``.
 
     Example
     -------
-    >>> evaluation_precision("cpu")
-    'fp32'
+    >>> best_precisions("cpu")
+    {'precision': 'fp32', 'eval_precision': 'fp32'}
     """
-    return "fp16" if _has_tensor_cores(device) else "fp32"
+    if _has_tensor_cores(device):
+        return {"precision": "bf16", "eval_precision": "fp16"}
+    return {"precision": "fp32", "eval_precision": "fp32"}
 
 
 def has_bfloat16(device):
@@ -99,7 +86,7 @@ def has_bfloat16(device):
     Arguments
     ---------
     device : str
-        As in :func:`fastest_precision`.
+        As in :func:`best_precisions`.
     """
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)

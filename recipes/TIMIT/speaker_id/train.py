@@ -36,8 +36,7 @@ from amsincnet_sb.nnet.optimizers import parameter_groups
 from amsincnet_sb.plots import plot_curves
 from amsincnet_sb.training.brain import CapturedBrain
 from amsincnet_sb.training.device import (
-    evaluation_precision,
-    fastest_precision,
+    best_precisions,
     has_bfloat16,
     own_device,
 )
@@ -186,13 +185,7 @@ class SpeakerBrain(CapturedBrain):
         self.set_margin(step)
 
     def set_margin(self, step):
-        """Set the loss's margin to that of a step.
-
-        Arguments
-        ---------
-        step : int
-            Counted from 0 over the whole run.
-        """
+        """Set the loss's margin to that of a step, counted from 0."""
         if self.hparams.margin_schedule is not None:
             margin = self.hparams.margin_schedule(step)
             self.hparams.compute_cost.set_margin(margin)
@@ -291,12 +284,7 @@ class SpeakerBrain(CapturedBrain):
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Gets called before the test stage, loads the last checkpoint.
 
-        Arguments
-        ---------
-        max_key : str
-            Not used: nothing is chosen by an error.
-        min_key : str
-            Likewise.
+        The keys are not used: nothing is chosen by an error.
         """
         found = self.checkpointer.recover_if_possible()
         if found is None and self.optimizer_step == 0:
@@ -534,22 +522,6 @@ def check_network(hparams):
     )
 
 
-def choose_precision(hparams, device):
-    """Replace a precision of "auto" by the best for the device.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters, changed in place.
-    device : str
-        To train on.
-    """
-    if hparams["precision"] == "auto":
-        hparams["precision"] = fastest_precision(device)
-    if hparams["eval_precision"] == "auto":
-        hparams["eval_precision"] = evaluation_precision(device)
-
-
 def main():
     """Prepare the corpus, train, evaluate, and write the model out."""
     # 1. Command line and hyperparameters; no object is made of them yet
@@ -588,7 +560,9 @@ def main():
     hparams["checkpointer"].add_recoverable("dataloader-TRAIN", train_loader)
 
     # 5. Brain
-    choose_precision(hparams, run_opts["device"])
+    for key, best in best_precisions(run_opts["device"]).items():
+        if hparams[key] == "auto":
+            hparams[key] = best
     with as_input_error("The run options"):
         brain = SpeakerBrain(
             datasets,
