@@ -1,4 +1,8 @@
-"""Pictures of a run."""
+"""Pictures of a run.
+
+Every function writes a PNG, ``path``, and returns whether it did: there is
+none where matplotlib is not installed.
+"""
 
 import csv
 import logging
@@ -21,11 +25,13 @@ __all__ = [
     "plot_margins",
 ]
 
+PAIRS = 15  # of speakers taken for one another, the most frequent ones
 MATRIX = 40  # speakers of a confusion matrix whose names can be read
 ERRORS = {
     "frame_error": "Frame error (%)",
     "sentence_error": "Sentence error (%)",
 }
+PUBLISHED = "published AM-SincNet (TIMIT)", "published SincNet (TIMIT)"
 
 
 def _pyplot():
@@ -42,94 +48,77 @@ def _pyplot():
     return pyplot
 
 
-def _quantiles(rates):
-    """Rates to the scale of a DET plot: quantiles of a normal distribution."""
-    return torch.special.ndtri(torch.as_tensor(rates)).numpy()
-
-
-def _save(figure, path):
+def _draw(path, panels, size, fill):
+    """Save a row of panels that ``fill(figure, *axes)`` draws."""
+    plt = _pyplot()
+    if plt is None:
+        return False
+    figure, axes = plt.subplots(
+        1, panels, figsize=size, layout="constrained", squeeze=False
+    )
+    fill(figure, *axes[0])
     with atomic_write(path, "wb") as file:
         figure.savefig(file, dpi=150, bbox_inches="tight", format="png")
+    plt.close(figure)
+    return True
 
 
-def _published(axis, key):
-    """The published test errors, in grey."""
+def plot_curves(metrics_file, path, published=False):
+    """Learning curves of a run, if anything was trained in it.
+
+    Arguments
+    ---------
+    metrics_file : str or Path
+        ``metrics.jsonl``.
+    published : bool
+        Draw the published errors on TIMIT beside them: the range of the 19
+        margins, and SincNet with a plain softmax.
+    """
+    records = MetricsLog(metrics_file).records()
+    records = [record for record in records if "train_loss" in record]
+    if not records:
+        return False
+    epochs = [record["epoch"] for record in records]
+    panels = [
+        ("Loss", ["train_loss", "loss"]),
+        (ERRORS["frame_error"], ["train_frame_error", "frame_error"]),
+        (ERRORS["sentence_error"], ["sentence_error"]),
+    ]
+
+    def fill(_, *axes):
+        for axis, (title, keys) in zip(axes, panels):
+            for key in keys:
+                training = key.startswith("train_")
+                axis.plot(
+                    epochs,
+                    [record[key] for record in records],
+                    marker="." if len(records) < 60 else None,
+                    color="C0" if training else "C1",
+                    label="training" if training else records[-1]["split"],
+                )
+            if published and keys[-1] in ERRORS:
+                _published_curves(axis, keys[-1])
+            axis.set(title=title, xlabel="Epoch", ylim=(0, None))
+            axis.grid(alpha=0.3)
+            axis.legend()
+
+    return _draw(path, 3, (12, 3.4), fill)
+
+
+def _published_curves(axis, key):
     curves = published_curves()
     sincnet = curves.pop(None)
     epochs = min((c.epoch for c in curves.values()), key=len)
     errors = np.array(
         [np.interp(epochs, c.epoch, getattr(c, key)) for c in curves.values()]
     )
-    axis.fill_between(
-        epochs,
-        errors.min(0),
-        errors.max(0),
-        color="0.75",
-        label="published AM-SincNet (TIMIT)",
-    )
-    axis.plot(
-        sincnet.epoch,
-        getattr(sincnet, key),
-        color="0.45",
-        linestyle="--",
-        label="published SincNet (TIMIT)",
-    )
+    low, high = errors.min(0), errors.max(0)
+    axis.fill_between(epochs, low, high, color="0.75", label=PUBLISHED[0])
+    style = {"color": "0.45", "linestyle": "--", "label": PUBLISHED[1]}
+    axis.plot(sincnet.epoch, getattr(sincnet, key), **style)
 
 
-def plot_curves(metrics_file, path, published=False):
-    """Learning curves of a run: loss, frame error, sentence error.
-
-    Arguments
-    ---------
-    metrics_file : str or Path
-        ``metrics.jsonl``.
-    path : str or Path
-        The picture (PNG). Nothing is made where matplotlib is missing or
-        nothing has been trained.
-    published : bool
-        Draw the published errors on TIMIT beside them: the range of the 19
-        margins, and SincNet with a plain softmax.
-
-    Returns
-    -------
-    bool
-        Whether there is a picture.
-    """
-    records = [
-        r for r in MetricsLog(metrics_file).records() if "train_loss" in r
-    ]
-    plt = _pyplot()
-    if plt is None or not records:
-        return False
-    panels = [
-        ("Loss", [("train_loss", "training"), ("loss", None)]),
-        (
-            ERRORS["frame_error"],
-            [("train_frame_error", "training"), ("frame_error", None)],
-        ),
-        (ERRORS["sentence_error"], [("sentence_error", None)]),
-    ]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    for axis, (title, curves) in zip(axes, panels):
-        for key, label in curves:
-            axis.plot(
-                [record["epoch"] for record in records],
-                [record[key] for record in records],
-                marker="." if len(records) < 60 else None,
-                color="C0" if label else "C1",
-                label=label or records[-1]["split"],
-            )
-        if published and key != "loss":
-            _published(axis, key)
-        axis.set(title=title, xlabel="Epoch", ylim=(0, None))
-        axis.grid(alpha=0.3)
-        axis.legend()
-    _save(figure, path)
-    plt.close(figure)
-    return True
-
-
-def plot_det(miss, false_alarm, path, label=None):
+def plot_det(miss, false_alarm, path):
     """Detection error trade-off: misses against false alarms.
 
     Both axes are scaled by the quantiles of a normal distribution, on which
@@ -140,19 +129,7 @@ def plot_det(miss, false_alarm, path, label=None):
     miss, false_alarm : sequence of float
         Rates from 0 to 1, as :func:`amsincnet_sb.inference.scoring
         .det_points` gives them.
-    path : str or Path
-        The picture (PNG). Nothing is made where matplotlib is missing.
-    label : str, optional
-        What is drawn.
-
-    Returns
-    -------
-    bool
-        Whether there is a picture.
     """
-    plt = _pyplot()
-    if plt is None:
-        return False
     percent = np.array([0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60])
     rates = np.array([false_alarm, miss], dtype=float)
     # Nothing finer than a single trial can be seen, nor is a system of use
@@ -160,50 +137,47 @@ def plot_det(miss, false_alarm, path, label=None):
     inside = rates[(rates > 0) & (rates < 1)]
     least = min(0.005, inside.min() / 2) if inside.size else 0.005
     most = 0.6
-    x, y = _quantiles(rates.clip(least / 10, 1 - least / 10))
-    figure, axis = plt.subplots(figsize=(5.2, 5), layout="constrained")
-    axis.plot(x, y, drawstyle="steps-post", label=label)
-    limits = _quantiles([least, most])
-    axis.plot(limits, limits, color="0.6", linestyle=":", label="equal errors")
     ticks = percent[(percent / 100 >= least) & (percent / 100 <= most)]
-    for axes in (axis.xaxis, axis.yaxis):
-        axes.set_ticks(_quantiles(ticks / 100), [f"{tick:g}" for tick in ticks])
-    axis.set(
-        title="Detection error trade-off",
-        xlabel="False alarms (%)",
-        ylabel="Misses (%)",
-        xlim=limits,
-        ylim=limits,
-        aspect="equal",
-    )
-    axis.grid(alpha=0.3)
-    axis.legend()
-    _save(figure, path)
-    plt.close(figure)
-    return True
+    limits = _quantiles([least, most])
+
+    def fill(_, axis):
+        x, y = _quantiles(rates.clip(least / 10, 1 - least / 10))
+        axis.plot(x, y, drawstyle="steps-post")
+        style = {"color": "0.6", "linestyle": ":", "label": "equal errors"}
+        axis.plot(limits, limits, **style)
+        for axes in (axis.xaxis, axis.yaxis):
+            labels = [f"{tick:g}" for tick in ticks]
+            axes.set_ticks(_quantiles(ticks / 100), labels)
+        axis.set(
+            title="Detection error trade-off",
+            xlabel="False alarms (%)",
+            ylabel="Misses (%)",
+            xlim=limits,
+            ylim=limits,
+            aspect="equal",
+        )
+        axis.grid(alpha=0.3)
+        axis.legend()
+
+    return _draw(path, 1, (5.2, 5), fill)
 
 
-def plot_confusions(sentences_file, path, most=15):
-    """Who is taken for whom.
+def _quantiles(rates):
+    return torch.special.ndtri(torch.as_tensor(rates)).numpy()
+
+
+def plot_confusions(sentences_file, path):
+    """Which speakers are taken for which: a matrix, and the worst pairs.
 
     Arguments
     ---------
     sentences_file : str or Path
         ``sentences.csv`` of an evaluation.
-    path : str or Path
-        The picture (PNG). Nothing is made where matplotlib is missing.
-    most : int
-        Pairs to list, those with the most wrong sentences.
-
-    Returns
-    -------
-    bool
-        Whether there is a picture.
 
     Raises
     ------
     InputError
-        If the file is missing or holds no sentences.
+        If the file is missing or holds no utterances.
     """
     try:
         with open(sentences_file, newline="", encoding="utf-8") as file:
@@ -217,59 +191,48 @@ def plot_confusions(sentences_file, path, most=15):
             f"({error!r}); evaluate the model again."
         ) from error
     if not rows:
-        raise InputError(f"{sentences_file} lists no sentence.")
-    plt = _pyplot()
-    if plt is None:
-        return False
+        raise InputError(f"{sentences_file} lists no utterance.")
     wrong = Counter(pair for pair in rows if pair[0] != pair[1])
-    pairs = wrong.most_common(most)
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(12, 5.2), layout="constrained"
-    )
-    # A matrix of hundreds of speakers shows nothing: those most often wrong.
-    often = Counter()
-    for (speaker, decision), count in wrong.items():
-        often[speaker] += count
-        often[decision] += count
-    names = sorted({speaker for speaker, _ in rows})
-    names += sorted(set(often) - set(names))
+
+    def fill(figure, matrix, pairs):
+        _matrix(figure, matrix, rows, wrong)
+        _worst_pairs(pairs, wrong.most_common(PAIRS))
+        title = f"{wrong.total()} of {len(rows)} utterances wrong"
+        pairs.set(title=title, xlabel="Utterances")
+
+    return _draw(path, 2, (12, 5.2), fill)
+
+
+def _matrix(figure, axis, rows, wrong):
+    names = sorted({name for pair in rows for name in pair})
     if len(names) > MATRIX:
+        # Hundreds of speakers show nothing: those most often wrong.
+        often = Counter()
+        for pair, count in wrong.items():
+            often.update(dict.fromkeys(pair, count))
         names = sorted(name for name, _ in often.most_common(MATRIX))
     index = {name: i for i, name in enumerate(names)}
     matrix = np.zeros((len(names), len(names)))
     for speaker, decision in rows:
         if speaker in index and decision in index:
             matrix[index[speaker], index[decision]] += 1
-    picture = left.imshow(matrix, cmap="Blues", vmin=0)
-    left.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    left.set_yticks(range(len(names)), names, fontsize=7)
-    left.set(title="Test sentences", xlabel="Decision", ylabel="Speaker")
-    bar = figure.colorbar(picture, ax=left, label="Sentences")
-    bar.locator = plt.MaxNLocator(integer=True)
+    picture = axis.imshow(matrix, cmap="Blues", vmin=0)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set(title="Test utterances", xlabel="Decision", ylabel="Speaker")
+    bar = figure.colorbar(picture, ax=axis, label="Utterances")
+    bar.locator = _pyplot().MaxNLocator(integer=True)
     bar.update_ticks()
 
-    total = wrong.total()
-    right.set(
-        title=f"{total} of {len(rows)} sentences wrong",
-        xlabel="Sentences",
-    )
-    if pairs:
-        right.barh(
-            [
-                f"{speaker} taken for {decision}"
-                for (speaker, decision), _ in pairs
-            ],
-            [count for _, count in pairs],
-            color="C3",
-        )
-        right.invert_yaxis()
-        right.set_ylim(max(len(pairs), 12) - 0.5, -0.5)
-        right.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    else:
-        right.axis("off")
-    _save(figure, path)
-    plt.close(figure)
-    return True
+
+def _worst_pairs(axis, pairs):
+    if not pairs:
+        axis.axis("off")
+        return
+    names = [f"{speaker} taken for {other}" for (speaker, other), _ in pairs]
+    axis.barh(names, [count for _, count in pairs], color="C3")
+    axis.set_ylim(max(len(pairs), 12) - 0.5, -0.5)
+    axis.xaxis.set_major_locator(_pyplot().MaxNLocator(integer=True))
 
 
 def plot_margins(table, path, published=False):
@@ -278,20 +241,13 @@ def plot_margins(table, path, published=False):
     Arguments
     ---------
     table : str or Path
-        CSV with a row a run and the columns ``recipe``, ``margin``, ``seed``,
-        ``frame_error`` and ``sentence_error`` (in per cent). A recipe that
-        was run with several margins is a curve, another one a horizontal
-        band.
-    path : str or Path
-        The picture (PNG). Nothing is made where matplotlib is missing.
+        CSV with a row per run and the columns ``recipe``, ``margin``,
+        ``seed``, ``frame_error`` and ``sentence_error`` (in per cent). A
+        recipe that was run with several margins is a curve, another one a
+        horizontal band.
     published : bool
         Draw the published errors on TIMIT beside them: means of the last
         eight evaluations.
-
-    Returns
-    -------
-    bool
-        Whether there is a picture.
 
     Raises
     ------
@@ -299,42 +255,44 @@ def plot_margins(table, path, published=False):
         If the table cannot be read, or no recipe has two margins.
     """
     recipes = _read_margins(table)
-    curves = {name: runs for name, runs in recipes.items() if len(runs) > 1}
-    if not curves:
+    if not any(len(runs) > 1 for runs in recipes.values()):
         raise InputError(f"{table} has no recipe with two margins to compare.")
-    plt = _pyplot()
-    if plt is None:
-        return False
-    figure, axes = plt.subplots(1, 2, figsize=(13, 4), layout="constrained")
-    for column, (axis, title) in enumerate(zip(axes, ERRORS.values())):
-        for number, (name, runs) in enumerate(recipes.items()):
-            margins = sorted(runs)
-            errors = [[run[column] for run in runs[m]] for m in margins]
-            color = f"C{number}"
-            means = [np.mean(each) for each in errors]
-            low, high = zip(*((min(each), max(each)) for each in errors))
-            seeds = min(map(len, errors)), max(map(len, errors))
-            label = f"{name} ({_span(*seeds)} seed{'s' * (seeds[1] > 1)})"
-            if name in curves:
-                axis.plot(margins, means, color=color, marker=".", label=label)
-                axis.fill_between(margins, low, high, color=color, alpha=0.2)
-            else:
-                axis.axhline(means[0], color=color, linestyle="--", label=label)
-                axis.axhspan(low[0], high[0], color=color, alpha=0.2)
-        if published:
-            _published_margins(axis, [*ERRORS][column])
-        axis.set(xlabel="Margin", ylabel=title, ylim=(0, None))
-        axis.grid(alpha=0.3)
-    figure.suptitle("Mean over seeds; shaded: their range")
-    handles = axis.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside right center")
-    _save(figure, path)
-    plt.close(figure)
-    return True
+
+    def fill(figure, *axes):
+        for column, (axis, key) in enumerate(zip(axes, ERRORS)):
+            for number, (name, runs) in enumerate(recipes.items()):
+                errors = {
+                    margin: [run[column] for run in runs[margin]]
+                    for margin in sorted(runs)
+                }
+                _margin_curve(axis, name, errors, f"C{number}")
+            if published:
+                _published_margins(axis, key)
+            axis.set(xlabel="Margin", ylabel=ERRORS[key], ylim=(0, None))
+            axis.grid(alpha=0.3)
+        figure.suptitle("Mean over seeds; shaded: their range")
+        handles = axes[-1].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside right center")
+
+    return _draw(path, 2, (13, 4), fill)
 
 
-def _span(low, high):
-    return f"{low}" if low == high else f"{low} to {high}"
+def _margin_curve(axis, name, errors, color):
+    """A curve over margins; a band where there is one margin or none."""
+    means = [np.mean(each) for each in errors.values()]
+    low, high = zip(*((min(each), max(each)) for each in errors.values()))
+    fewest, most = (
+        min(map(len, errors.values())),
+        max(map(len, errors.values())),
+    )
+    seeds = f"{fewest} to {most}" if fewest < most else f"{most}"
+    label = f"{name} ({seeds} seed{'s' * (most > 1)})"
+    if len(errors) > 1:
+        axis.plot([*errors], means, color=color, marker=".", label=label)
+        axis.fill_between([*errors], low, high, color=color, alpha=0.2)
+    else:
+        axis.axhline(means[0], color=color, linestyle="--", label=label)
+        axis.axhspan(low[0], high[0], color=color, alpha=0.2)
 
 
 def _read_margins(table):
@@ -362,23 +320,12 @@ def _read_margins(table):
 
 
 def _published_margins(axis, key):
-    """The published errors at the end of training, in grey."""
     curves = published_curves()
-    sincnet = getattr(curves.pop(None), key)[-8:]
-    errors = np.array([getattr(curve, key)[-8:] for curve in curves.values()])
-    axis.plot(
-        list(curves),
-        errors.mean(1),
-        color="0.5",
-        marker=".",
-        label="published AM-SincNet (TIMIT)",
-    )
-    axis.axhline(
-        sincnet.mean(),
-        color="0.5",
-        linestyle="--",
-        label="published SincNet (TIMIT)",
-    )
+    sincnet = getattr(curves.pop(None), key)[-8:].mean()
+    errors = [getattr(curve, key)[-8:].mean() for curve in curves.values()]
+    style = {"color": "0.5", "marker": ".", "label": PUBLISHED[0]}
+    axis.plot([*curves], errors, **style)
+    axis.axhline(sincnet, color="0.5", linestyle="--", label=PUBLISHED[1])
 
 
 def plot_filters(sinc, path):
@@ -392,17 +339,7 @@ def plot_filters(sinc, path):
     ---------
     sinc : amsincnet_sb.nnet.sinc.SincConv
         The trained layer.
-    path : str or Path
-        The picture (PNG). Nothing is made where matplotlib is missing.
-
-    Returns
-    -------
-    bool
-        Whether there is a picture.
     """
-    plt = _pyplot()
-    if plt is None:
-        return False
     start = SincConv(
         sinc.out_channels,
         sinc.kernel_size,
@@ -410,66 +347,54 @@ def plot_filters(sinc, path):
         sinc.min_low_hz,
         sinc.min_band_hz,
     )
-    looks = [
-        (start, "start (mel)", {"color": "0.6", "linestyle": "--"}),
-        (sinc, "learned", {"color": "C0"}),
-    ]
-    figure, (bands, few, sums) = plt.subplots(
-        1, 3, figsize=(15, 4.2), layout="constrained"
-    )
-    numbers = np.arange(1, sinc.out_channels + 1)
-    shown = np.linspace(1, sinc.out_channels - 2, 6).round().astype(int)
-    shown = np.unique(shown.clip(0, sinc.out_channels - 1))
-    for layer, label, style in looks:
-        low, high = (hz.cpu().numpy() / 1000 for hz in layer.cutoffs_hz())
-        impulses = layer.filters().detach().cpu().double().numpy()
-        response = np.abs(np.fft.rfft(impulses, 4096))
-        khz = np.fft.rfftfreq(4096, 1 / layer.sample_rate) / 1000
-        color = style["color"]
-        bands.vlines(
-            numbers if layer is sinc else numbers - 0.4,
-            low,
-            high,
-            color=color,
-            label=label,
-        )
-        for row in response[shown]:
-            with np.errstate(divide="ignore"):
-                decibel = 20 * np.log10(row / response.max())
-            few.plot(khz, decibel, **style, linewidth=1)
-        cumulative = response.sum(0)
-        sums.plot(khz, cumulative / cumulative.max(), **style, label=label)
     before, after = (
         torch.stack(layer.cutoffs_hz()).cpu() for layer in (start, sinc)
     )
     moved = (after - before).abs().mean().item()
-    bands.set(
-        title=f"Pass-bands; cut-offs moved {moved:.0f} Hz on average",
-        xlabel="Filter",
-        ylabel="Frequency (kHz)",
-    )
-    few.set(
-        title=f"{len(shown)} of the {sinc.out_channels} filters",
-        xlabel="Frequency (kHz)",
-        ylabel="Magnitude (dB)",
-        ylim=(-60, 14),
-    )
-    sums.set(
-        title="Cumulative frequency response",
-        xlabel="Frequency (kHz)",
-        ylabel="Sum of magnitudes (greatest = 1)",
-        ylim=(0, 1.05),
-    )
-    few.legend(
-        few.get_lines()[:: len(shown)],
-        [label for _, label, _ in looks],
-        loc="upper center",
-        ncols=2,
-    )
-    bands.legend(loc="upper left")
-    sums.legend()
-    for axis in (bands, few, sums):
-        axis.grid(alpha=0.3)
-    _save(figure, path)
-    plt.close(figure)
-    return True
+    shown = np.linspace(1, sinc.out_channels - 2, 6).round().astype(int)
+    shown = np.unique(shown.clip(0, sinc.out_channels - 1))
+
+    def fill(_, bands, few, sums):
+        dashed = {"color": "0.6", "linestyle": "--"}
+        _filters((bands, few, sums), start, shown, -0.4, "start (mel)", dashed)
+        _filters((bands, few, sums), sinc, shown, 0, "learned", {"color": "C0"})
+        bands.set(
+            title=f"Pass-bands; cut-offs moved {moved:.0f} Hz on average",
+            xlabel="Filter",
+            ylabel="Frequency (kHz)",
+        )
+        few.set(
+            title=f"{len(shown)} of the {sinc.out_channels} filters",
+            xlabel="Frequency (kHz)",
+            ylabel="Magnitude (dB)",
+            ylim=(-60, 14),
+        )
+        sums.set(
+            title="Cumulative frequency response",
+            xlabel="Frequency (kHz)",
+            ylabel="Sum of magnitudes (greatest = 1)",
+            ylim=(0, 1.05),
+        )
+        bands.legend(loc="upper left")
+        few.legend(loc="upper center", ncols=2)
+        sums.legend()
+        for axis in (bands, few, sums):
+            axis.grid(alpha=0.3)
+
+    return _draw(path, 3, (15, 4.2), fill)
+
+
+def _filters(axes, sinc, shown, shift, label, style):
+    bands, few, sums = axes
+    low, high = (hz.cpu().numpy() / 1000 for hz in sinc.cutoffs_hz())
+    numbers = np.arange(1, sinc.out_channels + 1) + shift
+    bands.vlines(numbers, low, high, color=style["color"], label=label)
+    impulses = sinc.filters().detach().cpu().double().numpy()
+    response = np.abs(np.fft.rfft(impulses, 4096))
+    khz = np.fft.rfftfreq(4096, 1 / sinc.sample_rate) / 1000
+    with np.errstate(divide="ignore"):
+        decibel = 20 * np.log10(response[shown] / response.max())
+    first, *_ = few.plot(khz, decibel.T, **style, linewidth=1)
+    first.set_label(label)
+    cumulative = response.sum(0)
+    sums.plot(khz, cumulative / cumulative.max(), **style, label=label)

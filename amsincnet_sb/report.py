@@ -21,7 +21,17 @@ from amsincnet_sb.utils.files import atomic_write
 
 __all__ = ["write_report"]
 
-WRONG = 50  # sentences to list
+WRONG = 50  # utterances to list
+COLUMNS = {
+    "epoch": "epoch",
+    "step": "step",
+    "split": "utterances",
+    "frame_error": "frame error %",
+    "sentence_error": "sentence error %",
+    "loss": "loss",
+    "train_frame_error": "training frame error %",
+    "train_loss": "training loss",
+}
 
 PAGE = """\
 <!DOCTYPE html>
@@ -51,19 +61,18 @@ pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; }}
 
 
 def write_report(results, path=None, published=False):
-    """Write a page with all there is to see of a results folder.
+    """Write a results folder as one HTML page.
 
     The page holds its pictures and needs no other file and no network: errors
-    and learning curves, what ``amsincnet evaluate`` has found, who is taken
-    for whom, the learned filters, and the hyperparameters. What the folder
-    does not have is left out.
+    and learning curves, ``evaluation.json``, confusions, the learned filters,
+    and the hyperparameters, as far as the folder has them.
 
     Arguments
     ---------
     results : str or Path
         Results folder.
     path : str or Path, optional
-        The page (HTML); ``report.html`` in the folder if not given.
+        The page; ``report.html`` in the folder if not given.
     published : bool
         Draw the published curves on TIMIT beside the learning curves.
 
@@ -84,14 +93,17 @@ def write_report(results, path=None, published=False):
         raise InputError(
             f"{results} is not a folder; give the results folder of a run."
         )
+    model = None
+    if (find_pretrained(results) / "config.json").is_file():
+        model = read_pretrained(results)
     with tempfile.TemporaryDirectory() as pictures:
         picture = Path(pictures) / "picture.png"
         sections = [
-            *_model(results),
+            *_model(model),
             *_training(results, picture, published),
             *_evaluation(results, picture),
-            *_sentences(results, picture),
-            *_filters(results, picture),
+            *_confusions(results, picture),
+            *_filters(model, picture),
             *_hyperparameters(results),
         ]
     if not sections:
@@ -105,28 +117,22 @@ def write_report(results, path=None, published=False):
     return path
 
 
-def _has_model(results):
-    return (find_pretrained(results) / "config.json").is_file()
-
-
-def _model(results):
-    if not _has_model(results):
+def _model(model):
+    if not model:
         return
-    embedding_model, classifier, config = read_pretrained(results)
-    size = sum(
-        each.numel()
-        for module in (embedding_model, classifier)
-        for each in module.parameters()
-    )
-    rate = embedding_model.sample_rate
+    net, classifier, config = model
+    modules = net, classifier
+    size = sum(p.numel() for each in modules for p in each.parameters())
+    rate = net.sample_rate
     yield _table(
         [
-            ("speakers", len(config["speakers"])),
+            ("network", type(net).__name__),
             ("parameters", f"{size / 1e6:.2f} million"),
+            ("speakers", len(config["speakers"])),
             ("sample rate", f"{rate} Hz"),
-            ("window", f"{1000 * embedding_model.window / rate:g} ms"),
-            ("hop", f"{1000 * embedding_model.hop / rate:g} ms"),
-            ("d-vector", f"{embedding_model.embedding_size} numbers"),
+            ("window", f"{1000 * net.window / rate:g} ms"),
+            ("hop", f"{1000 * net.hop / rate:g} ms"),
+            ("d-vector", f"{net.embedding_size} dimensions"),
         ]
     )
 
@@ -137,18 +143,8 @@ def _training(results, picture, published):
     if not records:
         return
     yield "<h2>Errors</h2>"
-    keys = {
-        "epoch": "epoch",
-        "step": "step",
-        "split": "sentences",
-        "frame_error": "frame error %",
-        "sentence_error": "sentence error %",
-        "loss": "loss",
-        "train_frame_error": "training frame error %",
-        "train_loss": "training loss",
-    }
-    rows = [[record.get(key, "") for key in keys] for record in records[-1:]]
-    yield _table(rows, keys.values())
+    row = [records[-1].get(key, "") for key in COLUMNS]
+    yield _table([row], COLUMNS.values())
     if plot_curves(metrics, picture, published):
         yield _image(picture, "Learning curves")
 
@@ -172,7 +168,7 @@ def _evaluation(results, picture):
         yield _image(picture, "Detection error trade-off")
 
 
-def _sentences(results, picture):
+def _confusions(results, picture):
     path = results / "sentences.csv"
     if not path.is_file():
         return
@@ -180,21 +176,19 @@ def _sentences(results, picture):
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     wrong = [row for row in rows if row["speaker"] != row["decision"]]
-    yield "<h2>Test sentences</h2>"
-    yield f"<p>{len(wrong)} of {len(rows)} are decided for somebody else."
+    yield "<h2>Test utterances</h2>"
+    yield f"<p>{len(wrong)} of {len(rows)} are decided for another speaker."
     if len(wrong) > WRONG:
         yield f"The first {WRONG}:"
     yield "</p>"
     if wrong:
         yield _table([row.values() for row in wrong[:WRONG]], wrong[0])
     if drawn:
-        yield _image(picture, "Who is taken for whom")
+        yield _image(picture, "Confusions")
 
 
-def _filters(results, picture):
-    if not _has_model(results):
-        return
-    if plot_filters(read_pretrained(results)[0].sinc, picture):
+def _filters(model, picture):
+    if model and plot_filters(model[0].sinc, picture):
         yield "<h2>Filters</h2>"
         yield _image(picture, "Learned filters and those of the start")
 
@@ -210,7 +204,7 @@ def _hyperparameters(results):
 
 
 def _table(rows, header=()):
-    """Rows of values; numbers to the right."""
+    """Rows of values; numeric ones to the right."""
     lines = ["<table>"]
     if header:
         cells = "".join(f"<th>{escape(str(name))}</th>" for name in header)
@@ -218,9 +212,8 @@ def _table(rows, header=()):
     for row in rows:
         cells = []
         for value in row:
-            number = isinstance(value, int | float)
+            style = ' class="number"' * isinstance(value, int | float)
             text = f"{value:.3f}" if isinstance(value, float) else str(value)
-            style = ' class="number"' * number
             cells.append(f"<td{style}>{escape(text)}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return "\n".join([*lines, "</table>"])

@@ -79,21 +79,19 @@ def test_verify_says_it_by_its_status(model, files, capsys, caplog):
     assert "no calibrated threshold" in caplog.text
 
 
-@pytest.mark.parametrize("suffix", ["npz", "csv"])
-def test_embed(model, files, tmp_path, capsys, suffix):
-    path = tmp_path / f"d.{suffix}"
-    status, _, _ = run(capsys, "embed", model, *files, "--output", path)
-    assert status == 0
+def test_embed(model, files, tmp_path, capsys):
     expected = SpeakerIdentifier.from_results(model).embed(files).numpy()
-    if suffix == "npz":
-        with np.load(path, allow_pickle=False) as table:
-            names, values = table["files"].tolist(), table["embeddings"]
-    else:
-        with open(path, newline="") as file:
-            _, *rows = csv.reader(file)
-        names = [row[0] for row in rows]
-        values = np.array([row[1:] for row in rows], np.float32)
-    assert names == files and np.array_equal(values, expected)
+    for path in (tmp_path / "d.npz", tmp_path / "d.csv"):
+        assert run(capsys, "embed", model, *files, "--output", path)[0] == 0
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as table:
+                names, values = table["files"].tolist(), table["embeddings"]
+        else:
+            with open(path, newline="") as file:
+                _, *rows = csv.reader(file)
+            names = [row[0] for row in rows]
+            values = np.array([row[1:] for row in rows], np.float32)
+        assert names == files and np.array_equal(values, expected)
 
 
 def evaluate(capsys, model, corpus, *more):
@@ -116,25 +114,23 @@ def test_evaluate_agrees_with_the_recipe(recipe, model, corpus, capsys):
     assert (model / "det.png").is_file() is (_pyplot() is not None)
 
     who = SpeakerIdentifier.from_results(model)
-    for task, key in (
-        ("verification", "verification"),
-        ("identification", "open_set"),
-    ):
+    tasks = {"verification": "verification", "identification": "open_set"}
+    for task, key in tasks.items():
         assert who.threshold(task) == shown[key]["threshold"]
         assert "calibrated" not in shown[key]
     # Without --calibrate they stay, and their errors are told.
-    before = (model / "pretrained" / "calibration.json").read_text()
+    path = model / "pretrained" / "calibration.json"
+    before = path.read_text()
     assert "misses" not in before
-    status, (again,), _ = evaluate(capsys, model, corpus)
-    assert status == 0
+    _, (again,), _ = evaluate(capsys, model, corpus)
     for key in ("verification", "open_set"):
         found = again[key].pop("calibrated")
         assert again[key] == shown[key]
         assert found["threshold"] == shown[key]["threshold"]
-        # At the equal-error threshold, of the same sentences.
+        # At the equal-error threshold, of the same utterances.
         mean = (found["misses"] + found["false_alarms"]) / 2
         assert mean == pytest.approx(shown[key]["eer"])
-    assert (model / "pretrained" / "calibration.json").read_text() == before
+    assert path.read_text() == before
 
 
 def test_a_cohort(model, files, corpus, capsys):
@@ -165,23 +161,19 @@ def test_a_cohort(model, files, corpus, capsys):
     assert status == 2 and "at least 3" in line
 
 
-def test_a_list_of_trials(model, corpus, tmp_path, capsys):
-    with open(model / "manifests" / "test.csv", newline="") as file:
+def test_trials_and_strangers(model, corpus, tmp_path, capsys):
+    manifest = model / "manifests" / "test.csv"
+    with open(manifest, newline="") as file:
         ids = [row["ID"] for row in csv.DictReader(file)]
     trials = tmp_path / "trials.txt"
     trials.write_text(f"1 {ids[0]} {ids[1]}\n0 {ids[0]} {ids[-1]}\n")
+    known = SpeakerIdentifier.from_results(model).speakers[0]
+    text = manifest.read_text().replace(f",{known}\n", ",stranger\n")
+    manifest.write_text(text)
     _, (shown,), _ = evaluate(capsys, model, corpus, "--trials", trials)
     assert shown["verification"]["targets"] == 1
     assert shown["verification"]["nontargets"] == 1
     assert shown["verification"]["eer"] in (0.0, 50.0, 100.0)
-
-
-def test_speakers_the_model_does_not_know(model, corpus, capsys):
-    manifest = model / "manifests" / "test.csv"
-    text = manifest.read_text()
-    known = SpeakerIdentifier.from_results(model).speakers[0]
-    manifest.write_text(text.replace(f",{known}\n", ",stranger\n"))
-    _, (shown,), _ = evaluate(capsys, model, corpus)
     assert shown["closed_set"]["sentences"] == 9
     assert (shown["open_set"]["known"], shown["open_set"]["unknown"]) == (9, 3)
 
@@ -209,25 +201,21 @@ def test_unusable_manifests(model, corpus, capsys, change, complaint):
     assert contents(model) == before
 
 
-def bad_recordings(folder, good):
-    samples, rate = soundfile.read(good)
-    (folder / "empty.wav").touch()
-    (folder / "text.wav").write_text("This is not audio.")
-    soundfile.write(folder / "silent.wav", samples * 0, rate)
+def test_unusable_recordings(model, files, tmp_path, capsys):
+    samples, rate = soundfile.read(files[0])
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("This is not audio.")
+    soundfile.write(tmp_path / "silent.wav", samples * 0, rate)
     samples[5] = np.nan
-    soundfile.write(folder / "nan.wav", samples, rate, "FLOAT")
-    return {
+    soundfile.write(tmp_path / "nan.wav", samples, rate, "FLOAT")
+    before, output = contents(model), tmp_path / "d.npz"
+    for name, complaint in {
         "empty.wav": "the file is empty",
         "text.wav": "cannot be read as audio",
         "silent.wav": "it is silent",
         "nan.wav": "NaN",
         "missing.wav": "there is no such file",
-    }
-
-
-def test_unusable_recordings(model, files, tmp_path, capsys):
-    before, output = contents(model), tmp_path / "d.npz"
-    for name, complaint in bad_recordings(tmp_path, files[0]).items():
+    }.items():
         bad = tmp_path / name
         for command in (
             ["identify", model, bad],
@@ -299,10 +287,10 @@ def examples():
         yield name, shlex.split(typed)[1:]
 
 
-@pytest.mark.parametrize("name, words", list(examples()))
-def test_examples_are_commands(name, words):
-    assert words[0] == name
-    assert cli._parser().parse_args(cli.one_spelling(words)).run
+def test_examples_are_commands():
+    for name, words in examples():
+        assert words[0] == name
+        assert cli._parser().parse_args(cli.one_spelling(words)).run
 
 
 def test_examples_run_as_typed(
@@ -340,15 +328,14 @@ def test_examples_run_as_typed(
             assert run(capsys, *found[name])[0] == 0, name
 
 
-@pytest.mark.parametrize("what", ["det", "filters", "confusions"])
-def test_pictures(model, corpus, capsys, tmp_path, what):
+def test_pictures(model, corpus, capsys, tmp_path):
     pytest.importorskip("matplotlib")
-    if what == "det":
-        evaluate(capsys, model, corpus)
-    path = tmp_path / "p.png"
-    found = run(capsys, "plot", what, model, "--output", path)
-    assert found == (0, [str(path)], [])
-    assert path.read_bytes().startswith(b"\x89PNG")
+    evaluate(capsys, model, corpus)
+    for what in ("det", "filters", "confusions"):
+        path = tmp_path / f"{what}.png"
+        found = run(capsys, "plot", what, model, "--output", path)
+        assert found == (0, [str(path)], [])
+        assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_unknown(model, files, capsys, caplog):

@@ -8,6 +8,7 @@ import zlib
 
 import pytest
 import torch
+import yaml
 
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.training.checkpoints import CHECKSUMS
@@ -26,19 +27,18 @@ class Bomb:
         return os.mkdir, (str(self.canary),)
 
 
-def bombs(canary):
-    """Contents, by how they would go off."""
-    yield (
-        "pickle",
-        lambda path: path.write_bytes(
-            pickle.dumps({"weight": Bomb(canary)}, protocol=2)
-        ),
-    )
-    yield "torch", lambda path: torch.save({"weight": Bomb(canary)}, path)
-    text = f'!!python/object/apply:os.mkdir ["{canary}"]\n'
-    yield "yaml", lambda path: path.write_text(text)
-    code = f"__import__('os').mkdir({str(canary)!r})\n"
-    yield "python", lambda path: path.write_text(code)
+BOMBS = {
+    "pickle": lambda path, canary: path.write_bytes(
+        pickle.dumps({"weight": Bomb(canary)}, protocol=2)
+    ),
+    "torch": lambda path, canary: torch.save({"weight": Bomb(canary)}, path),
+    "yaml": lambda path, canary: path.write_text(
+        f'!!python/object/apply:os.mkdir ["{canary}"]\n'
+    ),
+    "python": lambda path, canary: path.write_text(
+        f"__import__('os').mkdir({str(canary)!r})\n"
+    ),
+}
 
 
 def seal(folder):
@@ -53,7 +53,7 @@ def seal(folder):
 
 @pytest.fixture(scope="module")
 def files(finished):
-    """What a finished run has left, but for the yaml."""
+    """The files of a finished run, but for the yaml."""
     names = [
         str(path.relative_to(finished))
         for path in finished.rglob("*")
@@ -67,37 +67,43 @@ def files(finished):
 
 
 def test_the_bombs_would_go_off(tmp_path):
-    for how, put in bombs(tmp_path / "canary"):
-        put(tmp_path / "bomb")
-        if how in ("pickle", "torch"):
-            if how == "torch":
-                torch.load(tmp_path / "bomb", weights_only=False)
-            else:
-                pickle.loads((tmp_path / "bomb").read_bytes())
-            (tmp_path / "canary").rmdir()
-    exec((tmp_path / "bomb").read_text())
-    assert (tmp_path / "canary").exists()
+    path, canary = tmp_path / "bomb", tmp_path / "canary"
+    for how, trust in {
+        "pickle": lambda: pickle.loads(path.read_bytes()),
+        "torch": lambda: torch.load(path, weights_only=False),
+        "yaml": lambda: yaml.unsafe_load(path.read_text()),
+        "python": lambda: exec(path.read_text()),
+    }.items():
+        BOMBS[how](path, canary)
+        trust()
+        canary.rmdir()
 
 
-@pytest.mark.parametrize("how", [how for how, _ in bombs("")])
+def bombed(finished, name, how, canary):
+    """A copy of the results with a bomb in place of a file."""
+    output = canary.parent / "results"
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.copytree(finished, output)
+    BOMBS[how](output / name, canary)
+    return output
+
+
+@pytest.mark.parametrize("how", BOMBS)
 def test_a_results_folder_full_of_bombs(
     recipe, finished, files, tmp_path, monkeypatch, capsys, how
 ):
     """Each in its turn: training goes on, or stops with one sentence."""
     canary = tmp_path / "canary"
-    put = dict(bombs(canary))[how]
     assert any("optimizer" in name for name in files)
     assert any("label_encoder" in name for name in files)
-    # What is of interest comes before the first step.
+    # Files are read before the first step.
     monkeypatch.setattr(
         recipe.module.SpeakerBrain, "evaluate", lambda *_, **__: None
     )
     for name in files:
         if name.startswith("pretrained"):
             continue
-        output = tmp_path / "results"
-        shutil.copytree(finished, output)
-        put(output / name)
+        output = bombed(finished, name, how, canary)
         folder = (output / name).parent
         if (folder / CHECKSUMS).exists() and not name.endswith(CHECKSUMS):
             seal(folder)
@@ -108,25 +114,19 @@ def test_a_results_folder_full_of_bombs(
             assert stopped.code == 2, name
             assert capsys.readouterr().err.count("Error: ") == 1
         assert not canary.exists(), name
-        shutil.rmtree(output)
 
 
-@pytest.mark.parametrize("how", [how for how, _ in bombs("")])
+@pytest.mark.parametrize("how", BOMBS)
 def test_a_model_full_of_bombs(finished, files, tmp_path, how):
     canary = tmp_path / "canary"
-    put = dict(bombs(canary))[how]
     for name in files:
         if not name.startswith("pretrained"):
             continue
-        output = tmp_path / "results"
-        shutil.copytree(finished, output)
-        put(output / name)
         try:
-            SpeakerIdentifier.from_results(output)
+            SpeakerIdentifier.from_results(bombed(finished, name, how, canary))
         except InputError as error:
             assert "\n" not in str(error)
         assert not canary.exists(), name
-        shutil.rmtree(output)
 
 
 def test_a_manifest_that_points_outside(recipe, finished, tmp_path, capsys):

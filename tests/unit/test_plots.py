@@ -1,24 +1,44 @@
-"""Learning curves, and error against margin."""
+"""What is drawn: learning curves, DET, confusions, filters, margins."""
 
-import builtins
 import errno
 import os
+import sys
 
 import pytest
+import torch
 
 from amsincnet_sb.cli import main
-from amsincnet_sb.plots import plot_curves, plot_margins
+from amsincnet_sb.nnet.sinc import SincConv
+from amsincnet_sb.plots import (
+    plot_confusions,
+    plot_curves,
+    plot_det,
+    plot_filters,
+    plot_margins,
+)
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 
+THEIRS = {"published AM-SincNet (TIMIT)", "published SincNet (TIMIT)"}
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that have been saved, still open."""
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(pyplot, "close", seen.append)
+        yield seen
+    pyplot.close("all")
+
 
 @pytest.fixture
 def metrics(tmp_path):
-    history = MetricsLog(tmp_path / "metrics.jsonl")
+    log = MetricsLog(tmp_path / "metrics.jsonl")
     for epoch in (1, 2, 3):
-        history.append(
+        log.append(
             epoch=epoch,
             step=10 * epoch,
             split="valid",
@@ -29,61 +49,42 @@ def metrics(tmp_path):
             sentence_error=40.0 / epoch,
         )
     # A test of a finished model: nothing has been trained.
-    history.append(epoch=3, step=30, split="test", loss=1.0, frame_error=2.0)
-    return history.path
+    log.append(epoch=3, step=30, split="test", loss=1.0, frame_error=2.0)
+    return log.path
 
 
-def test_what_is_drawn(metrics, tmp_path, monkeypatch):
-    drawn = {}
-
-    def remember(figure):
-        for axis in figure.axes:
-            drawn[axis.get_title()] = {
-                line.get_label(): (
-                    list(line.get_xdata()),
-                    list(line.get_ydata()),
-                )
-                for line in axis.get_lines()
-            }
-
-    monkeypatch.setattr(pyplot, "close", remember)
-    assert plot_curves(metrics, tmp_path / "new" / "curves.png") is True
-    x = [1, 2, 3]
+def test_curves(metrics, tmp_path, figures):
+    path = tmp_path / "new" / "curves.png"
+    assert plot_curves(metrics, path) is True
+    assert path.read_bytes().startswith(b"\x89PNG\r\n")
+    drawn = {
+        axis.get_title(): {
+            line.get_label(): line.get_xydata().tolist()
+            for line in axis.get_lines()
+        }
+        for axis in figures[0].axes
+    }
     assert drawn == {
-        "Loss": {
-            "training": (x, [5.0, 2.5, 5 / 3]),
-            "valid": (x, [6.0, 3.0, 2.0]),
-        },
-        "Frame error (%)": {
-            "training": (x, [90.0, 45.0, 30.0]),
-            "valid": (x, [80.0, 40.0, 80 / 3]),
-        },
-        "Sentence error (%)": {"valid": (x, [40.0, 20.0, 40 / 3])},
+        title: {
+            label: [[epoch, first / epoch] for epoch in (1, 2, 3)]
+            for label, first in lines.items()
+        }
+        for title, lines in {
+            "Loss": {"training": 5.0, "valid": 6.0},
+            "Frame error (%)": {"training": 90.0, "valid": 80.0},
+            "Sentence error (%)": {"valid": 40.0},
+        }.items()
     }
-    png = (tmp_path / "new" / "curves.png").read_bytes()
-    assert png.startswith(b"\x89PNG\r\n")
-    monkeypatch.undo()
-    pyplot.close("all")
 
 
-def test_published_errors_beside_ours(metrics, tmp_path, monkeypatch):
-    labels = {}
-
-    def remember(figure):
-        for axis in figure.axes:
-            texts = axis.get_legend().get_texts()
-            labels[axis.get_title()] = {text.get_text() for text in texts}
-
-    monkeypatch.setattr(pyplot, "close", remember)
+def test_published_errors_beside_ours(metrics, tmp_path, figures):
     assert plot_curves(metrics, tmp_path / "curves.png", published=True)
-    monkeypatch.undo()
-    pyplot.close("all")
-    theirs = {"published AM-SincNet (TIMIT)", "published SincNet (TIMIT)"}
-    assert labels == {
-        "Loss": {"training", "valid"},
-        "Frame error (%)": {"training", "valid"} | theirs,
-        "Sentence error (%)": {"valid"} | theirs,
-    }
+    labels = [
+        {text.get_text() for text in axis.get_legend().get_texts()}
+        for axis in figures[0].axes
+    ]
+    ours = {"training", "valid"}
+    assert labels == [ours, ours | THEIRS, {"valid"} | THEIRS]
 
 
 def test_figures_are_closed(metrics, tmp_path):
@@ -101,14 +102,7 @@ def test_nothing_trained(tmp_path):
 
 
 def test_without_matplotlib(metrics, tmp_path, monkeypatch):
-    found = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.split(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return found(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert plot_curves(metrics, tmp_path / "curves.png") is False
     assert not (tmp_path / "curves.png").exists()
 
@@ -124,6 +118,56 @@ def test_a_full_disk_keeps_the_old_picture(metrics, tmp_path, monkeypatch):
         plot_curves(metrics, path)
     pyplot.close("all")
     assert path.read_text() == "old"
+
+
+def test_det(figures, tmp_path):
+    assert plot_det([0.0, 0.1, 0.5], [0.5, 0.1, 0.0], tmp_path / "d.png")
+    (axis,) = figures[0].axes
+    assert "(%)" in axis.get_xlabel() and "(%)" in axis.get_ylabel()
+    x, y = axis.get_lines()[0].get_data()
+    normal = torch.distributions.Normal(0.0, 1.0)
+    assert x[1] == y[1] == pytest.approx(normal.icdf(torch.tensor(0.1)))
+
+
+def test_confusions(figures, tmp_path):
+    path = tmp_path / "sentences.csv"
+    rows = ["a,a", "a,b", "a,b", "b,b", "c,a"]
+    path.write_text("speaker,decision\n" + "\n".join(rows) + "\n")
+    assert plot_confusions(path, tmp_path / "c.png")
+    left, right, *_ = figures[0].axes
+    matrix = left.get_images()[0].get_array()
+    assert matrix.tolist() == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
+    labels = [text.get_text() for text in right.get_yticklabels()]
+    assert labels == ["a taken for b", "c taken for a"]
+    assert [bar.get_width() for bar in right.patches] == [2, 1]
+    assert right.get_title() == "3 of 5 utterances wrong"
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "speaker,decision\n"])
+def test_no_utterances(tmp_path, text):
+    path = tmp_path / "sentences.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match="sentences.csv"):
+        plot_confusions(path, tmp_path / "c.png")
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_filters(figures, tmp_path):
+    layer = SincConv(10, 101)
+    with torch.no_grad():
+        layer.low += 100 / 16000  # every cut-off, by 100 Hz
+    assert plot_filters(layer, tmp_path / "f.png")
+    bands, few, sums = figures[0].axes
+    assert "moved 100 Hz" in bands.get_title()
+    for axis in (bands, few, sums):
+        texts = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert texts == ["start (mel)", "learned"]
+    assert len(few.get_lines()) == 12
+    start, learned = sums.get_lines()
+    assert start.get_ydata().max() == learned.get_ydata().max() == 1.0
+    khz = learned.get_xdata()
+    assert khz[0] == 0.0 and khz[-1] == 8.0
+    assert abs(start.get_ydata() - learned.get_ydata()).max() > 0.05
 
 
 TABLE = """recipe,margin,seed,frame_error,sentence_error
@@ -143,33 +187,27 @@ class TestMargins:
         return path
 
     @pytest.mark.parametrize("published", [False, True])
-    def test_what_is_drawn(self, table, tmp_path, monkeypatch, published):
-        seen = []
-        monkeypatch.setattr(pyplot, "close", seen.append)
+    def test_what_is_drawn(self, table, tmp_path, figures, published):
         assert plot_margins(table, tmp_path / "m.png", published) is True
-        monkeypatch.undo()
-        (figure,) = seen
-        frames, sentences = figure.axes
+        frames, sentences = figures[0].axes
         curve, baseline, *theirs = frames.get_lines()
         assert curve.get_xydata().tolist() == [[0.1, 32.0], [0.3, 20.0]]
         assert list(baseline.get_ydata()) == [51.0, 51.0]
-        low, high = curve_range(frames, 0.1)
-        assert (low, high) == (30.0, 34.0)
+        shaded = frames.collections[0].get_paths()[0].vertices
+        assert {y for x, y in shaded if x == 0.1} == {30.0, 34.0}
         assert sentences.get_lines()[0].get_ydata().tolist() == [3.0, 1.0]
         assert frames.get_xlabel() == "Margin"
         assert frames.get_ylabel() == "Frame error (%)"
-        (legend,) = figure.legends
+        (legend,) = figures[0].legends
         labels = [text.get_text() for text in legend.get_texts()]
         assert labels[:2] == ["am (1 to 2 seeds)", "sincnet (2 seeds)"]
+        assert set(labels[2:]) == (THEIRS if published else set())
         if published:
             # As docs and README quote them: 28.0 and 44.65 per cent.
             margins, errors = theirs[0].get_data()
             assert len(margins) == 19
             assert errors.mean() == pytest.approx(28.0, abs=0.1)
-            assert labels[2].startswith("published AM-SincNet")
-        else:
-            assert not theirs
-        pyplot.close(figure)
+            assert theirs[1].get_ydata()[0] == pytest.approx(44.65, abs=0.2)
 
     def test_the_command(self, table, tmp_path, capsys):
         for source in (table, tmp_path):
@@ -195,10 +233,3 @@ class TestMargins:
         with pytest.raises(InputError, match=complaint):
             plot_margins(table, tmp_path / "m.png")
         assert not (tmp_path / "m.png").exists()
-
-
-def curve_range(axis, x):
-    """What is shaded at x."""
-    points = axis.collections[0].get_paths()[0].vertices
-    inside = [y for at, y in points if at == x]
-    return min(inside), max(inside)
