@@ -1,10 +1,9 @@
-"""How long `amsincnet identify` takes, from typing it, on a CPU.
+"""Time of `amsincnet identify` from typing it, on a CPU.
 
-A full model, the recommended or the released architecture (462 speakers,
-random weights: they cost as much as trained ones), and recordings of noise, 3
-s each. Printed are the seconds until the first answer, imports included, and
-the files a second from then on; with --hour also the time and the memory for
-an hour of 44.1 kHz stereo.
+A full model (462 speakers, random weights: they cost as much as trained ones)
+and recordings of noise, 3 s each. Prints the seconds until the first answer,
+imports included, and the files per second from then on; with --hour also the
+time and the memory for an hour of 44.1 kHz stereo.
 
     python tests/benchmarks/identify.py --files 200 --hour
 """
@@ -16,17 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from amsincnet_sb.inference.pretrained import write_pretrained
+from amsincnet_sb.inference.pretrained import NETWORKS, write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier
-from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
-from amsincnet_sb.lobes.sincnet import SincNet
 
-NETWORKS = {kind.__name__: kind for kind in (SincTDNN, SincNet)}
 COMMAND = [sys.executable, "-m", "amsincnet_sb.cli", "identify"]
 
 
@@ -58,7 +53,7 @@ def main():
     parser.add_argument("--hour", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or str(Path(folder) / "model")
+        model = options.model or f"{folder}/model"
         if not options.model:
             net = NETWORKS[options.network]()
             names = [f"speaker{i}" for i in range(462)]
@@ -69,7 +64,7 @@ def main():
         for path in files[1:]:
             os.link(files[0], path)
         first, *rest = identify(model, files)
-        # Answers come batch by batch: the first one is no work to count.
+        # Answers come batch by batch: those of the first cost nothing more.
         later = [each for each in rest if each > first + 0.1]
         print(
             f"first answer after {first:.2f} s, then "

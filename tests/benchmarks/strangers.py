@@ -1,20 +1,16 @@
-"""What a model makes of speakers it was not trained on.
+"""Errors of a model on speakers it was not trained on.
 
 Trains on a TIMIT corpus (NLTK's sample of it will do) without some of its
-speakers: four SX sentences of each other one, the fifth of whom is held out.
-Thresholds are calibrated on held-out training material, the fifth SX and the
-two SA sentences, which no training sees. Then, on the SI sentences and all SX
-and SI sentences of those left out, neither trained nor calibrated on:
-
-* closed-set errors; rejection of those left out; verification over all pairs;
-* those left out are enrolled from three SX sentences each, and named in the
-  others, with the threshold.
+speakers: four SX sentences of each other one. Thresholds are calibrated on the
+fifth SX and the two SA sentences. Tested on the SI sentences, and all SX and
+SI sentences of those left out, are closed-set identification, rejection of
+those left out, verification over all pairs, and identification of those left
+out, enrolled from three SX sentences each, with the threshold.
 
     python tests/benchmarks/strangers.py TIMIT work --left_out fapb0 marc0 -- \\
         --number_of_epochs=20 --batches_per_epoch=30 --batch_size=64
 
-What follows ``--`` goes to train.py; a training that has finished is not
-repeated.
+Arguments after ``--`` go to train.py; a finished training is not repeated.
 """
 
 import argparse
@@ -41,20 +37,19 @@ from timit_prepare import parse_wrd, scan_timit  # noqa: E402
 
 def manifests(corpus, folder, left_out):
     """Write all manifests; those of the training as a preparation."""
-    sentences = scan_timit(corpus).utterances
-    known = [s for s in sentences if s.spk_id not in left_out]
-    strangers = [s for s in sentences if s.spk_id in left_out]
-    splits = {"train": [], "valid": [], "test": []}
-    for sentence in known:
-        split = "train" if "-sx" in sentence.id else "test"
-        if split == "train" and not any(
-            s.spk_id == sentence.spk_id for s in splits["valid"]
-        ):
+    utterances = scan_timit(corpus).utterances
+    strangers = [u for u in utterances if u.spk_id in left_out]
+    splits, speakers = {"train": [], "valid": [], "test": []}, set()
+    for utterance in utterances:
+        if utterance.spk_id in left_out:
+            continue
+        split = "train" if "-sx" in utterance.id else "test"
+        if split == "train" and utterance.spk_id not in speakers:
             split = "valid"
-        splits[split].append(sentence)
+            speakers.add(utterance.spk_id)
+        splits[split].append(utterance)
     options = {"corpus": "TIMIT", "left_out": left_out}
     write_preparation(folder, splits, options, "")
-    speakers = {s.spk_id for s in known}
     read_by_all = []
     for path in sorted(Path(corpus).glob("TRAIN/*/*/SA*.WAV")):
         speaker = path.parent.name.lower()
@@ -66,8 +61,7 @@ def manifests(corpus, folder, left_out):
             read_by_all.append(
                 Utterance(name, seconds, wav, start, stop, speaker)
             )
-    calibration = splits["valid"] + read_by_all
-    write_manifest(folder / "calibration.csv", calibration)
+    write_manifest(folder / "calibration.csv", splits["valid"] + read_by_all)
     write_manifest(folder / "judged.csv", splits["test"] + strangers)
     return strangers
 
