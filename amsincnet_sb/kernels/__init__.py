@@ -1,9 +1,9 @@
 """Fast forms of the networks' layers, with one interface for both devices.
 
 :class:`Kernels` declares the interface, :mod:`.cpu` and :mod:`.cuda`
-implement it, and :func:`kernels_for` says which of the two computes the
-layers of a tensor. They compute what the plain form in torch computes, values
-and gradients; under autocast matmuls are in its precision.
+implement it, and :func:`kernels_for` chooses between them by the device of a
+tensor. Values and gradients are those of the plain form in torch; under
+autocast matmuls are in its precision.
 """
 
 from typing import Protocol
@@ -14,7 +14,7 @@ from amsincnet_sb.kernels import cpu
 
 __all__ = ["Kernels", "kernels_for"]
 
-# What only a GPU needs takes seconds to import.
+# Importing the kernels for GPUs takes seconds.
 _cuda = None
 if torch.cuda.is_available():
     from amsincnet_sb.kernels import cuda as _cuda
@@ -53,7 +53,7 @@ def kernels_for(x):
 
 
 class Kernels(Protocol):
-    """What :mod:`.cpu` and :mod:`.cuda` have in common.
+    """The functions of :mod:`.cpu` and :mod:`.cuda`.
 
     Waveforms are ``[batch, time]`` and feature maps, other than torch's,
     ``[batch, time, channels]``. Other arguments, wherever they occur:

@@ -53,29 +53,10 @@ def for_evaluation(net, dtype=torch.float32):
 
 
 def fold_batchnorm(layer, norm):
-    """Put batch normalisation with fixed statistics into the layer before it.
+    """Weight and bias of a layer with the batch normalisation behind it.
 
-    Arguments
-    ---------
-    layer : torch.nn.Linear or torch.nn.Conv1d
-        Its bias may be missing.
-    norm : torch.nn.BatchNorm1d
-        Its running statistics are used, whatever its mode.
-
-    Returns
-    -------
-    weight : torch.Tensor
-        Of the layer's shape.
-    bias : torch.Tensor
-        ``[out]``.
-
-    Example
-    -------
-    >>> linear, norm = torch.nn.Linear(4, 2), torch.nn.BatchNorm1d(2).eval()
-    >>> x = torch.randn(3, 4)
-    >>> y = F.linear(x, *fold_batchnorm(linear, norm))
-    >>> torch.allclose(y, norm(linear(x)), atol=1e-6)
-    True
+    Of a Linear or Conv1d, whose own bias may be missing. The running
+    statistics are used, whatever the mode.
     """
     with torch.no_grad():
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()

@@ -1,8 +1,8 @@
 """SincTDNN: SincNet's filters in front of a time-delay network.
 
 The filters are those of M. Ravanelli and Y. Bengio, "Speaker recognition from
-raw waveform with SincNet", SLT 2018, https://arxiv.org/abs/1808.00158; what is
-behind them is an x-vector network (D. Snyder et al., "X-vectors: robust DNN
+raw waveform with SincNet", SLT 2018, https://arxiv.org/abs/1808.00158; they
+are followed by an x-vector network (D. Snyder et al., "X-vectors: robust DNN
 embeddings for speaker recognition", ICASSP 2018) for windows of 200 ms.
 """
 
@@ -24,8 +24,8 @@ _LAYERS = ("tdnn_channels", "tdnn_kernel_sizes", "tdnn_strides")
 class SincTDNN(WindowedEmbedding):
     """Speaker embeddings from the raw waveform, over windows of 200 ms.
 
-    Its input and its filters are SincNet's, but what it learns at one time
-    within a window holds at every other:
+    Its input and its filters are SincNet's, but a pattern that it learns at
+    one position of a window is recognised at every other:
 
     * the logarithm of a filter's magnitude is normalised, not the magnitude,
       as in every filterbank;
@@ -162,17 +162,9 @@ class SincTDNN(WindowedEmbedding):
         self._add_linears(2 * channels[-1])
 
     def sinc_map(self, windows):
-        """The front-end: filters, magnitude, logarithm, normalisation, mask.
+        """Filters, magnitude, logarithm, normalisation and, in training, mask.
 
-        Arguments
-        ---------
-        windows : torch.Tensor
-            ``[windows, window]``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[windows, time, channels]``; in training some are masked.
+        Returns ``[windows, time, channels]``.
         """
         kernels = self._kernels(windows)
         keep = self.band_mask.draw(
@@ -200,18 +192,7 @@ class SincTDNN(WindowedEmbedding):
         return x.transpose(1, 2)
 
     def embed_windows(self, windows):
-        """One embedding per window.
-
-        Arguments
-        ---------
-        windows : torch.Tensor
-            ``[windows, window]``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[windows, embedding_size]``.
-        """
+        """See :class:`amsincnet_sb.lobes.windowed.WindowedEmbedding`."""
         kernels = self._kernels(windows)
         convolve = _convolve if kernels is None else kernels.conv
         x = self.sinc_map(windows)

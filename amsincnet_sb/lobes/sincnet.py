@@ -140,18 +140,7 @@ class SincNet(WindowedEmbedding):
                 init_linear_(linear)
 
     def cnn(self, windows):
-        """The convolutional part.
-
-        Arguments
-        ---------
-        windows : torch.Tensor
-            ``[windows, window]``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[windows, channels * time]``, channel-major.
-        """
+        """The convolutional part, ``[windows, channels * time]``."""
         kernels = self._kernels(windows)
         if kernels is not None:
             return kernels.cnn(
@@ -176,16 +165,5 @@ class SincNet(WindowedEmbedding):
         return F.leaky_relu(self.cnn_norms[layer](x), self.negative_slope)
 
     def embed_windows(self, windows):
-        """One embedding per window.
-
-        Arguments
-        ---------
-        windows : torch.Tensor
-            ``[windows, window]``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[windows, embedding_size]``.
-        """
+        """See :class:`amsincnet_sb.lobes.windowed.WindowedEmbedding`."""
         return self._connect(self.flat_norm(self.cnn(windows)))

@@ -1,4 +1,4 @@
-"""What SincNet and SincTDNN have in common."""
+"""The base class of SincNet and SincTDNN."""
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,8 @@ _SIZES = ("sample_rate", "window", "hop", "fc_neurons")
 class WindowedEmbedding(nn.Module):
     """Embeds windows; a longer waveform is the mean over its windows.
 
-    Base class of networks that end in fully connected layers. What a network
-    adds is ``embed_windows``, ``[windows, window]`` to
-    ``[windows, embedding_size]``.
+    Base class of networks that end in fully connected layers, each with batch
+    normalisation.
 
     Arguments
     ---------
@@ -41,7 +40,7 @@ class WindowedEmbedding(nn.Module):
 
     def __init__(self, arguments, layers, sizes=()):
         super().__init__()
-        # What makes the same network; "fast" is about the machine.
+        # Those that make the same network; "fast" is about the machine.
         self.arguments = {
             name: list(value) if hasattr(value, "__len__") else value
             for name, value in arguments.items()
@@ -52,6 +51,21 @@ class WindowedEmbedding(nn.Module):
             setattr(self, name, arguments[name])
         self.fast = arguments["fast"]
         self.embedding_size = self.arguments["fc_neurons"][-1]
+
+    def embed_windows(self, windows):
+        """One embedding per window; each network defines it.
+
+        Arguments
+        ---------
+        windows : torch.Tensor
+            ``[windows, window]``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[windows, embedding_size]``.
+        """
+        raise NotImplementedError
 
     def _check(self, layers, sizes):
         kind = type(self).__name__

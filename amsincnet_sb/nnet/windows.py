@@ -44,14 +44,14 @@ def count_windows(lengths, window, hop, released=False):
 
 
 def locate_windows(counts, begin=0, end=None):
-    """Of which recording the windows of several are, in their order.
+    """The recording of each window, where the windows of several are in order.
 
     Arguments
     ---------
     counts : torch.Tensor
         ``[recordings]``, windows of each, from :func:`count_windows`.
     begin, end : int
-        Which of all windows; all of them by default.
+        Range of the windows wanted; by default all.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def locate_windows(counts, begin=0, end=None):
 
 
 def window_samples(nth, lengths, window, hop):
-    """Which samples of its recording a window is made of.
+    """Indices of the samples of windows, within their recordings.
 
     Arguments
     ---------
@@ -113,7 +113,7 @@ def cut_windows(waves, window, hop):
     Returns
     -------
     torch.Tensor
-        ``[..., windows, window]``, a view where there is more than a window.
+        ``[..., windows, window]``, a view unless they are shorter than one.
 
     Example
     -------

@@ -282,9 +282,7 @@ def interpreted():
     kernels._cuda = cuda
     check_finiteness("cpu")
     check_frozen(
-        "cpu",
-        SMALL_NETWORKS,
-        {torch.float64: 1e-12, torch.float16: 3e-3},
+        "cpu", SMALL_NETWORKS, {torch.float64: 1e-12, torch.float16: 3e-3}
     )
     check_cnn(LONG, 2)
     for shape in FAMILY:
@@ -466,11 +464,7 @@ def test_frozen_networks_on_gpu(precision):
         check_frozen(
             "cuda",
             SMALL_NETWORKS + full,
-            {
-                torch.float32: single,
-                torch.float16: 3e-3,
-                torch.bfloat16: 3e-2,
-            },
+            {torch.float32: single, torch.float16: 3e-3, torch.bfloat16: 3e-2},
         )
     finally:
         torch.set_float32_matmul_precision(before)

@@ -17,10 +17,7 @@ DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 @pytest.mark.parametrize("network", [SincNet, SincTDNN])
 @pytest.mark.parametrize(
     "head, loss",
-    [
-        (CosineClassifier, AMSoftmax),
-        (SoftmaxClassifier, ReleasedAMSoftmax),
-    ],
+    [(CosineClassifier, AMSoftmax), (SoftmaxClassifier, ReleasedAMSoftmax)],
 )
 @pytest.mark.parametrize("silent", [1, 8])
 def test_training_on_silence(device, fast, network, head, loss, silent):

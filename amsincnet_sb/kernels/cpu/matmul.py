@@ -11,7 +11,7 @@ __all__ = [
     "weight_image",
 ]
 
-# What torch.compile uses for its linear layers on CPUs.
+# The operator of linear layers that torch.compile compiles for CPUs.
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
 )

@@ -66,8 +66,8 @@ class Network:
     def backward(self, grad, kept, totals, whole):
         """Gradient of the waveforms; those of the parameters in ``totals``.
 
-        ``kept`` is an iterator over what :meth:`forward` kept. The former is
-        computed, and those of the input's gain and bias are, if ``whole``.
+        ``kept`` iterates over the tensors that :meth:`forward` kept. Without
+        ``whole`` the waveforms and the input's gain and bias get none.
         """
         # Behind the feature map and its deviation: signs of two and, of a
         # logarithm, its argument; then choices.

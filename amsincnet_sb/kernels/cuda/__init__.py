@@ -48,8 +48,8 @@ __all__ = [
 def _tag_compiled():
     """Keep programs compiled with other versions of the operators apart.
 
-    torch.compile keeps what it made between runs, under the names of the
-    operators alone; a gradient that has changed since would not be seen.
+    torch.compile caches programs between runs under the names of the operators
+    alone, and would not notice that an operator's gradient has changed.
     """
     config = getattr(torch.compiler, "config", None)
     if not hasattr(config, "cache_key_tag"):  # an older PyTorch

@@ -31,7 +31,7 @@ def rearrange(
     Arguments
     ---------
     source, out : torch.Tensor
-        What is read and what is written.
+        Is read, and is written.
     sizes, strides : tuple of int
         Three sizes of ``out``, and the strides of ``source`` that go with them.
     valid : tuple of int, optional

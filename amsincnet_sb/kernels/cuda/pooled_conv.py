@@ -36,7 +36,7 @@ def pooled_conv(x, weight, bias, gain, shift, pool, eps, slope):
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _pooled_conv(x, weight, bias, gain, shift, pool, eps, slope):
-    """``y`` and what the backward pass needs."""
+    """``y`` and the tensors that the backward pass needs."""
     batch, rows, cin = x.shape
     channels, channels_in, taps = weight.shape
     cp = channels + -channels % 16
@@ -121,18 +121,7 @@ def _pooled_conv_backward(
     lead = -(-(taps - 1) // pool)
     stored = lead + -(-rows // pool)
     d, parts = norm_backward(
-        dy,
-        z,
-        code,
-        affine,
-        mean,
-        std,
-        False,
-        pool,
-        lead,
-        stored,
-        eps,
-        slope,
+        dy, z, code, affine, mean, std, False, pool, lead, stored, eps, slope
     )
     grad = implicit_gemm_grad(
         x,

@@ -57,7 +57,7 @@ class _SincShape:
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _sinc_layer(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
-    """``y`` and what the backward pass needs."""
+    """``y`` and the tensors that the backward pass needs."""
     from amsincnet_sb.kernels.cuda import triton_matmul
 
     batch, samples = x.shape

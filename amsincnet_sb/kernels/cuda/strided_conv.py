@@ -25,7 +25,7 @@ def conv(x, weight, stride=1):
         if weight.shape[1] > channels:
             x = F.pad(x, (0, weight.shape[1] - channels))
         # Layouts are made outside of the kernels' operator, so that the
-        # compiler makes them while it writes what it writes anyway.
+        # compiler can fuse them with neighbouring operations.
         matrix = _matrix_of(weight.detach(), dtype)
         return _conv(x.to(dtype), weight, matrix, stride)[..., :out]
 

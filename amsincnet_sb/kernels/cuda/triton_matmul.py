@@ -73,37 +73,33 @@ def toeplitz(
 
 
 @triton.jit
-def _tile(
-    a,
-    w,
-    k0,
-    a_row,
-    w_col,
-    row_ok,
-    col_ok,
-    acc,
-    RK: tl.constexpr,
-    SWR: tl.constexpr,
-    SWK: tl.constexpr,
-    KK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
-    BK: tl.constexpr,
-):
-    """Add the columns ``k0`` to ``k0 + BK`` of a matmul to ``acc``."""
-    k = k0 + tl.arange(0, BK)
-    left = tl.load(
+def _of_rows(a, a_row, row_ok, k, KK: tl.constexpr):
+    """The columns ``k`` of some rows of ``a``."""
+    return tl.load(
         a + a_row[:, None] + k[None, :],
         mask=row_ok[:, None] & (k < KK)[None, :],
         other=0.0,
     )
+
+
+@triton.jit
+def _of_matrix(
+    w,
+    w_col,
+    col_ok,
+    k,
+    RK: tl.constexpr,
+    SWR: tl.constexpr,
+    SWK: tl.constexpr,
+    KK: tl.constexpr,
+):
+    """The rows ``k`` of some columns of the matrix."""
     w_row = (k // RK) * SWR + (k % RK) * SWK
-    right = tl.load(
+    return tl.load(
         w + w_row[:, None] + w_col[None, :],
         mask=(k < KK)[:, None] & col_ok[None, :],
         other=0.0,
     )
-    return tl.dot(left, right, acc, input_precision=PRECISION, out_dtype=ACC)
 
 
 @triton.jit
@@ -172,56 +168,21 @@ def implicit_gemm(
         one = tl.zeros((BM, BN), ACC)
         two = tl.zeros((BM, BN), ACC)
         for k0 in range(0, KK, BK):
-            best = _tile(
-                a,
-                w,
-                k0,
-                a_row,
-                w_col,
-                row_ok,
-                col_ok,
-                best,
-                RK,
-                SWR,
-                SWK,
-                KK,
-                PRECISION,
-                ACC,
-                BK,
+            k = k0 + tl.arange(0, BK)
+            left = _of_rows(a, a_row, row_ok, k, KK)
+            right = _of_matrix(w, w_col, col_ok, k, RK, SWR, SWK, KK)
+            best = tl.dot(
+                left, right, best, input_precision=PRECISION, out_dtype=ACC
             )
-            one = _tile(
-                a,
-                w,
-                k0,
-                a_row + SQ,
-                w_col + SWQ,
-                row_ok,
-                col_ok,
-                one,
-                RK,
-                SWR,
-                SWK,
-                KK,
-                PRECISION,
-                ACC,
-                BK,
+            left = _of_rows(a, a_row + SQ, row_ok, k, KK)
+            right = _of_matrix(w, w_col + SWQ, col_ok, k, RK, SWR, SWK, KK)
+            one = tl.dot(
+                left, right, one, input_precision=PRECISION, out_dtype=ACC
             )
-            two = _tile(
-                a,
-                w,
-                k0,
-                a_row + 2 * SQ,
-                w_col + 2 * SWQ,
-                row_ok,
-                col_ok,
-                two,
-                RK,
-                SWR,
-                SWK,
-                KK,
-                PRECISION,
-                ACC,
-                BK,
+            left = _of_rows(a, a_row + 2 * SQ, row_ok, k, KK)
+            right = _of_matrix(w, w_col + 2 * SWQ, col_ok, k, RK, SWR, SWK, KK)
+            two = tl.dot(
+                left, right, two, input_precision=PRECISION, out_dtype=ACC
             )
         best, which = _better(best, which, one, 1, ABS)
         best, which = _better(best, which, two, 2, ABS)
@@ -229,22 +190,13 @@ def implicit_gemm(
         for q in tl.static_range(POOL):
             acc = tl.zeros((BM, BN), ACC)
             for k0 in range(0, KK, BK):
-                acc = _tile(
-                    a,
-                    w,
-                    k0,
-                    a_row + q * SQ,
-                    w_col + q * SWQ,
-                    row_ok,
-                    col_ok,
-                    acc,
-                    RK,
-                    SWR,
-                    SWK,
-                    KK,
-                    PRECISION,
-                    ACC,
-                    BK,
+                k = k0 + tl.arange(0, BK)
+                left = _of_rows(a, a_row + q * SQ, row_ok, k, KK)
+                right = _of_matrix(
+                    w, w_col + q * SWQ, col_ok, k, RK, SWR, SWK, KK
+                )
+                acc = tl.dot(
+                    left, right, acc, input_precision=PRECISION, out_dtype=ACC
                 )
             if q == 0:
                 best = acc
@@ -309,11 +261,7 @@ def implicit_gemm_grad(
             other=0.0,
         )
         acc = tl.dot(
-            tl.trans(left),
-            right,
-            acc,
-            input_precision=PRECISION,
-            out_dtype=ACC,
+            tl.trans(left), right, acc, input_precision=PRECISION, out_dtype=ACC
         )
     at = split.to(tl.int64) * KK * N + k[:, None] * N + n[None, :]
     tl.store(out + at, acc, mask=k_ok[:, None] & col_ok[None, :])

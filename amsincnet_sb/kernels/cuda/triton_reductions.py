@@ -79,7 +79,7 @@ def norm_forward(
         shown = shown & (tl.load(keep + example * CP + c) != 0)
     v = _values(z, t, c, floor, T, CP, ABS, LOG, ACC)
     total = v
-    # One pass where all of time fits in a tile; else what follows reads again.
+    # One pass where all of time fits in a tile; else z is read again.
     for t0 in range(TB, T, TB):
         total += _values(z, t0 + t, c, floor, T, CP, ABS, LOG, ACC)
     mean = tl.sum(total, 0) / T
@@ -289,5 +289,5 @@ def mark_nonfinite(x, flag, size, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     values = tl.load(x + at, mask=at < size, other=0.0)
     finite = tl.abs(values) < float("inf")
-    # Whoever writes, writes the same.
+    # All programs that write, write the same value.
     tl.store(flag, float("inf"), mask=tl.sum((~finite).to(tl.int32)) > 0)
