@@ -16,7 +16,7 @@ from amsincnet_sb.utils.errors import InputError
 
 
 class Toy(CapturedBrain):
-    """Tells which of two constant sentences a chunk is from."""
+    """Tells which of two utterances a chunk is from."""
 
     def compute_forward(self, batch, stage):
         """Linear scores."""
@@ -34,10 +34,10 @@ def chunks():
     return RandomChunks(audio, 8, 4, batches_per_epoch=5, seed=3)
 
 
-def toy(folder, **options):
+def toy(folder, kind=Toy, model=None, **options):
     torch.manual_seed(0)
-    model = torch.nn.Linear(8, 2)
-    return Toy(
+    model = model or torch.nn.Linear(8, 2)
+    return kind(
         modules={"model": model},
         opt_class=lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
         run_opts={"device": "cpu", "noprogressbar": True, **options},
@@ -149,40 +149,43 @@ class Normalized(Toy):
         return loss
 
 
-def normalized(folder, monkeypatch, captured, wrong, **options):
-    monkeypatch.setattr(Toy, "_can_capture", lambda self: captured)
-    monkeypatch.setattr(Toy, "read_interval", 1)
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)
-    )
-    brain = Normalized(
-        modules={"model": model},
-        opt_class=lambda p: torch.optim.AdamW(p, lr=0.01),
-        run_opts={"device": "cpu", "noprogressbar": True, **options},
-        checkpointer=AtomicCheckpointer(folder, {"model": model}),
-    )
-    brain.wrong = wrong
-    brain.states = []
-    fit_batch = brain.fit_batch
+@pytest.fixture
+def normalized(tmp_path, monkeypatch):
+    """Makes one that keeps its state after each step in ``states``."""
 
-    def watched(batch):
-        loss = fit_batch(batch)
-        for parameter in model.parameters():
-            parameter._backward_hooks = None
-        brain.states.append(state(brain))
-        return loss
+    def make(captured, wrong, **options):
+        monkeypatch.setattr(Toy, "_can_capture", lambda self: captured)
+        monkeypatch.setattr(Toy, "read_interval", 1)
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(8, 4),
+            torch.nn.BatchNorm1d(4),
+            torch.nn.Linear(4, 2),
+        )
+        brain = toy(tmp_path, Normalized, model, **options)
+        brain.wrong = wrong
+        brain.states = []
+        fit_batch = brain.fit_batch
 
-    brain.fit_batch = watched
-    return brain
+        def watched(batch):
+            loss = fit_batch(batch)
+            for parameter in model.parameters():
+                parameter._backward_hooks = None
+            brain.states.append(state(brain))
+            return loss
+
+        brain.fit_batch = watched
+        return brain
+
+    return make
 
 
 @FORMS
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing(
-    tmp_path, chunks, monkeypatch, caplog, captured, what
+    normalized, chunks, caplog, captured, what
 ):
-    brain = normalized(tmp_path, monkeypatch, captured, {3: what})
+    brain = normalized(captured, {3: what})
     brain.fit(range(1, 2), loader(chunks))
     before, after, later = brain.states[2:5]
     skipped = list(brain.totals.sums).index("skipped")
@@ -199,9 +202,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
 
 
 @FORMS
-def test_the_file_and_the_chunk_are_named(
-    tmp_path, monkeypatch, caplog, captured
-):
+def test_the_file_and_the_chunk_are_named(normalized, caplog, captured):
     bad = torch.rand(50)
     bad[20] = float("inf")
     audio = ResidentAudio(
@@ -212,9 +213,7 @@ def test_the_file_and_the_chunk_are_named(
         step for step in range(20) if not chunks.draw(step)[0].isfinite().all()
     ]
     assert 0 < len(hit) < 20
-    brain = normalized(
-        tmp_path, monkeypatch, captured, {}, nonfinite_patience=20
-    )
+    brain = normalized(captured, {}, nonfinite_patience=20)
     brain.fit(range(1, 2), loader(chunks))
     named = [
         (record.args[0], record.args[1])
@@ -232,15 +231,10 @@ def test_the_file_and_the_chunk_are_named(
 
 
 @FORMS
-def test_too_many_end_the_run(tmp_path, chunks, monkeypatch, captured):
+def test_too_many_end_the_run(normalized, chunks, captured):
     wrong = dict.fromkeys([0, 2, 3], "loss")
     brain = normalized(
-        tmp_path,
-        monkeypatch,
-        captured,
-        wrong,
-        nonfinite_patience=2,
-        ckpt_interval_steps=1,
+        captured, wrong, nonfinite_patience=2, ckpt_interval_steps=1
     )
     with pytest.raises(InputError, match=r"3 steps .* skipped .* checkpoint"):
         brain.fit(range(1, 3), loader(chunks))
@@ -255,27 +249,16 @@ def test_too_many_end_the_run(tmp_path, chunks, monkeypatch, captured):
 
 
 @FORMS
-def test_an_epoch_without_a_single_good_step(
-    tmp_path, chunks, monkeypatch, captured
-):
-    brain = normalized(
-        tmp_path,
-        monkeypatch,
-        captured,
-        dict.fromkeys(range(5), "loss"),
-        nonfinite_patience=9,
-    )
+def test_an_epoch_without_a_single_good_step(normalized, chunks, captured):
+    wrong = dict.fromkeys(range(5), "loss")
+    brain = normalized(captured, wrong, nonfinite_patience=9)
     brain.fit(range(1, 2), loader(chunks))
     with pytest.raises(InputError, match="Every step of the epoch"):
         brain.epoch_totals()
 
 
-def test_accumulated_gradients_are_skipped_together(
-    tmp_path, chunks, monkeypatch
-):
-    brain = normalized(
-        tmp_path, monkeypatch, False, {1: "loss"}, grad_accumulation_factor=2
-    )
+def test_accumulated_gradients_are_skipped_together(normalized, chunks):
+    brain = normalized(False, {1: "loss"}, grad_accumulation_factor=2)
     brain.fit(range(1, 3), loader(chunks))
     # Updates at steps 2 and 4 of an epoch of five.
     assert brain.totals.read()["skipped"] == 0
