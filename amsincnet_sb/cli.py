@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -49,13 +50,10 @@ def one_spelling(arguments):
     >>> one_spelling(["a_b", "--data_folder=c_d", "--data-folder"])
     ['a_b', '--data-folder=c_d', '--data-folder']
     """
-    spelled = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
-            argument = name.replace("_", "-") + equals + value
-        spelled.append(argument)
-    return spelled
+    return [
+        re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), argument)
+        for argument in arguments
+    ]
 
 
 def _parser():
@@ -394,22 +392,13 @@ def _import_original(options):
     print(f"Imported {options.file}: {options.folder}")
 
 
-# Pictures, the files they are of, and where these come from.
-DRAWN = {
-    "curves": ("metrics.jsonl", "give the results folder of a run"),
-    "det": ("evaluation.json", "amsincnet evaluate writes it"),
-    "confusions": ("sentences.csv", "give the folder of a finished run"),
-    "margins": ("margins.csv", "amsincnet sweep writes it"),
-}
-
-
 @_command(
     _argument(
         "what",
         "learning curves; misses against false alarms (of evaluate); "
         "confused speakers; errors against the margin (of sweep); learned "
         "filters",
-        choices=[*DRAWN, "filters"],
+        choices=["curves", "det", "confusions", "margins", "filters"],
     ),
     _argument("results", "results folder, for margins that of a sweep"),
     PUBLISHED,
@@ -420,47 +409,10 @@ def _plot(options):
 
     example: amsincnet plot curves results/demo/1234 --published
     """
-    from amsincnet_sb import plots
-    from amsincnet_sb.inference.pretrained import read_pretrained
+    from amsincnet_sb.report import draw_picture
 
-    what, path = options.what, Path(options.results)
-    folder = path.parent if path.is_file() else path
-    picture = options.output or folder / f"{what}.png"
-    if what in DRAWN and not path.is_file():
-        path = path / DRAWN[what][0]
-        if not path.is_file():
-            raise InputError(f"{path} does not exist; {DRAWN[what][1]}.")
-    if what in ("curves", "margins"):
-        draw = {"curves": plots.plot_curves, "margins": plots.plot_margins}
-        drawn = draw[what](path, picture, options.published)
-    elif what == "det":
-        drawn = plots.plot_det(**_det_of(path), path=picture)
-    elif what == "confusions":
-        drawn = plots.plot_confusions(path, picture)
-    else:
-        drawn = plots.plot_filters(read_pretrained(path)[0].sinc, picture)
-    if not drawn:
-        raise InputError(
-            "There is nothing to draw, or matplotlib is missing: install it "
-            "with pip install 'amsincnet_sb[plots]'."
-        )
-    print(picture)
-
-
-def _det_of(path):
-    """The error rates of verification in an evaluation.json."""
-    try:
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-        det = evaluation["verification"]["det"]
-        return {
-            name: [float(rate) for rate in det[name]]
-            for name in ("miss", "false_alarm")
-        }
-    except (LookupError, OSError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} holds no verification errors to draw; run amsincnet "
-            "evaluate on sentences of which some share a speaker."
-        ) from error
+    what, published = options.what, options.published
+    print(draw_picture(options.results, what, options.output, published))
 
 
 @_command(*MODEL, _argument("output", "*.onnx, or a new folder"))

@@ -7,6 +7,7 @@ import tempfile
 from html import escape
 from pathlib import Path
 
+from amsincnet_sb import plots
 from amsincnet_sb.inference.evaluation import report
 from amsincnet_sb.inference.pretrained import find_pretrained, read_pretrained
 from amsincnet_sb.plots import (
@@ -222,3 +223,78 @@ def _table(rows, header=()):
 def _image(picture, text):
     data = base64.b64encode(picture.read_bytes()).decode()
     return f'<p><img alt="{text}" src="data:image/png;base64,{data}"></p>'
+
+
+# The file that a picture is of, and where it comes from.
+DRAWN = {
+    "curves": ("metrics.jsonl", "give the results folder of a run"),
+    "det": ("evaluation.json", "amsincnet evaluate writes it"),
+    "confusions": ("sentences.csv", "give the folder of a finished run"),
+    "margins": ("margins.csv", "amsincnet sweep writes it"),
+}
+
+
+def draw_picture(results, kind, picture=None, published=False):
+    """Draw one picture of a results folder.
+
+    Arguments
+    ---------
+    results : str or Path
+        Results folder, or for the margins the table of a sweep.
+    kind : str
+        ``curves``, ``det``, ``confusions``, ``margins`` or ``filters``.
+    picture : str or Path, optional
+        The PNG; ``<kind>.png`` in the folder if not given.
+    published : bool
+        Draw the published curves beside those of the run, where there are any.
+
+    Returns
+    -------
+    str or Path
+        The picture.
+
+    Raises
+    ------
+    InputError
+        If the file to draw is missing or damaged, or matplotlib is missing.
+    """
+    path = Path(results)
+    folder = path.parent if path.is_file() else path
+    picture = picture or folder / f"{kind}.png"
+    if kind in DRAWN and not path.is_file():
+        name, hint = DRAWN[kind]
+        path = path / name
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; {hint}.")
+    if kind == "curves":
+        drawn = plots.plot_curves(path, picture, published)
+    elif kind == "margins":
+        drawn = plots.plot_margins(path, picture, published)
+    elif kind == "confusions":
+        drawn = plots.plot_confusions(path, picture)
+    elif kind == "det":
+        drawn = plots.plot_det(**_error_rates(path), path=picture)
+    else:
+        drawn = plots.plot_filters(read_pretrained(path)[0].sinc, picture)
+    if not drawn:
+        raise InputError(
+            "There is nothing to draw, or matplotlib is missing: install it "
+            "with pip install 'amsincnet_sb[plots]'."
+        )
+    return picture
+
+
+def _error_rates(path):
+    """The error rates of verification in an evaluation.json."""
+    try:
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        det = evaluation["verification"]["det"]
+        return {
+            name: [float(rate) for rate in det[name]]
+            for name in ("miss", "false_alarm")
+        }
+    except (LookupError, OSError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} holds no verification errors to draw; run amsincnet "
+            "evaluate on utterances of which some share a speaker."
+        ) from error
