@@ -1,4 +1,4 @@
-"""A results folder as one page that can be sent to somebody."""
+"""A results folder as one page, or one picture of it."""
 
 import base64
 import csv
@@ -7,7 +7,6 @@ import tempfile
 from html import escape
 from pathlib import Path
 
-from amsincnet_sb import plots
 from amsincnet_sb.inference.evaluation import report
 from amsincnet_sb.inference.pretrained import find_pretrained, read_pretrained
 from amsincnet_sb.plots import (
@@ -15,12 +14,13 @@ from amsincnet_sb.plots import (
     plot_curves,
     plot_det,
     plot_filters,
+    plot_margins,
 )
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
 
-__all__ = ["write_report"]
+__all__ = ["draw_picture", "write_report"]
 
 WRONG = 50  # utterances to list
 COLUMNS = {
@@ -267,15 +267,15 @@ def draw_picture(results, kind, picture=None, published=False):
         if not path.is_file():
             raise InputError(f"{path} does not exist; {hint}.")
     if kind == "curves":
-        drawn = plots.plot_curves(path, picture, published)
+        drawn = plot_curves(path, picture, published)
     elif kind == "margins":
-        drawn = plots.plot_margins(path, picture, published)
+        drawn = plot_margins(path, picture, published)
     elif kind == "confusions":
-        drawn = plots.plot_confusions(path, picture)
+        drawn = plot_confusions(path, picture)
     elif kind == "det":
-        drawn = plots.plot_det(**_error_rates(path), path=picture)
+        drawn = plot_det(**_error_rates(path), path=picture)
     else:
-        drawn = plots.plot_filters(read_pretrained(path)[0].sinc, picture)
+        drawn = plot_filters(read_pretrained(path)[0].sinc, picture)
     if not drawn:
         raise InputError(
             "There is nothing to draw, or matplotlib is missing: install it "
