@@ -1,4 +1,4 @@
-"""What a trained model is for: naming, verifying and enrolling speakers."""
+"""Identify, verify and enrol speakers with a trained model."""
 
 from amsincnet_sb.inference.identifier import (
     UNKNOWN,

@@ -129,9 +129,7 @@ def _windows_of(audio, window, hop, sample_rate, batch_size):
             yield from windows.split(batch_size)
             rest = rest[len(windows) * hop :]
     if silent:
-        raise InputError(
-            f"{audio}: it is silent; give a recording of somebody."
-        )
+        raise InputError(f"{audio}: it is silent; give a recording of speech.")
     if not seen:
         yield cut_windows(rest, window, hop)
 

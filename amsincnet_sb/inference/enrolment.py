@@ -129,7 +129,7 @@ class EnrollableClassifier(nn.Module):
 
 
 class Additions(NamedTuple):
-    """What :func:`write_additions` writes beside a model."""
+    """Additions to a model, each kept in a file beside it."""
 
     enrolled: dict  # name -> class vector [embedding_size]
     calibration: dict  # task -> threshold, and how it was found

@@ -79,7 +79,7 @@ def evaluate_model(model, manifest, data_folder, trials=None):
         pairs = _all_pairs([u.spk_id for u in utterances])
     label_of = {name: i for i, name in enumerate(model.speakers)}
     labels = torch.tensor([label_of.get(u.spk_id, -1) for u in utterances])
-    means = _listen(model, utterances, data_folder, labels)
+    means = _score_utterances(model, utterances, data_folder, labels)
     first, second, same = pairs
     thresholds = {
         task: found["threshold"] for task, found in model.calibration.items()
@@ -155,7 +155,7 @@ class _Means(NamedTuple):
     direction: torch.Tensor  # [utterances, embedding_size]
 
 
-def _listen(model, utterances, data_folder, labels):
+def _score_utterances(model, utterances, data_folder, labels):
     """The _Means; a label of -1 is a speaker the model does not know."""
     # Where nobody is unknown, everybody is for once.
     leave_out = len(model.speakers) > 1 and bool((labels >= 0).all())

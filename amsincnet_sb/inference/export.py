@@ -1,6 +1,5 @@
 """Models and d-vectors for other programs: ONNX, npz, CSV."""
 
-import contextlib
 import copy
 import csv
 import json
@@ -213,7 +212,8 @@ def export_onnx(model, path):
 
 
 def _export(scorer):
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             scorer,
@@ -224,18 +224,6 @@ def _export(scorer):
             dynamo=True,
             verbose=False,
         )
-
-
-@contextlib.contextmanager
-def _quiet(name):
-    """Keep a logger to errors."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def check_onnx(model, session):
@@ -279,23 +267,11 @@ def _seconds(work, runs=5):
 
 
 def write_embeddings(path, files, embeddings):
-    """Write d-vectors, whole or not at all.
+    """Write d-vectors ``[files, embedding_size]``, whole or not at all.
 
-    Arguments
-    ---------
-    path : str or Path
-        ``*.npz``: the arrays ``files`` (text) and ``embeddings`` (float32
-        ``[files, embedding_size]``), without pickles. ``*.csv``: the column
-        ``file``, then one per dimension.
-    files : list of str
-        The recordings.
-    embeddings : torch.Tensor
-        ``[files, embedding_size]``.
-
-    Raises
-    ------
-    InputError
-        For another suffix, or if the file cannot be written.
+    ``*.npz`` has the arrays ``files`` (text) and ``embeddings`` (float32),
+    without pickles; ``*.csv`` the column ``file``, then one per dimension.
+    Another suffix is an InputError.
     """
     suffix, values = Path(path).suffix, embeddings.numpy()
     if suffix == ".npz":

@@ -221,7 +221,7 @@ class SpeakerIdentifier:
             How many candidates.
         threshold : float or "calibrated", optional
             Least share of the best, from 0 to 1; :meth:`threshold` for
-            ``"calibrated"``. Without it somebody is always named.
+            ``"calibrated"``. Without it, the answer is never ``"unknown"``.
 
         Returns
         -------
@@ -234,7 +234,7 @@ class SpeakerIdentifier:
         return answers if several else answers[0]
 
     def identify_all(self, recordings, top_k=3, threshold=None, errors=False):
-        """:meth:`identify` for any number of recordings, answer by answer.
+        """:meth:`identify` for any number of recordings, one by one.
 
         Arguments
         ---------
@@ -249,7 +249,7 @@ class SpeakerIdentifier:
         Yields
         ------
         list of Candidate, or InputError
-            One per recording, in their order.
+            In the order of the recordings.
         """
         if threshold == "calibrated":
             threshold = self.threshold("identification")
@@ -313,17 +313,9 @@ class SpeakerIdentifier:
     def threshold(self, task):
         """The threshold found by ``amsincnet evaluate --calibrate``.
 
-        Arguments
-        ---------
-        task : str
-            ``"verification"`` or ``"identification"``.
-
-        Returns
-        -------
-        float
-            A score for verification, a share of the recording for
-            identification. A model that has never been calibrated has 0.8
-            and 0.3, and a warning says so.
+        It is a score for the task ``"verification"``, a share of the recording
+        for ``"identification"``. A model that has never been calibrated has
+        0.8 and 0.3, and a warning says so.
         """
         if task in self.calibration:
             return self.calibration[task]["threshold"]
@@ -364,25 +356,15 @@ class SpeakerIdentifier:
         self.classifier.enroll(name, self._directions(files))
 
     def remove(self, name):
-        """Remove an enrolled speaker.
-
-        Arguments
-        ---------
-        name : str
-            As enrolled.
-
-        Raises
-        ------
-        InputError
-            If nobody of that name has been enrolled.
-        """
+        """Remove an enrolled speaker; InputError if there is no such one."""
         self.classifier.remove(name)
 
     def save(self, folder=None, safetensors=False):
         """Write the enrolled speakers and the calibration.
 
         Where several processes enrol speakers in one folder, each adds its
-        own to those in it.
+        own to those in it; it is an InputError if another one has changed the
+        same speaker in the meantime.
 
         Arguments
         ---------
@@ -396,8 +378,7 @@ class SpeakerIdentifier:
         Raises
         ------
         InputError
-            If the folder exists, or cannot be written, or another process
-            has enrolled or removed the same speaker in the meantime.
+            If the folder exists, or cannot be written.
         """
         size = self.embedding_model.embedding_size
         if folder is None:

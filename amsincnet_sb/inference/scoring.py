@@ -3,7 +3,8 @@
 A trial is a pair of recordings with a score; it is accepted where the score
 exceeds a threshold. A miss is a rejected target trial (the same speaker), a
 false alarm an accepted non-target trial. Everything is sorted once, so that
-millions of trials take seconds.
+millions of trials take seconds. Functions of trials raise InputError where
+there is no target or no non-target trial, or a score is NaN.
 """
 
 import torch
@@ -86,11 +87,6 @@ def error_rates(scores, labels):
         Every score and the middle between neighbours, ascending.
     miss, false_alarm : torch.Tensor
         Rates from 0 to 1 at each, float32.
-
-    Raises
-    ------
-    InputError
-        If there is no target or no non-target trial, or a score is NaN.
     """
     scores = torch.as_tensor(scores)
     labels = torch.as_tensor(labels).bool()
@@ -133,11 +129,6 @@ def eer(scores, labels):
     threshold : float
         The lowest one where they are; scores above it are accepted.
 
-    Raises
-    ------
-    InputError
-        As :func:`error_rates`.
-
     Example
     -------
     >>> eer(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1]))
@@ -175,11 +166,6 @@ def min_dcf(scores, labels, p_target=0.01):
         The minimum over thresholds, at most 1.
     threshold : float
         Where it is; minus infinity where accepting everything is best.
-
-    Raises
-    ------
-    InputError
-        As :func:`error_rates`.
 
     Example
     -------

@@ -11,7 +11,11 @@ from hypothesis import (
 from speechbrain.utils.metric_stats import EER, minDCF
 
 from amsincnet_sb.dataio.manifest import Utterance
-from amsincnet_sb.inference.evaluation import _all_pairs, _listen, read_trials
+from amsincnet_sb.inference.evaluation import (
+    _all_pairs,
+    _score_utterances,
+    read_trials,
+)
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.scoring import det_points, eer, error_rates, min_dcf
 from amsincnet_sb.utils.errors import InputError
@@ -120,7 +124,7 @@ def test_as_if_the_model_did_not_know_a_speaker(
         )
     labels = torch.tensor([who.speakers.index(name) for name in pitches])
     who.windows_per_batch = 20  # several batches per utterance
-    found = _listen(who, utterances, tmp_path, labels)
+    found = _score_utterances(who, utterances, tmp_path, labels)
     for i, left in enumerate(("dog", "cat")):
         less = SpeakerIdentifier(*models, ["ann", "bob"], scale=10.0)
         less.enroll(left, [voice(pitches[left])])
@@ -137,7 +141,7 @@ def test_as_if_the_model_did_not_know_a_speaker(
         assert found.other_posteriors[i, labels[i]] == 0
         assert found.other_scores[i, labels[i]] == -torch.inf
     labels[0] = -1  # a stranger, to whom the others are compared as they are
-    found = _listen(who, utterances, tmp_path, labels)
+    found = _score_utterances(who, utterances, tmp_path, labels)
     assert torch.equal(found.other_scores, found.scores)
     assert found.right[0] == 0
 
