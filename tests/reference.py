@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 
-def standardise(x, eps=1e-6):
-    """Zero mean and unit variance over the last axis."""
+def time_norm(x, gain=1.0, bias=0.0, eps=1e-6):
+    """Normalisation over the last axis, with the unbiased deviation."""
     std = (x.var(-1, keepdim=True) + 1e-20).sqrt()
-    return (x - x.mean(-1, keepdim=True)) / (std + eps)
+    return gain * (x - x.mean(-1, keepdim=True)) / (std + eps) + bias
 
 
 def batch_norm(norm, x):
@@ -52,12 +52,12 @@ def conv(x, weight, stride=1):
 
 def cnn(x, input_norm, filters, convs, norms, pools, eps=1e-6, slope=0.2):
     """SincNet's convolutional part, ``[batch, channels * time]``."""
-    x = input_norm[0] * standardise(x, eps) + input_norm[1]
+    x = time_norm(x, *input_norm, eps)
     x = F.conv1d(x[:, None], filters[:, None]).abs()
     for layer, (pool, (gain, bias)) in enumerate(zip(pools, norms)):
         if layer:
             x = F.conv1d(x, *convs[layer - 1])
-        x = gain * standardise(F.max_pool1d(x, pool), eps) + bias
+        x = time_norm(F.max_pool1d(x, pool), gain, bias, eps)
         x = F.leaky_relu(x, slope)
     return x.flatten(1)
 
@@ -74,14 +74,12 @@ def sinc_map(
     keep=None,
 ):
     """SincTDNN's sinc layer, ``[batch, time, channels]``."""
-    gain, bias = input_norm or (1.0, 0.0)
-    x = gain * standardise(x, eps) + bias
+    x = time_norm(x, *(input_norm or (1.0, 0.0)), eps)
     x = F.conv1d(x[:, None], filters[:, None]).abs()
     x = F.max_pool1d(x, pool)
     if floor:
         x = (x + floor).log()
-    x = F.leaky_relu(norm[0] * standardise(x, eps) + norm[1], slope)
-    x = x.transpose(1, 2)
+    x = F.leaky_relu(time_norm(x, *norm, eps), slope).transpose(1, 2)
     return x if keep is None else x * keep.unsqueeze(1)
 
 
@@ -97,7 +95,7 @@ def sincnet(net, x):
         given["cnn_pools"],
         slope=given["negative_slope"],
     )
-    x = net.flat_norm.weight * standardise(features) + net.flat_norm.bias
+    x = time_norm(features, net.flat_norm.weight, net.flat_norm.bias)
     return features, _connect(net, x, not given["linear_embedding"])
 
 

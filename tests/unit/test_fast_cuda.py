@@ -120,9 +120,9 @@ def errors(
 
 
 def check_finiteness(device, dtype=torch.float32):
-    """Two numbers anywhere in small and large tensors tell.
+    """Two bad values anywhere in small and large tensors are found.
 
-    Those that are finite have a sum that is not.
+    Large ones that are finite, but whose sum is not, are none.
     """
     sizes = [(5,), (3, 7000), (2**14,)]
     for which, size in enumerate(sizes):
@@ -346,13 +346,17 @@ def test_aligned_linear_equals_linear(size):
             torch.testing.assert_close(a, b)
 
 
-@on_gpu
-@pytest.mark.parametrize("shape", [DEFAULT, LONG, *FAMILY])
-def test_float32_on_gpu(shape, monkeypatch):
-    """As exact as float32 convolutions, where TF32 is not allowed."""
-    # SpeechBrain allows it when it is imported.
+@pytest.fixture
+def no_tf32(monkeypatch):
+    """SpeechBrain allows TF32 when it is imported."""
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@on_gpu
+@pytest.mark.parametrize("shape", [DEFAULT, LONG, *FAMILY])
+def test_float32_on_gpu(shape, no_tf32):
+    """As exact as float32 convolutions, where TF32 is not allowed."""
     exact, exact_leaves = problem(shape, 4, device="cuda")
     single, leaves = problem(shape, 4, torch.float32, "cuda")
     value, grads = errors(cuda.cnn, single, leaves, exact, exact_leaves)
@@ -386,9 +390,8 @@ def test_reduced_precision_on_gpu(precision, monkeypatch):
 
 @on_gpu
 @pytest.mark.parametrize("shape", [(128, 983, 80, 96, 5, 3), *CONVS])
-def test_conv_on_gpu(shape, monkeypatch):
+def test_conv_on_gpu(shape, no_tf32):
     """Exact in float32; in bfloat16 not worse than rounding its inputs."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     exact, exact_leaves = conv_problem(shape, device="cuda")
     single, leaves = conv_problem(shape, torch.float32, "cuda")
     for bf16, most in ((False, 1e-5), (True, 1e-2)):
@@ -405,10 +408,8 @@ def test_conv_on_gpu(shape, monkeypatch):
 
 @on_gpu
 @pytest.mark.parametrize("bf16", [False, True])
-def test_logarithmic_sinc_map_on_gpu(bf16, monkeypatch):
+def test_logarithmic_sinc_map_on_gpu(bf16, no_tf32):
     """Like the plain form; in bfloat16 maxima and small magnitudes move."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     pairs = []
     for dtype in (torch.float64, torch.float32):
         (x, norm, filters, _, norms, pools, *rest), _ = problem(
@@ -455,7 +456,7 @@ def test_repeats_bit_for_bit_and_compiles_whole():
 @on_gpu
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_frozen_networks_on_gpu(precision):
-    """Each type of product as exact as it can be."""
+    """Each precision of matmuls as exact as it can be."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     single = 1e-5 if precision == "highest" else 3e-3

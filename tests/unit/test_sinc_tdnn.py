@@ -94,18 +94,6 @@ def test_folded_network(monkeypatch):
     torch.testing.assert_close(folded.embed_windows(x), y, rtol=0, atol=0)
 
 
-def test_padding_changes_nothing():
-    net = make_net(torch.float32).eval()
-    torch.manual_seed(2)
-    wavs = torch.randn(3, 4000)
-    lens = torch.tensor([1.0, 0.6, 0.1])
-    for i, samples in enumerate((4000, 2400, 400)):
-        alone = net(wavs[i : i + 1, :samples])
-        together = net(wavs, lens)[i : i + 1]
-        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-    assert torch.equal(net(wavs[..., None], lens), net(wavs, lens))
-
-
 def test_statistics_do_not_depend_on_where_the_sound_is():
     """What is learned at one time within a window holds at others."""
     x = torch.randn(2, 11, 5)

@@ -9,7 +9,7 @@ import reference
 import torch
 
 from amsincnet_sb import kernels
-from amsincnet_sb.kernels import cuda as fast_cuda
+from amsincnet_sb.kernels import cuda
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 
@@ -301,9 +301,9 @@ def test_compiled_on_a_gpu_it_takes_the_gpus_kernels(monkeypatch):
         taken.append(windows.shape)
         return windows[:, : net.flat_norm.weight.numel()] * 1.0
 
-    monkeypatch.setattr(kernels, "_cuda", fast_cuda)
-    monkeypatch.setattr(fast_cuda, "supports", lambda x: True)
-    monkeypatch.setattr(fast_cuda, "cnn", cnn)
+    monkeypatch.setattr(kernels, "_cuda", cuda)
+    monkeypatch.setattr(cuda, "supports", lambda x: True)
+    monkeypatch.setattr(cuda, "cnn", cnn)
     compiled = torch.compile(net.embed_windows, backend="eager")
     with torch.no_grad():
         compiled(torch.randn(2, net.window))
