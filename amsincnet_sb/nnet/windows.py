@@ -15,7 +15,7 @@ def count_windows(lengths, window, hop, released=False):
 
     Arguments
     ---------
-    lengths : torch.Tensor, or int
+    lengths : torch.Tensor
         ``[recordings]``, samples.
     window, hop : int
         In samples.
@@ -25,7 +25,7 @@ def count_windows(lengths, window, hop, released=False):
 
     Returns
     -------
-    torch.Tensor, or int
+    torch.Tensor
         ``[recordings]``. A recording shorter than a window has one.
 
     Example
@@ -38,9 +38,7 @@ def count_windows(lengths, window, hop, released=False):
     spare = lengths - window
     if released:
         return torch.where(spare < 0, 1, (spare + hop - 1) // hop)
-    if torch.is_tensor(spare):
-        return (spare // hop + 1).clamp(min=1)
-    return torch.sym_max(spare // hop + 1, 1)
+    return (spare // hop + 1).clamp(min=1)
 
 
 def locate_windows(counts, begin=0, end=None):
