@@ -2,10 +2,9 @@
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from itertools import count, islice
+from itertools import islice
 
-__all__ = ["prefetch", "read_ahead"]
+__all__ = ["prefetch"]
 
 
 def prefetch(function, items, threads=2, depth=8, group=1):
@@ -61,35 +60,3 @@ def prefetch(function, items, threads=2, depth=8, group=1):
             yield from results
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def read_ahead(items, depth=8):
-    """The items of an iterator, made in a thread before they are asked for.
-
-    Arguments
-    ---------
-    items : iterable
-        Its items are made one after the other, in one thread.
-    depth : int
-        How many are made before they are asked for.
-
-    Yields
-    ------
-    object
-        The same items in the same order; at last what the iterator raises.
-
-    Example
-    -------
-    >>> list(read_ahead(range(3)))
-    [0, 1, 2]
-    """
-    iterator, end = iter(items), object()
-
-    def make(_):
-        return next(iterator, end)
-
-    with closing(prefetch(make, count(), 1, depth)) as made:
-        for item in made:
-            if item is end:
-                return
-            yield item

@@ -8,9 +8,7 @@ import contextlib
 import io
 import os
 import pickle
-import pickletools
 import re
-import struct
 from pathlib import Path, PurePosixPath
 
 from amsincnet_sb.dataio.lists import read_text
@@ -27,19 +25,18 @@ _HEADER = re.compile(
     rb"'shape': \(\),? *\} *\n",
     re.DOTALL,
 )
-# The instructions that a dictionary of labels needs, of any protocol.
-_INSTRUCTIONS = set(
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 INT "
-    "LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING UNICODE "
-    "SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8 "
-    "EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND EMPTY_TUPLE TUPLE TUPLE1 "
-    "TUPLE2 TUPLE3 PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET "
-    "GLOBAL STACK_GLOBAL REDUCE BUILD".split()
+_ARRAYS = "numpy.core.multiarray", "numpy._core.multiarray"
+_KNOWN = {f"{module}._reconstruct" for module in _ARRAYS}
+_KNOWN |= {f"{module}.scalar" for module in _ARRAYS}
+_KNOWN |= {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
+# The instructions that numpy.save writes for a dictionary of labels.
+_INSTRUCTIONS = (
+    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 "
+    "LONG4 BINSTRING SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINBYTES "
+    "SHORT_BINBYTES EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND EMPTY_TUPLE "
+    "TUPLE TUPLE1 TUPLE2 TUPLE3 BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET "
+    "GLOBAL STACK_GLOBAL REDUCE BUILD"
 )
-_MODULES = "numpy.core.multiarray", "numpy._core.multiarray"
-_ARRAY = {f"{module} _reconstruct" for module in _MODULES}
-_SCALAR = {f"{module} scalar" for module in _MODULES}
-_KNOWN = _ARRAY | _SCALAR | {"numpy ndarray", "numpy dtype", "_codecs encode"}
 _INTEGERS = {"i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
 
 
@@ -77,126 +74,101 @@ def read_labels(path):
         raise InputError(
             f"{path}: it cannot be read ({error.strerror})."
         ) from error
+    header = _HEADER.match(data)
     try:
         if len(data) > MAX_BYTES:
             raise _RefusedError("it is larger than 128 MiB")
-        header = _HEADER.match(data)
         if not header:
             raise _RefusedError("it does not start like one")
-        return _Labels(io.BytesIO(data[header.end() :])).labels()
+        return _Labels(data[header.end() :]).read()
     except _RefusedError as error:
-        why = str(error)
-    except (
-        ArithmeticError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-        struct.error,
-    ):
-        why = "it is damaged"
+        why = error
+    except Exception:  # a damaged pickle may raise anything
+        why = "it holds something else or is damaged"
     raise InputError(
         f"{path}: only a dictionary from wav path to class index, saved by "
         f"numpy, is read, but {why}."
     )
 
 
-class _RefusedError(ValueError):
+class _RefusedError(Exception):
     """Says what a pickle has that a dictionary of labels has not."""
 
 
-class _Stub:
-    """Stands for a class or function, and for the object it would make."""
+class _StandIn:
+    """In place of a function or class of numpy: keeps what it is given."""
 
-    def __init__(self, name, args=None):
+    def __init__(self, name, args=()):
         self.name, self.args = name, args
-        self.state = None
 
     def __call__(self, *args):
-        return _Stub(self.name, args)
+        return _StandIn(self.name, args[:3])  # no more is of use
 
     def __setstate__(self, state):
         self.state = state
 
 
-class _Dispatch(dict):
-    """Python's own instructions, as far as they are needed."""
-
-    def __missing__(self, code):
-        name = pickletools.code2op[chr(code)].name
-        raise _RefusedError(f"its pickle uses {name}")
-
-
 class _Labels(pickle._Unpickler):
-    """Python's slow unpickler, which can be told what it may do.
+    """Unpickles labels with stand-ins, so that there is nothing to run.
 
-    The fast one would reserve any memory that a file asks for.
+    numpy's own functions would not do: a crafted dtype makes an array of
+    arbitrary pointers. Nor would the unpickler in C: it reserves whatever
+    memory a file asks for.
     """
 
-    dispatch = _Dispatch(
-        (ord(op.code), pickle._Unpickler.dispatch[ord(op.code)])
-        for op in pickletools.opcodes
-        if op.name in _INSTRUCTIONS
-    )
+    dispatch = {
+        code: pickle._Unpickler.dispatch[code]
+        for (code,) in (getattr(pickle, n) for n in _INSTRUCTIONS.split())
+    }
 
-    def __init__(self, file):
-        super().__init__(file, encoding="latin-1")
+    def __init__(self, data):
+        super().__init__(io.BytesIO(data), encoding="latin-1")
 
     def find_class(self, module, name):
-        name = f"{module} {name}"
-        if name not in _KNOWN:
-            raise _RefusedError(f"it asks for {name!r}")
-        return _Stub(name)
+        path = f"{module}.{name}"
+        if path not in _KNOWN:
+            raise _RefusedError(f"it asks for {path!r}")
+        return _StandIn(name)
 
     def load_setitem(self):
-        self._set([self.stack.pop(-2), self.stack.pop()])
+        self._fill([self.stack.pop(-2), self.stack.pop()])
 
     def load_setitems(self):
-        self._set(self.pop_mark())
+        self._fill(self.pop_mark())
 
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
-    def _set(self, items):
-        target = self.stack[-1]
-        if type(target) is not dict:
-            raise _RefusedError("it changes something that is no dictionary")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            # The type first: hashing a cunningly nested tuple takes for ever.
-            if type(key) is not str:
-                raise _RefusedError("a key is not text")
-            target[key] = _whole_number(value)
+    def _fill(self, items):
+        keys, values = items[::2], items[1::2]
+        # Before they are hashed: a nested tuple may take for ever.
+        if not all(type(key) is str for key in keys):
+            raise _RefusedError("a key is not text")
+        self.stack[-1].update(zip(keys, map(_index, values), strict=True))
 
-    def labels(self):
-        """The dictionary in the array."""
-        array = self.load()
-        if type(array) is not _Stub or array.name not in _ARRAY:
-            raise _RefusedError("it is no array")
-        _, shape, _, _, items = array.state
-        if shape != () or type(items) is not list or len(items) != 1:
-            raise _RefusedError("it is no array of one thing")
-        if type(items[0]) is not dict:
-            raise _RefusedError("it is no dictionary")
-        return items[0]
+    def read(self):
+        """The dictionary in the array of one object."""
+        _, shape, _, _, (labels,) = self.load().state
+        if shape != () or type(labels) is not dict:
+            raise _RefusedError("it is no array of one dictionary")
+        return labels
 
 
-def _whole_number(value):
-    """An int, or the int that numpy would make; _RefusedError otherwise."""
+def _index(value):
+    """An int, or the int that numpy would make."""
     if type(value) is int:
         return value
-    if type(value) is not _Stub or value.name not in _SCALAR:
+    if type(value) is not _StandIn or value.name != "scalar":
         raise _RefusedError("a value is no whole number")
     dtype, data = value.args
-    if type(data) is _Stub and data.name == "_codecs encode":
+    if type(data) is _StandIn:  # bytes as Python 2 reads them
         data = data.args[0]
     if type(data) is str:
         data = data.encode("latin-1")
     kind, order = dtype.args[0], dtype.state[1]
     if type(kind) is not str or kind not in _INTEGERS:
         raise _RefusedError("a value is no whole number")
-    if type(data) is not bytes or len(data) != int(kind[1]):
+    if len(data) != int(kind[1]):
         raise _RefusedError("a value is damaged")
     order = "big" if order == ">" else "little"
     return int.from_bytes(data, order, signed=kind[0] == "i")
@@ -245,12 +217,7 @@ def speaker_table(labels):
 
 
 def read_scp(path):
-    """Read a list of utterances, one wav path a line.
-
-    Blank lines and lines that start with ``#`` are passed over.
-
-    Raises InputError where it is not UTF-8 text, or names nothing.
-    """
+    """The wav paths of a list, one a line; ``#`` starts a comment."""
     text = read_text(path, "give a list with one wav path a line")
     wavs = [line.strip() for line in text.splitlines()]
     wavs = [wav for wav in wavs if wav and not wav.startswith("#")]
@@ -266,25 +233,9 @@ def scp_rows(train_scp, test_scp, labels, data_folder):
     Names are found on the disk and among the labels in any case, because
     the authors' lists are in lower case and TIMIT's files often are not.
 
-    Arguments
-    ---------
-    train_scp, test_scp : str or Path
-        See :func:`read_scp`.
-    labels : str or Path
-        See :func:`read_labels`; speakers are named by :func:`speaker_table`.
-    data_folder : str or Path
-        Folder that the lists are relative to.
-
-    Returns
-    -------
-    list of tuple
-        (file, dict with path, speaker and split), in the order of the lists.
-
-    Raises
-    ------
-    InputError
-        An utterance has no label, or a speaker of the test list is not in the
-        training list.
+    Returns a list of (file, dict with path, speaker and split), in the order
+    of the lists. Raises InputError if an utterance has no label, or a speaker
+    of the test list is not in the training list.
     """
     labels = read_labels(labels)
     names, root, folders = speaker_table(labels), Path(data_folder), {}

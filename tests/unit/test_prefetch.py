@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from amsincnet_sb.dataio.prefetch import prefetch, read_ahead
+from amsincnet_sb.dataio.prefetch import prefetch
 
 WAYS = [{}, {"threads": 1}, {"threads": 4, "depth": 2}, {"group": 16}]
 
@@ -49,16 +49,3 @@ def test_no_more_is_taken_than_the_depth():
     ahead.close()
     assert len(taken) <= 8
     assert not any("prefetch" in t.name for t in threading.enumerate())
-
-
-def test_an_iterator_is_read_ahead_by_one_thread():
-    def items():
-        yield threading.get_ident()
-        yield threading.get_ident()
-        raise ValueError("the end")
-
-    found = read_ahead(items())
-    first = next(found)
-    assert first == next(found) != threading.get_ident()
-    with pytest.raises(ValueError, match="the end"):
-        next(found)
