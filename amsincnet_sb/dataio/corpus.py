@@ -5,7 +5,6 @@ decoded once; what cannot be used is left out and reported. No audio is copied.
 """
 
 import hashlib
-import json
 import os
 import shlex
 from collections import Counter, defaultdict
@@ -17,22 +16,22 @@ from tqdm import tqdm
 from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
 from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.manifest import (
-    FORMAT,
     Provenance,
     Utterance,
-    totals,
-    write_manifest,
+    fingerprint,
+    write_preparation,
 )
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
     "check_recordings",
+    "divided",
     "find_manifests",
     "prepare_own_corpus",
     "split_utterances",
     "training_command",
-    "write_preparation",
+    "write_to_folder",
 ]
 
 SHORTEST = 0.2  # seconds; training cannot draw a chunk from less
@@ -92,18 +91,18 @@ def prepare_own_corpus(
     _check_output(output_folder)
     listing = list_corpus(source, data_folder)
     utterances, left_out, notes, digest = check_recordings(listing)
-    explicit = {u.id: u.split for u in reversed(listing.utterances) if u.split}
-    if explicit:
-        if validation_sentences:
-            raise InputError(
-                f"{source}: it says itself what is for training and what for "
-                "testing; leave validation_sentences at 0."
-            )
-        splits, unsplit = _explicit_splits(utterances, explicit)
-    else:
+    given = {u.id: u.split for u in listing.utterances}
+    if not any(given.values()):
         splits, unsplit = split_utterances(
             utterances, test_fraction, validation_sentences, seed
         )
+    elif validation_sentences:
+        raise InputError(
+            f"{source}: it says itself what is for training and what for "
+            "testing; leave validation_sentences at 0."
+        )
+    else:
+        splits, unsplit = _given_splits(utterances, given)
     left_out = unsplit + left_out
     learned = {u.spk_id for u in splits["train"]}
     if len(learned) < 2 or not splits["test"]:
@@ -118,57 +117,23 @@ def prepare_own_corpus(
         "validation_sentences": validation_sentences,
         "seed": seed,
     }
-    return write_preparation(
-        output_folder, splits, options, digest, sorted(left_out), sorted(notes)
-    )
-
-
-def write_preparation(
-    output_folder, splits, options, digest, left_out=(), notes=()
-):
-    """Write manifests and, last, the prepare.json that makes them complete.
-
-    Arguments
-    ---------
-    output_folder : str or Path
-    splits : dict
-        ``train``, ``valid`` and ``test`` -> list of Utterance. An empty one
-        is not written, and one of an earlier preparation removed.
-    options : dict
-        Of the preparation; must be JSON.
-    digest : str
-        Of what it depends on, from :func:`check_recordings`.
-    left_out, notes : list
-        See Provenance.
-
-    Returns
-    -------
-    Provenance
-
-    Raises
-    ------
-    InputError
-        A file cannot be written, or would replace one that is not ours.
-    """
-    _check_output(output_folder)
-    folder = Path(output_folder)
-    paths = {split: folder / f"{split}.csv" for split in splits}
-    text = json.dumps([FORMAT, options, digest], sort_keys=True)
     summary = Provenance(
         options,
-        hashlib.sha256(text.encode()).hexdigest(),
-        {split: totals(own) for split, own in splits.items() if own},
-        list(left_out),
-        list(notes),
+        fingerprint(options, [digest]),
+        left_out=sorted(left_out),
+        notes=sorted(notes),
     )
-    summary.write(folder, {})  # not a finished preparation until the end
-    for split, path in paths.items():
-        if splits[split]:
-            write_manifest(path, splits[split])
-        else:
-            path.unlink(missing_ok=True)
-    summary.write(folder, {s: p for s, p in paths.items() if splits[s]})
-    return summary
+    return write_to_folder(output_folder, splits, summary)
+
+
+def write_to_folder(folder, splits, summary):
+    """:func:`write_preparation` with the manifests' usual names.
+
+    Raises InputError if one would replace a file that is not ours.
+    """
+    _check_output(folder)
+    paths = {split: Path(folder, f"{split}.csv") for split in splits}
+    return write_preparation(paths, splits, summary)
 
 
 def find_manifests(folder, validation_sentences=0):
@@ -210,24 +175,16 @@ def find_manifests(folder, validation_sentences=0):
             f"{folder} has no valid.csv; prepare it with "
             f"--validation-sentences {validation_sentences}."
         )
-    return corpus, {
-        "train_annotation": str(folder / "train.csv"),
-        "valid_annotation": str(folder / "valid.csv"),
-        "test_annotation": str(folder / "test.csv"),
-        "validation_sentences": max(validation_sentences, int(held_out)),
+    options = {
+        f"{split}_annotation": str(folder / f"{split}.csv")
+        for split in ("train", "valid", "test")
     }
+    options["validation_sentences"] = max(validation_sentences, int(held_out))
+    return corpus, options
 
 
 def training_command(folder, corpus):
-    """Say what to type in a recipe's folder to train on a preparation.
-
-    Example
-    -------
-    >>> corpus = Provenance({"data_folder": "/my data"}, "", {})
-    >>> print(training_command("/manifests", corpus))
-    python train.py hparams/am_sincnet_m035.yaml --manifest=/manifests \
-'--data_folder=/my data'
-    """
+    """What to type in a recipe's folder to train on a preparation."""
     words = ["python", "train.py", "hparams/am_sincnet_m035.yaml"]
     words.append(f"--manifest={os.path.abspath(folder)}")
     words.append(f"--data_folder={corpus.options['data_folder']}")
@@ -235,15 +192,11 @@ def training_command(folder, corpus):
 
 
 def check_recordings(listing):
-    """Decode every utterance once.
+    """Decode every utterance of a Listing once.
 
     Left out, with the reason: what cannot be read, is cut short, silent, NaN
     or infinite, or shorter than 200 ms; second copies of the same samples, in
     whatever file; and samples that two speakers claim, for both.
-
-    Arguments
-    ---------
-    listing : Listing
 
     Returns
     -------
@@ -278,7 +231,8 @@ def check_recordings(listing):
         f"utterances at {rate} Hz, resampled when read: {n}"
         for rate, n in rates.items()
         if rate != USUAL_RATE
-    ] + [
+    ]
+    notes += [
         f"utterances with {count} channels, averaged: {n}"
         for count, n in channels.items()
         if count > 1
@@ -327,7 +281,6 @@ def split_utterances(
         given.
     left_out : list of tuple
         (file, reason): speakers with too few utterances.
-
     """
     _check_options(test_fraction, validation_sentences)
     speakers = defaultdict(list)
@@ -347,16 +300,19 @@ def split_utterances(
         )
         tested = round(test_fraction * len(own))
         tested = min(max(tested, 1), len(own) - 1 - validation_sentences)
-        for i, u in enumerate(own):
-            held_out = i < tested + validation_sentences
-            place[u] = (
-                "test" if i < tested else "valid" if held_out else "train"
-            )
-    splits = {"train": [], "valid": [], "test": []}
-    for u in utterances:
-        if u in place:
-            splits[place[u]].append(u)
-    return splits, left_out
+        held_out = tested + validation_sentences
+        place |= dict.fromkeys(own, "train")
+        place |= dict.fromkeys(own[:held_out], "valid")
+        place |= dict.fromkeys(own[:tested], "test")
+    return divided(utterances, place), left_out
+
+
+def divided(utterances, place):
+    """Split -> the utterances that `place` puts there, in the order given."""
+    return {
+        split: [u for u in utterances if place.get(u) == split]
+        for split in ("train", "valid", "test")
+    }
 
 
 def _check_output(folder):
@@ -382,18 +338,16 @@ def _check_options(test_fraction, validation_sentences):
         )
 
 
-def _explicit_splits(utterances, explicit):
+def _given_splits(utterances, given):
     """As the corpus says, without speakers who have no training utterance."""
-    splits = {"train": [], "valid": [], "test": []}
-    learned = {u.spk_id for u in utterances if explicit[u.id] == "train"}
-    left_out = []
-    for u in utterances:
-        if u.spk_id in learned:
-            splits[explicit[u.id]].append(u)
-        else:
-            reason = f"speaker {u.spk_id} has no training utterance"
-            left_out.append((u.wav, reason))
-    return splits, left_out
+    learned = {u.spk_id for u in utterances if given[u.id] == "train"}
+    place = {u: given[u.id] for u in utterances if u.spk_id in learned}
+    left_out = [
+        (u.wav, f"speaker {u.spk_id} has no training utterance")
+        for u in utterances
+        if u not in place
+    ]
+    return divided(utterances, place), left_out
 
 
 def _too_little(source, listing, splits, left_out):

@@ -17,7 +17,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from amsincnet_sb.dataio.lists import corpus_files, csv_rows
+from amsincnet_sb.dataio.lists import csv_rows
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
 
@@ -26,8 +26,8 @@ __all__ = [
     "Utterance",
     "fingerprint",
     "read_manifest",
-    "totals",
     "write_manifest",
+    "write_preparation",
 ]
 
 COLUMNS = ["ID", "duration", "wav", "start", "stop", "spk_id"]
@@ -148,8 +148,8 @@ def read_manifest(path):
     Arguments
     ---------
     path : str or os.PathLike
-        A CSV file with the columns of :func:`write_manifest` in any order;
-        others are ignored.
+        The columns of :func:`write_manifest` may stand in any order and among
+        others.
 
     Returns
     -------
@@ -158,9 +158,8 @@ def read_manifest(path):
     Raises
     ------
     InputError
-        Names the file and the line: columns missing, a number that is none,
-        an ID used twice, `stop` not after `start`, or a path that is absolute
-        or leaves the corpus folder.
+        A column is missing, an ID occurs twice, or a row is no Utterance; the
+        line is named.
     """
     rows = csv_rows(path, "prepare the corpus first")
     _, header = next(rows)
@@ -183,7 +182,6 @@ def read_manifest(path):
 
 
 def _utterance(values):
-    """The texts of a row as an Utterance."""
     for name in ("start", "stop"):
         if not _DIGITS.fullmatch(values[name]):
             raise InputError(
@@ -208,33 +206,54 @@ def _utterance(values):
     )
 
 
-def fingerprint(folder, suffixes, options):
-    """Hash what a preparation depends on, without reading any audio.
+def write_preparation(paths, splits, summary):
+    """Write manifests and, last, the prepare.json that makes them complete.
 
     Arguments
     ---------
-    folder, suffixes
-        See :func:`corpus_files`.
-    options : dict
-        Whatever else decides the result; must be JSON.
+    paths : dict
+        ``train``, ``valid`` and ``test`` -> CSV file. prepare.json is written
+        beside that of ``train``.
+    splits : dict
+        The same -> list of Utterance. An empty one is not written, and that
+        of an earlier preparation removed.
+    summary : Provenance
+        Its counts are filled in.
 
     Returns
     -------
-    str
-        Hexadecimal; differs when a file came, went, or changed its name, size
-        or modification time, or when an option changed.
+    Provenance
+
+    Raises
+    ------
+    InputError
+        Two utterances share an ID, or a file cannot be written.
     """
+    folder = Path(paths["train"]).parent
+    earlier = Provenance.read(folder)
+    stale = set(earlier.manifests if earlier else ())
+    summary.counts = {s: _totals(own) for s, own in splits.items() if own}
+    summary.write(folder, {})  # not a finished preparation until the end
+    for split, own in splits.items():
+        if own:
+            write_manifest(paths[split], own)
+        elif split in stale and paths[split]:
+            Path(paths[split]).unlink(missing_ok=True)
+    summary.write(folder, {split: paths[split] for split in summary.counts})
+    return summary
+
+
+def fingerprint(options, lines):
+    """Hash what a preparation depends on: options (JSON) and lines of text."""
     digest = hashlib.sha256(
         json.dumps([FORMAT, options], sort_keys=True).encode()
     )
-    for name, size, mtime_ns in corpus_files(folder, suffixes):
-        line = f"\n{name}\0{size}\0{mtime_ns}"
-        digest.update(line.encode("utf-8", "surrogateescape"))
+    for line in lines:
+        digest.update(f"\n{line}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def totals(utterances):
-    """Speakers, sentences (utterances) and hours of a split, as a dict."""
+def _totals(utterances):
     return {
         "speakers": len({u.spk_id for u in utterances}),
         "sentences": len(utterances),
@@ -248,7 +267,7 @@ class Provenance:
 
     options: dict  # of the preparation
     fingerprint: str  # see the function
-    counts: dict  # split -> totals()
+    counts: dict = field(default_factory=dict)  # of each split
     left_out: list = field(default_factory=list)  # (file, reason)
     notes: list = field(default_factory=list)  # oddities of what was used
     manifests: dict = field(default_factory=dict)  # split -> hash; by write()
@@ -256,15 +275,7 @@ class Provenance:
     FILE = "prepare.json"
 
     def write(self, folder, manifests):
-        """Write `prepare.json` for manifests that are already in place.
-
-        Arguments
-        ---------
-        folder : str or os.PathLike
-            Where to write it.
-        manifests : dict
-            Split name -> path of its CSV file.
-        """
+        """Write `prepare.json`; `manifests` are split -> CSV file in place."""
         self.manifests = {k: _hash(path) for k, path in manifests.items()}
         with atomic_write(Path(folder) / self.FILE) as file:
             json.dump({"format": FORMAT, **asdict(self)}, file, indent=1)
@@ -280,26 +291,13 @@ class Provenance:
                 return None
             stored["left_out"] = [tuple(row) for row in stored["left_out"]]
             return cls(**stored)
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            RecursionError,
-        ):
+        except (OSError, LookupError, RecursionError):
+            return None
+        except (AttributeError, TypeError, ValueError):  # it is not ours
             return None
 
     def matches(self, current, manifests):
-        """Whether corpus, options and manifests are still the same.
-
-        Arguments
-        ---------
-        current : str
-            The fingerprint as of now.
-        manifests : dict
-            Split name -> path of its CSV file, of every split wanted.
-        """
+        """Whether fingerprint and manifests (see write) are still the same."""
         try:
             found = {k: _hash(path) for k, path in manifests.items()}
         except OSError:
@@ -307,14 +305,7 @@ class Provenance:
         return self.fingerprint == current and self.manifests == found
 
     def report(self):
-        """The preparation in a few lines, for a log.
-
-        Example
-        -------
-        >>> count = {"speakers": 2, "sentences": 10, "hours": 0.01}
-        >>> Provenance({}, "", {"train": count}, [("a.wav", "empty")]).report()
-        ['train: 2 speakers, 10 utterances, 0.01 hours', 'left out a.wav: empty']
-        """
+        """The preparation in a few lines, for a log."""
         lines = [
             f"{split}: {n['speakers']} speakers, {n['sentences']} utterances, "
             f"{n['hours']:.2f} hours"

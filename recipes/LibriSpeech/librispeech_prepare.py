@@ -24,11 +24,13 @@ from amsincnet_sb.dataio.audio import audio_info
 from amsincnet_sb.dataio.corpus import (
     SHORTEST,
     check_recordings,
+    divided,
     training_command,
-    write_preparation,
+    write_to_folder,
 )
 from amsincnet_sb.dataio.listings import Listed, Listing
 from amsincnet_sb.dataio.lists import corpus_files
+from amsincnet_sb.dataio.manifest import Provenance, fingerprint
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 
@@ -88,17 +90,22 @@ def prepare_librispeech(data_folder, output_folder, seed=1234):
     listing = Listing("LibriSpeech", root, chosen, left_out)
     utterances, left_out, notes, digest = check_recordings(listing)
 
-    place = {listed.id: listed.split for listed in chosen}
+    given = {listed.id: listed.split for listed in chosen}
     seconds = defaultdict(float)
     for u in utterances:
-        seconds[u.spk_id, place[u.id]] += u.duration
-    splits = {"train": [], "valid": [], "test": []}
-    for u in utterances:
-        enough = seconds[u.spk_id, "train"] >= TRAIN_SECONDS[0]
-        if enough and seconds[u.spk_id, "test"]:
-            splits[place[u.id]].append(u)
-        else:
-            left_out.append((u.wav, "another of the speaker is unusable"))
+        seconds[u.spk_id, given[u.id]] += u.duration
+    place = {
+        u: given[u.id]
+        for u in utterances
+        if seconds[u.spk_id, "train"] >= TRAIN_SECONDS[0]
+        and seconds[u.spk_id, "test"]
+    }
+    splits = divided(utterances, place)
+    left_out += [
+        (u.wav, "another of the speaker is unusable")
+        for u in utterances
+        if u not in place
+    ]
     if len(splits["test"]) < 2:
         why = "".join(f", {file}: {why}" for file, why in left_out[:1])
         raise InputError(
@@ -107,9 +114,13 @@ def prepare_librispeech(data_folder, output_folder, seed=1234):
             f"utterance{why.rstrip('.')}."
         )
     options = {"corpus": "LibriSpeech", "data_folder": root, "seed": seed}
-    return write_preparation(
-        output_folder, splits, options, digest, left_out, notes
+    summary = Provenance(
+        options,
+        fingerprint(options, [digest]),
+        left_out=left_out,
+        notes=notes,
     )
+    return write_to_folder(output_folder, splits, summary)
 
 
 def _speakers(data_folder):

@@ -26,14 +26,13 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
-from amsincnet_sb.dataio.corpus import SHORTEST
+from amsincnet_sb.dataio.corpus import SHORTEST, divided
 from amsincnet_sb.dataio.lists import corpus_files
 from amsincnet_sb.dataio.manifest import (
     Provenance,
     Utterance,
     fingerprint,
-    totals,
-    write_manifest,
+    write_preparation,
 )
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError
@@ -53,11 +52,11 @@ _OUTER = re.compile(r"timit.*|ldc93s1.*|data")  # folders around TRAIN
 
 
 class Scan(NamedTuple):
-    """What :func:`scan_timit` finds; `left_out` are pairs (file, reason)."""
+    """What :func:`scan_timit` finds."""
 
     utterances: list  # by dialect region, speaker, sentence
-    left_out: list
-    notes: list  # about oddities that were kept
+    left_out: list  # (file, reason)
+    notes: list  # oddities of what was used
 
 
 class Sentence(NamedTuple):
@@ -136,9 +135,14 @@ def prepare_timit(
             f"validation_sentences is {validation_sentences} but must be 0, "
             "or positive with valid_annotation given."
         )
-    paths = {"train": train_annotation, "test": test_annotation}
-    if validation_sentences:
-        paths["valid"] = valid_annotation
+    paths = {
+        "train": train_annotation,
+        "valid": valid_annotation,
+        "test": test_annotation,
+    }
+    wanted = {
+        k: v for k, v in paths.items() if k != "valid" or validation_sentences
+    }
     beside = Path(train_annotation).parent
     root = _find_timit(data_folder, all_speakers)
     options = {
@@ -147,27 +151,19 @@ def prepare_timit(
         "all_speakers": bool(all_speakers),
         "validation_sentences": validation_sentences,
     }
-    current = fingerprint(Path(data_folder, root), SUFFIXES, options)
+    files = corpus_files(Path(data_folder, root), SUFFIXES)
+    current = fingerprint(options, ("\0".join(map(str, f)) for f in files))
     earlier = Provenance.read(beside)
-    if earlier and earlier.matches(current, paths):
+    if earlier and earlier.matches(current, wanted):
         logger.info(f"TIMIT is prepared and up to date in {beside}")
         return earlier
 
     scan = scan_timit(data_folder, all_speakers)
-    splits = _split(scan.utterances, validation_sentences)
-    summary = Provenance(
-        options,
-        current,
-        {split: totals(splits[split]) for split in paths},
-        scan.left_out,
-        scan.notes,
+    summary = write_preparation(
+        paths,
+        _split(scan.utterances, validation_sentences),
+        Provenance(options, current, left_out=scan.left_out, notes=scan.notes),
     )
-    for split, path in paths.items():
-        write_manifest(path, splits[split])
-    stale = earlier and set(earlier.manifests) - set(paths)
-    if stale and valid_annotation:  # its sentences are in train again
-        Path(valid_annotation).unlink(missing_ok=True)
-    summary.write(beside, paths)
     for line in summary.report():
         logger.info(line)
     return summary
@@ -183,11 +179,9 @@ def scan_timit(data_folder, all_speakers=False):
 
     Arguments
     ---------
-    data_folder : str
-        TIMIT, or the folder around it.
-    all_speakers : bool
-        Take the speakers of TEST as well. The flat layout knows no TEST, and
-        all of it is always taken.
+    data_folder, all_speakers
+        See :func:`prepare_timit`. The flat layout knows no TEST, and all of
+        it is always taken.
 
     Returns
     -------
@@ -218,7 +212,6 @@ def scan_timit(data_folder, all_speakers=False):
         for u in kept
         if u.spk_id not in trained
     ]
-    kept = [u for u in kept if u.spk_id in trained]
     if not trained & tested:
         why = [f"; the first problem is {': '.join(r)}" for r in left_out]
         raise InputError(
@@ -226,10 +219,9 @@ def scan_timit(data_folder, all_speakers=False):
             "sentence to train on and a usable SI sentence to test with"
             f"{''.join(why[:1]).rstrip('.')}."
         )
-    notes += [
-        f"speaker {speaker} has no test sentence"
-        for speaker in sorted(trained - tested)
-    ]
+    untested = sorted(trained - tested)
+    notes += [f"speaker {name} has no test sentence" for name in untested]
+    kept = [u for u in kept if u.spk_id in trained]
     return Scan(kept, sorted(left_out), notes)
 
 
@@ -239,7 +231,7 @@ def _split(utterances, validation_sentences):
     for u in utterances:
         if _trains(u):
             speakers[u.spk_id].append(u)
-    valid = set()
+    place = {u: "train" if _trains(u) else "test" for u in utterances}
     for speaker, own in speakers.items():
         if len(own) <= validation_sentences:
             raise InputError(
@@ -247,12 +239,9 @@ def _split(utterances, validation_sentences):
                 f"{speaker} has {len(own)} training sentences and must keep "
                 "one."
             )
-        valid.update(own[len(own) - validation_sentences :])
-    return {
-        "train": [u for u in utterances if _trains(u) and u not in valid],
-        "valid": [u for u in utterances if u in valid],
-        "test": [u for u in utterances if not _trains(u)],
-    }
+        held_out = own[len(own) - validation_sentences :]
+        place |= dict.fromkeys(held_out, "valid")
+    return divided(utterances, place)
 
 
 def _find_timit(data_folder, all_speakers):
@@ -277,15 +266,15 @@ def _find_timit(data_folder, all_speakers):
             and any(map(_is_region, _folders(data_folder, folder, n)))
         }
         missing = [half for half in wanted if half not in halves]
-        if halves and missing:
+        if halves and not missing:
+            return folder
+        if halves:
             raise InputError(
                 f"data_folder {data_folder} has TIMIT's "
                 f"{' and '.join(sorted(halves)).upper()} but no "
                 f"{missing[0].upper()} folder with DR1 to DR8 in it; complete "
                 "the copy."
             )
-        if halves:
-            return folder
         if any(map(_is_region, names)):
             raise InputError(
                 f"data_folder {data_folder} has DR folders but no TRAIN; give "
@@ -331,13 +320,11 @@ def _list_sentences(data_folder, root, all_speakers):
     sentences = []
     for key, copies in sorted(wavs.items()):
         dialect, speaker, sentence, half = key
-        if (half != "train", dialect) != min(homes[speaker]):
-            left_out += [
-                (path, f"speaker {speaker} also appears elsewhere")
-                for _, path in copies
-            ]
-            continue
         paths = tuple(path for _, path in sorted(copies))
+        if (half != "train", dialect) != min(homes[speaker]):
+            reason = f"speaker {speaker} also appears elsewhere"
+            left_out += [(path, reason) for path in paths]
+            continue
         sentences.append(
             Sentence(dialect, speaker, sentence, paths, wrds.get(key))
         )
@@ -345,11 +332,7 @@ def _list_sentences(data_folder, root, all_speakers):
 
 
 def _check(data_folder, sentence):
-    """Read a sentence in full and find its speech.
-
-    Returns the utterance (None if no copy of it can be used), what is left
-    out, and notes.
-    """
+    """Read a sentence in full: (Utterance or None, left out, notes)."""
     utterance, left_out, notes = None, [], []
     for wav in sentence.wavs:
         if utterance:
@@ -390,26 +373,15 @@ def _check(data_folder, sentence):
 
 
 def parse_wrd(text):
-    """Find the span of the words in a .WRD file.
+    """Find the first and the last sample of the words in a .WRD file.
 
-    Words may overlap, as in about twenty files of TIMIT.
-
-    Arguments
-    ---------
-    text : str
-        Lines of ``start stop word``, in samples.
-
-    Returns
-    -------
-    tuple of int or None
-        First start and last stop; None when the text is not of that form.
+    Its lines are ``start stop word``; words may overlap, as in about twenty
+    files of TIMIT. None when the text is not of that form.
 
     Example
     -------
     >>> parse_wrd("2680 7320 flying\\n7320 17160 standby\\n")
     (2680, 17160)
-    >>> parse_wrd("flying standby") is None
-    True
     """
     lines = [line for line in text.splitlines() if line.strip()]
     words = [_WORD.fullmatch(line) for line in lines]

@@ -19,8 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from amsincnet_sb.dataio.corpus import write_preparation
-from amsincnet_sb.dataio.manifest import Utterance, write_manifest
+from amsincnet_sb.dataio.corpus import write_to_folder
+from amsincnet_sb.dataio.manifest import Provenance, Utterance, write_manifest
 from amsincnet_sb.inference import UNKNOWN, SpeakerIdentifier
 from amsincnet_sb.inference.evaluation import (
     calibration_from,
@@ -49,7 +49,7 @@ def manifests(corpus, folder, left_out):
             speakers.add(utterance.spk_id)
         splits[split].append(utterance)
     options = {"corpus": "TIMIT", "left_out": left_out}
-    write_preparation(folder, splits, options, "")
+    write_to_folder(folder, splits, Provenance(options, ""))
     read_by_all = []
     for path in sorted(Path(corpus).glob("TRAIN/*/*/SA*.WAV")):
         speaker = path.parent.name.lower()

@@ -546,7 +546,7 @@ class TestPreparedFolder:
             raise InputError(f"{path}: it cannot be written.")
 
         with monkeypatch.context() as patch:
-            patch.setattr("amsincnet_sb.dataio.corpus.write_manifest", full)
+            patch.setattr("amsincnet_sb.dataio.manifest.write_manifest", full)
             refused(tree, out, seed=1)
         for name in ("train.csv", "test.csv", "prepare.json"):
             with pytest.raises(InputError, match="not a finished preparation"):
