@@ -180,17 +180,7 @@ class RandomChunks(Dataset):
         return next(self._ahead)
 
     def batch(self, step):
-        """The batch of a step.
-
-        Arguments
-        ---------
-        step : int
-            Counted from 0 over the whole run.
-
-        Returns
-        -------
-        WaveBatch
-        """
+        """The WaveBatch of a step, counted from 0 over the whole run."""
         labels = self.audio.labels
         if labels.device.type != "cuda":
             return WaveBatch(*self.draw(step), step)
@@ -208,39 +198,18 @@ class RandomChunks(Dataset):
             return WaveBatch(*self.draw(number), step)
 
     def draw(self, step):
-        """The tensors of a batch.
+        """The tensors of a batch: chunks, labels, utterances.
 
-        Arguments
-        ---------
-        step : int or torch.Tensor
-            As in :meth:`batch`, or that as an int64 scalar on the audio's
-            device.
-
-        Returns
-        -------
-        wavs : torch.Tensor
-            ``[batch_size, window]``, float32.
-        labels, utterance : torch.Tensor
-            ``[batch_size]``.
+        ``step`` may be an int64 scalar on the audio's device.
         """
         utterance, start = self._places(step)
         wavs = self.audio.chunks(utterance, start, self.window)
         return wavs, self.audio.labels[utterance], utterance
 
     def describe(self, step, which):
-        """Say where examples of a step come from.
+        """File and samples of the first of some examples of a step.
 
-        Arguments
-        ---------
-        step : int
-            As in :meth:`batch`.
-        which : torch.Tensor
-            ``[batch_size]``, bool: the examples.
-
-        Returns
-        -------
-        str
-            File and samples of the first one, and how many more there are.
+        ``which`` marks them, ``[batch_size]``, bool.
         """
         which = which.to(self.audio.labels.device)
         utterance, start = (place[which] for place in self._places(step))

@@ -114,15 +114,7 @@ class CapturedBrain(StoppableBrain):
         ]
 
     def on_stage_start(self, stage, epoch=None):
-        """Gets called at the beginning of each stage.
-
-        Arguments
-        ---------
-        stage : sb.Stage
-            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
-        epoch : int
-            The currently-starting epoch.
-        """
+        """Gets called at the beginning of each stage."""
         # A resumed epoch goes on with the sums of its checkpoint.
         if stage == sb.Stage.TRAIN and self.step == 0:
             self.totals.clear()
@@ -131,13 +123,9 @@ class CapturedBrain(StoppableBrain):
         """Make the randomness in a step (dropout) depend on its number.
 
         A run that is resumed then goes on as it would have; processes differ.
-        Called in ``on_fit_batch_start``. torch.manual_seed would take longer
-        than a captured step, because it seeds every kind of device.
-
-        Arguments
-        ---------
-        seed : int
-            Of the experiment.
+        Called with the experiment's seed in ``on_fit_batch_start``.
+        torch.manual_seed would take longer than a captured step, because it
+        seeds every kind of device.
         """
         if self.device_type == "cuda":
             index = torch.device(self.device).index or 0
@@ -272,13 +260,7 @@ class CapturedBrain(StoppableBrain):
         return loss
 
     def check_loss_isfinite(self, loss):
-        """Gets called between the forward and the backward pass.
-
-        Arguments
-        ---------
-        loss : torch.Tensor
-            Scaled for the backward pass.
-        """
+        """Gets called with the scaled loss before the backward pass."""
         self._loss = loss.detach() * self.grad_accumulation_factor
         if self.scaler.is_enabled():
             self._loss = self._loss / self.scaler.get_scale()
@@ -352,18 +334,7 @@ class CapturedBrain(StoppableBrain):
     def update_average(self, loss, avg_loss):
         """Running average of the loss for the progress bar.
 
-        Arguments
-        ---------
-        loss : torch.Tensor or None
-            From fit_batch or evaluate_batch.
-        avg_loss : float
-            The average so far.
-
-        Returns
-        -------
-        float
-            The new average; of captured steps a new one every
-            ``read_interval`` steps.
+        Of captured steps, a new one every ``read_interval`` steps.
         """
         if loss is not None:
             return super().update_average(loss, avg_loss)
@@ -374,11 +345,7 @@ class CapturedBrain(StoppableBrain):
         return totals["loss"] / max(1.0, totals["steps"])
 
     def epoch_totals(self):
-        """The sums over the epoch that ends, in ``on_stage_end``.
-
-        Returns
-        -------
-        dict of str to float
+        """The sums over the epoch that ends, for ``on_stage_end``.
 
         Raises
         ------
@@ -395,19 +362,7 @@ class CapturedBrain(StoppableBrain):
         return totals
 
     def mean_over_ranks(self, mean, count):
-        """Mean over processes that share a data set, in ``on_stage_end``.
-
-        Arguments
-        ---------
-        mean : float
-            Of this process, such as its average loss.
-        count : int
-            Over how many items.
-
-        Returns
-        -------
-        float
-        """
+        """Mean over processes of their means over ``count`` items each."""
         if world_size() == 1:
             return float(mean)
         sums = [float(mean) * count, count]

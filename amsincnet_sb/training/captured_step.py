@@ -172,13 +172,7 @@ class CapturedStep:
             self._eager()
 
     def read_skipped(self):
-        """Numbers of the steps skipped since the last call; waits.
-
-        Returns
-        -------
-        list of int
-            The latest ones, if there are more than ``remembered``.
-        """
+        """Numbers of the latest steps skipped since the last call; waits."""
         total = int(self._skipped)
         new = min(total - self._skipped_read, self.remembered)
         if not new:

@@ -29,17 +29,7 @@ COMMAND_LINE = "The command line"
 
 
 def parse_overrides(overrides):
-    """The options of the command line as a mapping.
-
-    Arguments
-    ---------
-    overrides : str or dict
-        The yaml text that ``speechbrain.parse_arguments`` returns, or a
-        mapping, which is copied.
-
-    Returns
-    -------
-    dict
+    """The yaml text of ``speechbrain.parse_arguments`` as a mapping.
 
     Raises
     ------
@@ -85,10 +75,6 @@ def place_overrides(hparams_file, overrides):
     overrides : dict
         Of the recipe's keys, as the user gives them.
 
-    Returns
-    -------
-    dict
-
     Raises
     ------
     InputError
@@ -132,16 +118,10 @@ def plain_options(hparams_file, overrides, hints=None):
 
     Arguments
     ---------
-    hparams_file : str
+    hparams_file, overrides :
         As in :func:`place_overrides`.
-    overrides : dict
-        Likewise.
     hints : dict, optional
-        What to tell the user about a key left at ``!PLACEHOLDER``.
-
-    Returns
-    -------
-    dict
+        Key left at ``!PLACEHOLDER`` to the advice for the user.
 
     Raises
     ------

@@ -11,15 +11,8 @@ __all__ = ["make_capturable", "undo_capturable", "without_effect"]
 def make_capturable(optimizer, fused, device):
     """Switch an optimizer, in place, to the form that can be captured.
 
-    Arguments
-    ---------
-    optimizer : torch.optim.Optimizer
-        Of any kind.
-    fused : bool
-        Take torch's fused kernels where there are some. Compiled, the
-        ``foreach`` form becomes one kernel, which is faster.
-    device : torch.device
-        Of its parameters.
+    ``fused`` takes torch's fused kernels where there are some; compiled, the
+    ``foreach`` form becomes one kernel, which is faster.
     """
     fused = fused and isinstance(
         optimizer, (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
@@ -46,11 +39,6 @@ def undo_capturable(optimizer):
     Checkpoints of a captured step carry its settings: learning rates as
     tensors and ``capturable``, which other devices and SpeechBrain's step
     refuse. Call this after loading such a checkpoint for one of those.
-
-    Arguments
-    ---------
-    optimizer : torch.optim.Optimizer
-        Of any kind, switched or not.
 
     Example
     -------

@@ -32,49 +32,19 @@ class StoppableBrain(sb.Brain):
         self.stop_request = StopRequest()
 
     def fit(self, *args, **kwargs):
-        """Train; see speechbrain.core.Brain.
-
-        Arguments
-        ---------
-        *args, **kwargs
-            As of the base class.
-        """
+        """Train; see speechbrain.core.Brain."""
         with stop_requests() as self.stop_request:
             super().fit(*args, **kwargs)
             if self._asked_to_stop():  # while the last checkpoint was written
                 self._stop("after training")
 
     def evaluate(self, *args, **kwargs):
-        """Evaluate; see speechbrain.core.Brain.
-
-        Arguments
-        ---------
-        *args, **kwargs
-            As of the base class.
-
-        Returns
-        -------
-        float
-            The average loss.
-        """
+        """Evaluate; see speechbrain.core.Brain."""
         with stop_requests() as self.stop_request:
             return super().evaluate(*args, **kwargs)
 
     def evaluate_batch(self, batch, stage):
-        """Evaluate one batch; see speechbrain.core.Brain.
-
-        Arguments
-        ---------
-        batch : WaveBatch
-            Windows.
-        stage : sb.Stage
-            One of sb.Stage.VALID or sb.Stage.TEST.
-
-        Returns
-        -------
-        torch.Tensor
-            The loss.
-        """
+        """Evaluate one batch; see speechbrain.core.Brain."""
         # Several processes have no common batch to stop after.
         if self.stop_request and world_size() == 1:
             if stage == sb.Stage.TEST:
