@@ -125,23 +125,8 @@ def read_audio(path, start=0, stop=None, sample_rate=16000):
 def read_chunk(path, start, stop, sample_rate):
     """Read a part of a file whose rate is known, for streaming.
 
-    Arguments
-    ---------
-    path : str or os.PathLike
-    start, stop : int
-        First sample and the one after the last.
-    sample_rate : int
-        That the file must have, in Hz.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[T]`` float32, channels averaged, not clipped.
-
-    Raises
-    ------
-    InputError
-        As :func:`read_audio`; and when the file has another rate.
+    As :func:`read_audio`, but not clipped, and a file that has another rate
+    than `sample_rate` (Hz) raises InputError.
     """
     with _opened(path) as sound:
         if sound.samplerate != sample_rate:
@@ -155,7 +140,7 @@ def read_chunk(path, start, stop, sample_rate):
 def resample(path, wave, rate, sample_rate):
     """Change the rate of a waveform, ``[T]`` float32, with torchaudio.
 
-    Raises InputError that names `path` if the two rates have so little in
+    Raises InputError, which names `path`, if the two rates have so little in
     common that it would take ages.
     """
     # Imported on demand: it takes seconds, and most corpora never need it.
@@ -171,10 +156,10 @@ def resample(path, wave, rate, sample_rate):
 
 
 def is_silent(wave):
-    """Whether a waveform (samples in [-1, 1]) carries no signal at all.
+    """Whether a waveform in [-1, 1] carries no signal at all.
 
-    So it is when empty, constant, or varying by no more than the dither of
-    16-bit audio, one step up or down.
+    It is empty, constant, or varies by no more than the dither of 16-bit
+    audio, one step up or down.
     """
     if not wave.numel():
         return True
@@ -189,22 +174,17 @@ def _opened(path):
         if os.path.isdir(path):
             raise InputError(f"{path}: it is a folder; give an audio file.")
         raise InputError(f"{path}: there is no such file; check the path.")
+    if os.fspath(path).lower().endswith(".raw"):
+        raise InputError(
+            f"{path}: raw samples have no header; convert them to WAV."
+        )
     try:
-        with _sound(path) as sound:
+        # As bytes: a name that is not valid Unicode can be read all the same.
+        with soundfile.SoundFile(os.fsencode(path)) as sound:
             _check_header(path, sound)
             yield sound
     except soundfile.SoundFileError as error:
         raise InputError(f"{path}: {_diagnosis(path, error)}") from error
-
-
-def _sound(path):
-    try:
-        # As bytes: a name that is not valid Unicode can be read all the same.
-        return soundfile.SoundFile(os.fsencode(path))
-    except TypeError:  # what soundfile answers to a name ending in .raw
-        raise InputError(
-            f"{path}: raw samples have no header; convert them to WAV."
-        ) from None
 
 
 def _check_header(path, sound):
@@ -220,18 +200,7 @@ def _check_header(path, sound):
             f"not {MIN_RATE} to {MAX_RATE}; check what wrote it."
         )
     # libsndfile quietly believes the file's size where the header says more.
-    if sound.format == "NIST":
-        found = re.search(rb"sample_count -i (\d{1,18})\s", _sphere(path))
-        promised, held = int(found[1]) if found else 0, sound.frames
-    else:
-        found = re.search(
-            r"^(?:data|SSND) : (\d+) \(should be (\d+)\)",
-            sound.extra_info,
-            re.MULTILINE,
-        )
-        promised, held = map(int, found.groups()) if found else (0, 0)
-        if promised >= STREAMED:
-            promised = held
+    promised, held = _sizes(path, sound)
     if promised > held:
         raise InputError(
             f"{path}: it is cut short, with {held / promised:.0%} of the data "
@@ -239,6 +208,17 @@ def _check_header(path, sound):
         )
     if sound.frames < 1:
         raise InputError(f"{path}: it holds no samples; copy it again.")
+
+
+def _sizes(path, sound):
+    """The data that the header promises and those there are, or (0, 0)."""
+    if sound.format == "NIST":
+        found = re.search(rb"sample_count -i (\d{1,18})\s", _sphere(path))
+        return int(found[1]) if found else 0, sound.frames
+    line = r"^(?:data|SSND) : (\d+) \(should be (\d+)\)"
+    found = re.search(line, sound.extra_info, re.MULTILINE)
+    promised, held = map(int, found.groups()) if found else (0, 0)
+    return (promised, held) if promised < STREAMED else (0, 0)
 
 
 def _part(path, sound, start, stop):

@@ -7,7 +7,6 @@ folder, or the lists of the authors' code. No recording is opened here.
 import json
 import os
 import re
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,15 +28,9 @@ COLUMNS = {
     "stop": "stop end",
 }
 SPLITS = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
 SUFFIXES = tuple(f".{name.lower()}" for name in soundfile.available_formats())
 SUFFIXES += (".aif", ".aifc", ".oga", ".opus", ".snd", ".sph")
@@ -50,32 +43,23 @@ _DIGITS = re.compile(r"[0-9]{1,15}")
 
 
 class Listed(NamedTuple):
-    """An utterance as a corpus names it, not yet looked at.
+    """An utterance as a corpus names it, not yet looked at."""
 
-    `wav` is relative to the data folder; `split` is None where the corpus
-    leaves it open; `start` and `stop` are samples at the file's own rate,
-    `stop` None for the end.
-    """
-
-    wav: str
+    wav: str  # relative to the data folder
     speaker: str
     id: str
-    split: str | None = None
-    start: int = 0
-    stop: int | None = None
+    split: str | None = None  # None where the corpus leaves it open
+    start: int = 0  # sample at the file's own rate
+    stop: int | None = None  # None for the end
 
 
 class Listing(NamedTuple):
-    """A corpus as :func:`list_corpus` finds it.
+    """A corpus as :func:`list_corpus` finds it."""
 
-    `kind` says in words what it was taken for, `data_folder` is absolute,
-    `utterances` are :class:`Listed`, `left_out` pairs (file, reason).
-    """
-
-    kind: str
-    data_folder: str
-    utterances: list
-    left_out: list
+    kind: str  # what it was taken for, in words
+    data_folder: str  # absolute
+    utterances: list  # of Listed
+    left_out: list  # (file, reason)
 
 
 def list_corpus(source, data_folder=None):
@@ -188,10 +172,12 @@ def _json_rows(source):
 
     def unique(pairs):
         """A JSON object, if no key occurs twice."""
-        repeated = [k for k, n in Counter(k for k, _ in pairs).items() if n > 1]
-        if repeated:
-            raise InputError(f"{source}: {repeated[0]!r} occurs twice.")
-        return dict(pairs)
+        found = {}
+        for key, value in pairs:
+            if key in found:
+                raise InputError(f"{source}: {key!r} occurs twice.")
+            found[key] = value
+        return found
 
     text = read_text(source, "export it again")
     try:
@@ -202,9 +188,7 @@ def _json_rows(source):
         raise InputError(f"{source}: it is not JSON ({error}).") from error
     named = []
     if isinstance(tree, dict):
-        named = [
-            (f"entry {k!r}", {"id": k}, entry) for k, entry in tree.items()
-        ]
+        named = [(f"entry {k!r}", {"id": k}, tree[k]) for k in tree]
     elif isinstance(tree, list):
         named = [(f"entry {i}", {}, entry) for i, entry in enumerate(tree, 1)]
     rows = []
@@ -228,9 +212,8 @@ def _kaldi(source, data_folder):
                 f"{source}: it has {'no ' * (name == 'utt2spk')}{name}, and a "
                 "Kaldi data folder with wav.scp and utt2spk alone is read."
             )
-    speakers = dict(_kaldi_lines(source / "utt2spk").values())
-    rows = []
-    for where, (utterance, path) in _kaldi_lines(source / "wav.scp").items():
+    speakers, rows = _kaldi_lines(source / "utt2spk"), []
+    for utterance, (where, path) in _kaldi_lines(source / "wav.scp").items():
         if path.endswith("|") or path.startswith("|"):
             raise InputError(
                 f"{where}: it is a command, and commands are not run; write "
@@ -240,42 +223,37 @@ def _kaldi(source, data_folder):
             raise InputError(
                 f"{where}: {utterance} has no speaker in utt2spk; add it."
             )
-        row = {"id": utterance, "path": path, "speaker": speakers[utterance]}
+        _, speaker = speakers[utterance]
+        row = {"id": utterance, "path": path, "speaker": speaker}
         rows.append((where, row))
     return _located("Kaldi data folder", source / "wav.scp", rows, data_folder)
 
 
 def _kaldi_lines(path):
-    """Where -> (key, value) of a file with a key and a value a line."""
+    """Key -> (where, value) of a file with a key and a value a line."""
+    found = {}
     lines = read_text(path, "correct the Kaldi data folder").split("\n")
-    pairs = {}
     for number, line in enumerate(lines, start=1):
         where, parts = f"{path}, line {number}", line.split(maxsplit=1)
         if not parts:
             continue
         if len(parts) < 2:
             raise InputError(f"{where}: it has nothing after {parts[0]}.")
-        pairs[where] = parts[0], parts[1].strip()
-    if not pairs:
-        raise InputError(f"{path}: it names nothing.")
-    keys = Counter(key for key, _ in pairs.values())
-    for where, (key, _) in reversed(pairs.items()):
-        if keys[key] > 1:
+        key, value = parts
+        if key in found:
             raise InputError(f"{where}: the ID {key!r} occurs twice.")
-    return pairs
+        found[key] = where, value.strip()
+    if not found:
+        raise InputError(f"{path}: it names nothing.")
+    return found
 
 
 def _located(kind, source, rows, data_folder):
     """Rows of a manifest as a Listing, with every file found."""
     columns = _columns(source, rows)
-    base = os.path.abspath(data_folder or source.parent)
-    paths, utterances, ids = [], [], set()
-    for where, row in rows:
-        path, listed = _listed(where, row, columns)
-        if listed.id:
-            _add_once(ids, listed.id, where)
-        paths.append(os.path.normpath(os.path.join(base, path)))
-        utterances.append(listed)
+    base = root = os.path.abspath(data_folder or source.parent)
+    listed = [_listed(where, row, columns) for where, row in rows]
+    paths = [os.path.normpath(os.path.join(base, row.wav)) for row in listed]
     missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -284,29 +262,24 @@ def _located(kind, source, rows, data_folder):
             "correct the path, or give the folder that paths are relative to "
             "with --data-folder."
         )
-    root = base
     outside = [p for p in paths if os.path.commonpath([base, p]) != base]
+    if outside and data_folder:
+        raise InputError(
+            f"{source}: {outside[0]} is outside the data folder {base}; "
+            "give a folder around all recordings."
+        )
     if outside:
-        if data_folder:
-            raise InputError(
-                f"{source}: {outside[0]} is outside the data folder {base}; "
-                "give a folder around all recordings."
-            )
         root = os.path.commonpath([os.path.dirname(p) for p in paths])
-    for i, (path, listed) in enumerate(zip(paths, utterances)):
+    utterances = {}
+    for (where, _), path, row in zip(rows, paths, listed):
         wav = name = Path(os.path.relpath(path, root)).as_posix()
-        if not listed.id:
-            if listed.start or listed.stop:
-                name = f"{wav}:{listed.start}-{listed.stop or ''}"
-            _add_once(ids, name, rows[i][0])
-        utterances[i] = listed._replace(wav=wav, id=listed.id or name)
-    return Listing(kind, root, utterances, [])
-
-
-def _add_once(ids, name, where):
-    if name in ids:
-        raise InputError(f"{where}: the ID {name!r} occurs twice.")
-    ids.add(name)
+        if row.start or row.stop:
+            name = f"{wav}:{row.start}-{row.stop or ''}"
+        name = row.id or name
+        if name in utterances:
+            raise InputError(f"{where}: the ID {name!r} occurs twice.")
+        utterances[name] = row._replace(wav=wav, id=name)
+    return Listing(kind, root, list(utterances.values()), [])
 
 
 def _columns(source, rows):
@@ -329,24 +302,26 @@ def _columns(source, rows):
 
 
 def _listed(where, row, columns):
-    """The path in a row, and what else it says as Listed."""
+    """A row as Listed, with the path as it is written."""
     path, speaker, name, split, start, stop = (
         _text(where, row, columns[what]) for what in COLUMNS
     )
     for what, text in (("path", path), ("speaker", speaker)):
         if not text:
             raise InputError(f"{where}: the {what} is missing.")
-    if columns["split"] is not None:
-        if split.lower() not in SPLITS:
-            raise InputError(
-                f"{where}: {columns['split']} is {split!r} but must be "
-                "train, valid or test."
-            )
-        split = SPLITS[split.lower()]
-    start = _samples(where, "start", start) or 0
-    stop = _samples(where, "stop", stop)
-    path = _PLACEHOLDER.sub("", path, count=1)
-    return path, Listed("", speaker, name, split or None, start, stop)
+    if columns["split"] is not None and split.lower() not in SPLITS:
+        raise InputError(
+            f"{where}: {columns['split']} is {split!r} but must be "
+            "train, valid or test."
+        )
+    return Listed(
+        _PLACEHOLDER.sub("", path, count=1),
+        speaker,
+        name,
+        SPLITS.get(split.lower()),
+        _samples(where, "start", start) or 0,
+        _samples(where, "stop", stop),
+    )
 
 
 def _text(where, row, column):

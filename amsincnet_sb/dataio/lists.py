@@ -13,7 +13,7 @@ def corpus_files(folder, suffixes):
     """List the files of a corpus, quickly and in a fixed order.
 
     Hidden files are passed over; links are followed, except back to a folder
-    that they lie in.
+    that they lie in. Raises InputError if a folder cannot be listed.
 
     Arguments
     ---------
@@ -26,11 +26,6 @@ def corpus_files(folder, suffixes):
     list of tuple
         (path relative to `folder` with forward slashes, size in bytes,
         modification time in ns), sorted. A broken link has size -1.
-
-    Raises
-    ------
-    InputError
-        A folder cannot be listed.
     """
     files, pending = [], [("", os.fspath(folder), frozenset())]
     while pending:
@@ -42,13 +37,12 @@ def corpus_files(folder, suffixes):
                 continue
             with os.scandir(path) as entries:
                 for entry in entries:
-                    name = prefix + entry.name
-                    if entry.name.startswith("."):
+                    name, lower = prefix + entry.name, entry.name.lower()
+                    if lower.startswith("."):
                         continue
                     if entry.is_dir():
-                        inside = name + "/", entry.path, above | {here}
-                        pending.append(inside)
-                    elif entry.name.lower().endswith(suffixes):
+                        pending.append((name + "/", entry.path, above | {here}))
+                    elif lower.endswith(suffixes):
                         files.append((name, *_size(entry)))
         except OSError as error:
             raise InputError(
@@ -73,25 +67,12 @@ def read_text(path, advice):
 
 
 def csv_rows(path, advice, delimiters=","):
-    """Read a CSV file, the header first.
+    """Yield (file and line, list of str) of a CSV file, the header first.
 
-    Arguments
-    ---------
-    path : str or os.PathLike
-    advice : str
-        What to do where it cannot be read.
-    delimiters : str
-        The one that is most frequent in the header separates the values.
-
-    Yields
-    ------
-    tuple
-        (file and line, list of str); rows as long as the header.
-
-    Raises
-    ------
-    InputError
-        It is no CSV file in UTF-8, or a row has another length.
+    Of the `delimiters`, the one that is most frequent in the header separates
+    the values; `advice` says what to do where the file cannot be read. Raises
+    InputError if it is no CSV file in UTF-8, or a row is longer or shorter
+    than the header.
     """
     with _readable(path, advice) as file:
         head = file.readline()
