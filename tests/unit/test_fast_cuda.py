@@ -347,15 +347,21 @@ def test_aligned_linear_equals_linear(size):
 
 
 @pytest.fixture
-def no_tf32(monkeypatch):
-    """SpeechBrain allows TF32 when it is imported."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def tf32(request):
+    """Allows TF32 if so parametrised; SpeechBrain does when imported."""
+    # By hand: monkeypatch cannot undo what it sets here.
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
+    for place in places:
+        place.allow_tf32 = getattr(request, "param", False)
+    yield
+    for place, allowed in zip(places, before):
+        place.allow_tf32 = allowed
 
 
 @on_gpu
 @pytest.mark.parametrize("shape", [DEFAULT, LONG, *FAMILY])
-def test_float32_on_gpu(shape, no_tf32):
+def test_float32_on_gpu(shape, tf32):
     """As exact as float32 convolutions, where TF32 is not allowed."""
     exact, exact_leaves = problem(shape, 4, device="cuda")
     single, leaves = problem(shape, 4, torch.float32, "cuda")
@@ -365,13 +371,12 @@ def test_float32_on_gpu(shape, no_tf32):
 
 
 @on_gpu
+@pytest.mark.parametrize("tf32", [True], indirect=True)
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_reduced_precision_on_gpu(precision, monkeypatch):
+def test_reduced_precision_on_gpu(precision, tf32):
     """Not worse than the plain path at the same precision."""
     exact, exact_leaves = problem(DEFAULT, 8, device="cuda")
     single, leaves = problem(DEFAULT, 8, torch.float32, "cuda")
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     found = []
     for function in (cuda.cnn, reference.cnn):
 
@@ -390,7 +395,7 @@ def test_reduced_precision_on_gpu(precision, monkeypatch):
 
 @on_gpu
 @pytest.mark.parametrize("shape", [(128, 983, 80, 96, 5, 3), *CONVS])
-def test_conv_on_gpu(shape, no_tf32):
+def test_conv_on_gpu(shape, tf32):
     """Exact in float32; in bfloat16 not worse than rounding its inputs."""
     exact, exact_leaves = conv_problem(shape, device="cuda")
     single, leaves = conv_problem(shape, torch.float32, "cuda")
@@ -408,7 +413,7 @@ def test_conv_on_gpu(shape, no_tf32):
 
 @on_gpu
 @pytest.mark.parametrize("bf16", [False, True])
-def test_logarithmic_sinc_map_on_gpu(bf16, no_tf32):
+def test_logarithmic_sinc_map_on_gpu(bf16, tf32):
     """Like the plain form; in bfloat16 maxima and small magnitudes move."""
     pairs = []
     for dtype in (torch.float64, torch.float32):
