@@ -19,25 +19,11 @@ FILTER_WIDTH, ROLLOFF = 6, 0.99
 
 
 def open_audio(dataset, labels, sample_rate, max_resident_gb, device="cpu"):
-    """The audio of a data set, in memory where it fits.
+    """The audio of a data set: in memory, or in files if it is too large.
 
-    Arguments
-    ---------
-    dataset : speechbrain.dataio.dataset.DynamicItemDataset
-        From a manifest, with output keys ``id``, ``sig`` (``[time]``),
-        ``spk_id_encoded`` and, for messages, ``wav``.
-    labels : dict
-        Speaker to its label.
-    sample_rate : int
-        In Hz.
-    max_resident_gb : float
-        Audio that would take more memory (in 10**9 bytes) stays in its files.
-    device : str
-        Where audio in memory is kept.
-
-    Returns
-    -------
-    ResidentAudio or StreamingAudio
+    ``dataset`` is a DynamicItemDataset of a manifest, with output keys ``id``,
+    ``sig`` (``[time]``), ``spk_id_encoded`` and, for messages, ``wav``;
+    ``labels`` maps a speaker to its label; ``max_resident_gb`` are 10**9 bytes.
     """
     if _resident_gigabytes(dataset, sample_rate) <= max_resident_gb:
         return ResidentAudio.from_dataset(dataset).to(device)
@@ -52,30 +38,20 @@ class ResidentAudio:
     TIMIT's training set is 0.2 GB as 16-bit samples: loaded once, it serves
     every batch without touching a file again. 16-bit recordings stay 16-bit
     and lose nothing; if one utterance does not fit them (resampled, 24-bit,
-    compressed), all are kept in float32.
+    compressed), all are kept in float32. ``samples`` is ``[total]``;
+    ``starts``, ``lengths`` and ``labels`` are ``[utterances]``, int64.
 
     Arguments
     ---------
     waves : list of torch.Tensor
-        Utterances, float32 in [-1, 1] or 16-bit, each ``[time]``, none empty.
+        Utterances, float32 in [-1, 1] or 16-bit, each ``[time]``, none empty;
+        an InputError if there is none.
     labels : list of int
         Of each.
     ids : list of str
         Of each.
     names : list of str, optional
         What messages call each, such as its file; the default is ``ids``.
-
-    Attributes
-    ----------
-    samples : torch.Tensor
-        ``[total]``, int16 or float32.
-    starts, lengths, labels : torch.Tensor
-        ``[utterances]``, int64.
-
-    Raises
-    ------
-    InputError
-        If there is no utterance.
 
     Example
     -------
@@ -138,21 +114,11 @@ class ResidentAudio:
         return self
 
     def chunks(self, utterance, start, window):
-        """Parts of utterances.
+        """Parts of utterances, ``[chunks, window]``, float32 in [-1, 1].
 
-        Arguments
-        ---------
-        utterance : torch.Tensor
-            ``[chunks]``, int64, which one each comes from.
-        start : torch.Tensor
-            ``[chunks]``, first sample of each in its utterance.
-        window : int
-            Samples of a chunk; an utterance that ends before is repeated.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[chunks, window]``, float32 in [-1, 1].
+        ``utterance`` and ``start`` are ``[chunks]``, int64: which one each comes
+        from, and its first sample there. An utterance that ends before the chunk
+        does is repeated.
         """
         within = window_samples(start, self.lengths[utterance], window, 1)
         return self.gather(self.starts[utterance][:, None] + within)
@@ -166,41 +132,19 @@ class StreamingAudio:
     """Utterances that stay in their files; only chunks asked for are read.
 
     Takes the place of :class:`ResidentAudio` for corpora that do not fit into
-    memory, and gives the same samples.
+    memory, and gives the same samples, on the CPU.
 
     Arguments
     ---------
     rows : iterable of dict
         With ``wav`` (a path), ``start``, ``stop``, ``duration`` and
-        ``spk_id`` as in a manifest.
+        ``spk_id`` as in a manifest; an InputError if there is none.
     ids : sequence of str
         Of each.
     indices : dict
         Speaker to its label.
     sample_rate : int
         Of the chunks, in Hz.
-
-    Attributes
-    ----------
-    lengths, labels : torch.Tensor
-        ``[utterances]``, int64; on the CPU.
-
-    Raises
-    ------
-    InputError
-        If there is no utterance.
-
-    Example
-    -------
-    >>> import soundfile
-    >>> path = getfixture("tmp_path") / "a.wav"
-    >>> soundfile.write(path, [0.0, 0.25, 0.5, -0.25], 8000)
-    >>> row = {"wav": str(path), "start": "1", "stop": "4"}
-    >>> row.update(duration="0.000375", spk_id="anna")
-    >>> audio = StreamingAudio([row], ["a-1"], {"anna": 0}, 8000)
-    >>> audio.chunks(torch.tensor([0, 0]), torch.tensor([0, 1]), 2)
-    tensor([[ 0.2500,  0.5000],
-            [ 0.5000, -0.2500]])
     """
 
     streams = True
@@ -233,10 +177,7 @@ class StreamingAudio:
     def chunks(self, utterance, start, window):
         """Parts of utterances; see :meth:`ResidentAudio.chunks`.
 
-        Raises
-        ------
-        InputError
-            If a file is not what the manifest says.
+        An InputError if a file is not what the manifest says.
         """
         out = torch.empty(len(utterance), window)
         done = 0
@@ -283,8 +224,7 @@ class StreamingAudio:
 def _resident_gigabytes(dataset, sample_rate):
     """Memory for the audio of a data set, in 10**9 bytes.
 
-    Two bytes per sample if the first file has 16 bits and this rate, else
-    four.
+    Two bytes per sample if the first file has 16 bits and this rate, else 4.
     """
     rows = dataset.data.values()
     seconds = sum(float(row["duration"]) for row in rows)

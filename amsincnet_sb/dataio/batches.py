@@ -24,6 +24,9 @@ AHEAD = 8  # batches read before they are asked for
 class WaveBatch:
     """Waveforms and labels, read like a SpeechBrain ``PaddedBatch``.
 
+    ``sig`` and ``spk_id_encoded`` (``[batch, 1]``) come with relative lengths
+    that are all 1: nothing is padded.
+
     Arguments
     ---------
     wavs : torch.Tensor
@@ -34,13 +37,6 @@ class WaveBatch:
         ``[batch]``, which utterance of the data set each comes from.
     step : int, optional
         Of a training batch, its number in the run.
-
-    Attributes
-    ----------
-    sig : PaddedData
-        ``(wavs, lens)``; nothing is padded, so ``lens`` is all ones.
-    spk_id_encoded : PaddedData
-        ``(labels [batch, 1], lens)``.
 
     Example
     -------
@@ -92,19 +88,14 @@ class RandomChunks(Dataset):
     window : int
         Samples of a chunk. An utterance shorter than that is repeated.
     batch_size : int
-        Examples per batch (of each process).
+        Examples per batch (of each process), at least the 2 that BatchNorm's
+        statistics need.
     batches_per_epoch : int
         Number of items.
     seed : int
         Of the experiment.
     rank, world_size : int
         Of this process.
-
-    Raises
-    ------
-    InputError
-        If a size is not a whole number of at least 1 (2 for the batch, whose
-        statistics BatchNorm needs).
 
     Example
     -------
@@ -236,7 +227,7 @@ class SlidingWindows(Dataset):
     An item is a whole batch. Windows run through the utterances without a
     break, so that batches are as large as the device likes whatever the
     lengths; :class:`amsincnet_sb.training.metrics.SentenceErrors` sums their
-    scores per utterance.
+    scores per utterance. ``counts`` ``[utterances]`` are the windows of each.
 
     Arguments
     ---------
@@ -248,19 +239,12 @@ class SlidingWindows(Dataset):
         Windows per batch.
     released : bool
         Score the rows that the authors' code scores; see
-        :func:`amsincnet_sb.nnet.windows.count_windows` and ``empty_row``.
+        :func:`amsincnet_sb.nnet.windows.count_windows`. It allocates a row for
+        the window that ends exactly with an utterance, never fills it, and
+        scores its zeros as label 0: ``empty_row`` ``[utterances]`` says where.
     rank, world_size : int
         Of this process; together the processes have the batches of one, each
         exactly once.
-
-    Attributes
-    ----------
-    counts : torch.Tensor
-        ``[utterances]``, windows of each.
-    empty_row : torch.Tensor or None
-        ``[utterances]``, bool. The authors' code allocates a row for the
-        window that ends exactly with an utterance, never fills it, and scores
-        its zeros as label 0. None unless ``released``.
 
     Example
     -------

@@ -29,23 +29,11 @@ def _splitmix(x):
 
 
 def random_integers(seed, stream, counter, below):
-    """Integers that depend on (seed, stream, counter) alone.
+    """int64 in [0, below) that depend on (seed, stream, counter) alone.
 
-    Arguments
-    ---------
-    seed : int
-        Of the experiment.
-    stream : int
-        What the number is for; different streams are independent.
-    counter : torch.Tensor
-        int64, any shape, any device.
-    below : int or torch.Tensor
-        Exclusive upper bound, at least 1 and below 2**31; broadcasts.
-
-    Returns
-    -------
-    torch.Tensor
-        int64, ``0 <= x < below``, of the broadcast shape.
+    ``stream`` says what a number is for: different streams are independent.
+    ``counter`` is an int64 tensor of any shape on any device. ``below``, an
+    int or a tensor, is at least 1 and below 2**31; the two broadcast.
 
     Example
     -------

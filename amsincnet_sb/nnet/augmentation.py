@@ -140,12 +140,9 @@ class BandMask(nn.Module):
         return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)
 
     def draw(self, batch, channels, device):
-        """Channels to keep, for a layer that masks by itself.
+        """Channels to keep, ``[batch, channels]``, bool; None if all are.
 
-        Returns
-        -------
-        torch.Tensor or None
-            ``[batch, channels]``, bool; None if all are kept.
+        For a layer that masks by itself.
         """
         if not self.training or self.max_width == 0:
             return None

@@ -8,19 +8,11 @@ __all__ = ["compiled", "first_line"]
 
 
 def compiled(method):
-    """A method compiled into kernels that do not depend on measurements.
+    """A bound method compiled into kernels that no measurement chooses.
 
     By default the compiler tries some forms of a sum and takes the fastest of
-    the moment; a run that is resumed would then add in another order.
-
-    Arguments
-    ---------
-    method : method
-        Bound; its tensors' shapes do not change between calls.
-
-    Returns
-    -------
-    callable
+    the moment; a run that is resumed would then add in another order. The
+    shapes of tensors must not change between calls.
     """
     from torch._inductor import config  # slow to import
 
@@ -49,14 +41,6 @@ def _with_own_code(method):
 
 def first_line(error):
     """A compiler's error as one line for the log.
-
-    Arguments
-    ---------
-    error : Exception
-
-    Returns
-    -------
-    str
 
     Example
     -------

@@ -6,26 +6,13 @@ __all__ = ["parameter_groups"]
 
 
 def parameter_groups(modules, cutoff_lr_factor=1.0):
-    """Parameter groups for any torch optimizer.
+    """Parameter groups of the matrices, gains and biases, and cut-offs.
 
     The cut-offs of :class:`amsincnet_sb.nnet.sinc.SincConv`, of the order of
-    0.01, may need a learning rate of their own. Weight decay pulls towards
-    zero, which makes sense for a matrix or a kernel, not for a gain, a bias
-    or a frequency.
-
-    Arguments
-    ---------
-    modules : torch.nn.Module
-        Whose parameters.
-    cutoff_lr_factor : float
-        ``lr_factor`` of the cut-offs' group; 1 for the others. Whoever sets
-        the learning rate multiplies by it.
-
-    Returns
-    -------
-    list of dict
-        Groups of the matrices, of the gains and biases, and of the cut-offs,
-        each if there are any; the last two with a ``weight_decay`` of 0.
+    0.01, may need a learning rate of their own: whoever sets it multiplies by
+    the group's ``lr_factor``, which is ``cutoff_lr_factor`` for them, else 1.
+    Weight decay pulls towards zero, which makes sense for a matrix or a
+    kernel, not for a gain, a bias or a frequency: their groups have none.
 
     Example
     -------

@@ -4,20 +4,10 @@ __all__ = ["log_posteriors"]
 
 
 def log_posteriors(predictions, scale=1.0):
-    """Log-posteriors of the speakers, in float32.
+    """Log-posteriors of the speakers, ``[..., speakers]``, in float32.
 
-    Arguments
-    ---------
-    predictions : torch.Tensor
-        ``[..., speakers]``: cosines, or log-probabilities (with a scale of 1,
-        which leaves them unchanged).
-    scale : float
-        That of the loss the cosines were trained with.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[..., speakers]``.
+    Of cosines, with the ``scale`` of the loss they were trained with, or of
+    log-probabilities, which a scale of 1 leaves unchanged.
 
     Example
     -------

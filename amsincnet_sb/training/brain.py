@@ -45,8 +45,9 @@ class CapturedBrain(StoppableBrain):
     :class:`amsincnet_sb.dataio.batches.RandomChunks`.
 
     ``compute_forward`` and ``compute_objectives`` must not read the device in
-    training (no ``.item()``); sums go to :attr:`totals`. Options that cannot
-    be captured turn capturing off, and the log says so once.
+    training (no ``.item()``); sums go to ``totals``: ``loss`` (summed over
+    steps), ``steps``, ``skipped`` and those of :attr:`totals_names`. Options
+    that cannot be captured turn capturing off, and the log says so once.
 
     Under torchrun each process computes the loss of its own batch, and
     DistributedDataParallel averages the gradients; this too is captured.
@@ -66,12 +67,6 @@ class CapturedBrain(StoppableBrain):
         statistics are averaged.
     **kwargs : dict
         See speechbrain.core.Brain.
-
-    Attributes
-    ----------
-    totals : Totals
-        ``loss`` (summed over steps), ``steps``, ``skipped`` and those that
-        :attr:`totals_names` adds.
     """
 
     #: Further sums of an epoch.
@@ -138,15 +133,7 @@ class CapturedBrain(StoppableBrain):
     def fit_batch(self, batch):
         """One training step, captured or as SpeechBrain does it.
 
-        Arguments
-        ---------
-        batch : WaveBatch
-            From RandomChunks.
-
-        Returns
-        -------
-        torch.Tensor or None
-            The loss; None of a captured step, which nobody waits for.
+        Returns the loss, or None after a captured step, which nobody waits for.
         """
         if not self.capturing:
             return self._fit_batch_guarded(batch)
@@ -347,10 +334,7 @@ class CapturedBrain(StoppableBrain):
     def epoch_totals(self):
         """The sums over the epoch that ends, for ``on_stage_end``.
 
-        Raises
-        ------
-        InputError
-            If every step of the epoch was skipped.
+        An InputError if every step was skipped.
         """
         self._look_for_skipped()
         totals = self.totals.read()

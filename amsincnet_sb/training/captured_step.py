@@ -36,7 +36,8 @@ class CapturedStep:
     call, the first one too, is one replay and waits for nothing. A step is
     thus the same function of its batch and of the state, whether a run starts
     or is resumed. Where compiling or capturing is not possible, and on a CPU,
-    steps run one kernel at a time; a line in the log says why.
+    steps run one kernel at a time; a line in the log says why. ``captured``
+    says whether steps are replays.
 
     A step with a loss or gradient that is NaN or infinite changes nothing;
     see :meth:`read_skipped`.
@@ -59,19 +60,12 @@ class CapturedStep:
         ``capturable`` and to their fastest form.
     max_grad_norm : float
         Gradients are scaled down to this norm; infinity leaves them.
-    compile : bool
-        Compile the loss and the update (CUDA).
-    capture : bool
-        Capture a CUDA graph (CUDA).
+    compile, capture : bool
+        Whether to do so on CUDA.
     state : sequence of torch.Tensor
         Tensors that ``loss_fn`` changes in place: buffers of modules, sums.
     agreement : RankAgreement, optional
         Of several processes.
-
-    Attributes
-    ----------
-    captured : bool
-        Whether steps are replays of a graph.
 
     Example
     -------
@@ -144,14 +138,9 @@ class CapturedStep:
             self._finish = compiled(self._finish)
 
     def __call__(self, step, *batch):
-        """Do one step. On CUDA the work may be still going on at return.
+        """Do step number ``step`` with tensors of the same shapes as ever.
 
-        Arguments
-        ---------
-        step : int
-            Its number.
-        *batch : torch.Tensor
-            For ``loss_fn``; of the same shapes at every step.
+        On CUDA the work may be still going on at return.
         """
         if self._inputs is None:
             self._inputs = [x.to(self.device, copy=True) for x in batch]

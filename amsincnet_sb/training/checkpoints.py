@@ -77,25 +77,11 @@ class AtomicCheckpointer(Checkpointer):
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
     ):
-        """Save a checkpoint; arguments as in the base class.
+        """Save a checkpoint; None on a rank that is not the main process.
 
-        Arguments
-        ---------
-        meta : mapping, optional
-            Numbers and strings; scalars of torch and NumPy become Python's,
-            because others could not be read again.
-        end_of_epoch, name, verbosity :
-            As in the base class.
-
-        Returns
-        -------
-        Checkpoint
-            None on a rank that is not the main process.
-
-        Raises
-        ------
-        InputError
-            If it cannot be written; older checkpoints stay as they were.
+        Arguments as in the base class. Scalars of torch and NumPy in ``meta``
+        become Python's, because others could not be read again. An InputError
+        if it cannot be written; older checkpoints stay as they were.
         """
         meta = {
             key: value.item() if hasattr(value, "item") else value
@@ -147,13 +133,6 @@ class AtomicCheckpointer(Checkpointer):
 
         The base class appends to its default ``importance_keys`` in every
         call, so that each call takes longer than the one before.
-
-        Arguments
-        ---------
-        *arguments, **options
-            As in the base class.
-        importance_keys : sequence of callable
-            By keyword only; see :meth:`delete_checkpoints`.
         """
         super().save_and_keep_only(
             *arguments, importance_keys=list(importance_keys), **options
@@ -169,22 +148,10 @@ class AtomicCheckpointer(Checkpointer):
         ckpt_predicate=None,
         verbosity=logging.INFO,
     ):
-        """Delete all but the most important checkpoints.
+        """Delete all but the most important checkpoints, as the base class.
 
         Each is renamed before its files are deleted, so that a checkpoint
         that is half deleted no longer counts as one.
-
-        Arguments
-        ---------
-        num_to_keep, min_keys, … :
-            As in the base class.
-
-        Raises
-        ------
-        ValueError
-            If ``num_to_keep`` is negative.
-        InputError
-            If a checkpoint cannot be deleted.
         """
         if num_to_keep < 0:
             raise ValueError(
@@ -226,22 +193,10 @@ class AtomicCheckpointer(Checkpointer):
         min_key=None,
         ckpt_predicate=None,
     ):
-        """Load the best checkpoint that is whole.
+        """Load the best checkpoint that is whole; arguments as in the base class.
 
-        Arguments
-        ---------
-        importance_key, max_key, min_key, ckpt_predicate :
-            As in the base class; the default is the newest.
-
-        Returns
-        -------
-        Checkpoint or None
-
-        Raises
-        ------
-        InputError
-            If it is of a model with other shapes or holds something else, or
-            if the ranks see different checkpoints.
+        An InputError if it is of a model with other shapes or holds something
+        else, or if the ranks see different checkpoints.
         """
         damaged = set()
 

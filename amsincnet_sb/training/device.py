@@ -16,20 +16,10 @@ __all__ = [
 
 
 def own_device(asked=None):
-    """The device of this process.
+    """The device of this process; ``asked`` is the option ``--device``.
 
     SpeechBrain takes "cuda" for the first GPU in every process; here it is
-    under torchrun the GPU of the local rank.
-
-    Arguments
-    ---------
-    asked : str, optional
-        As with ``--device``.
-
-    Raises
-    ------
-    InputError
-        If there is no such GPU.
+    under torchrun the GPU of the local rank. An InputError if there is none.
 
     Example
     -------
@@ -51,22 +41,12 @@ def own_device(asked=None):
 
 
 def best_precisions(device):
-    """The precisions to train and to evaluate in by default.
+    """``precision`` and ``eval_precision`` of a device by default.
 
     On GPUs with tensor cores bfloat16 trains as well as float32 in half the
     time. Evaluation is in float16, whose mantissa is as long as that of TF32,
     which SpeechBrain allows (bfloat16's is three bits shorter, which shows in
     frame errors); values out of its range are computed in float32.
-
-    Arguments
-    ---------
-    device : str
-        "cpu", "cuda", "cuda:1", …
-
-    Returns
-    -------
-    dict
-        ``precision`` and ``eval_precision``.
 
     Example
     -------
@@ -82,11 +62,6 @@ def has_bfloat16(device):
     """Whether a device has bfloat16 matmuls in hardware.
 
     A CPU without them takes seconds for milliseconds of work in float32.
-
-    Arguments
-    ---------
-    device : str
-        As in :func:`best_precisions`.
     """
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)

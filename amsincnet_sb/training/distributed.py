@@ -40,27 +40,10 @@ def rank():
 
 
 def on_main(function, *args, **kwargs):
-    """Run something on the main process alone; its errors reach all.
+    """Run a function on the main process alone; all get what it returns.
 
     As SpeechBrain's ``run_on_main``, under which the others would wait for
-    ever when the main process gives up.
-
-    Arguments
-    ---------
-    function : callable
-        What to run.
-    *args, **kwargs
-        For it.
-
-    Returns
-    -------
-    object
-        What it returned, on every process.
-
-    Raises
-    ------
-    InputError
-        If it raised one, on every process.
+    ever when the main process gives up: an InputError is raised by all.
 
     Example
     -------
@@ -94,17 +77,7 @@ def add_over_ranks(tensor):
 def any_rank(flags, device="cpu"):
     """For each flag whether it is set in any process; waits for the device.
 
-    Arguments
-    ---------
-    flags : sequence of bool
-        Those of this process.
-    device : str
-        One that the backend serves.
-
-    Returns
-    -------
-    list of bool
-        The same on every process.
+    ``device`` is one that the backend serves.
     """
     if world_size() == 1:
         return list(flags)
@@ -114,14 +87,9 @@ def any_rank(flags, device="cpu"):
 
 
 def same_on_all_ranks(value, what):
-    """Stop where processes that must agree do not.
+    """Raise an InputError where processes that must agree do not.
 
-    Arguments
-    ---------
-    value : str
-        Of this process.
-    what : str
-        Begins the sentence of the InputError, such as "The checkpoint".
+    ``what`` begins the sentence, such as "The checkpoint".
     """
     if world_size() == 1:
         return
@@ -174,13 +142,7 @@ class RankAgreement:
 
     @torch.no_grad()
     def start(self, loss):
-        """Gets called after the forward pass.
-
-        Arguments
-        ---------
-        loss : torch.Tensor
-            Scalar.
-        """
+        """Gets called after the forward pass, with the scalar loss."""
         self._finite = torch.isfinite(loss.detach())
         if world_size() == 1:
             return
@@ -191,12 +153,9 @@ class RankAgreement:
 
     @torch.no_grad()
     def finish(self):
-        """Gets called after the backward pass; waits on the device alone.
+        """Whether the loss is finite in every process, a scalar bool tensor.
 
-        Returns
-        -------
-        torch.Tensor
-            Scalar bool: whether the loss is finite in every process.
+        Gets called after the backward pass; waits on the device alone.
         """
         if world_size() == 1:
             return self._finite
@@ -213,21 +172,8 @@ def wrap_distributed(module, device, find_unused=False, dtype=None):
 
     SpeechBrain's Brain would also turn every BatchNorm into SyncBatchNorm,
     which a CPU refuses, and leave no stream of its own to a CUDA graph.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        With parameters.
-    device : str
-        Of this process.
-    find_unused : bool
-        Whether some parameters get no gradient in some steps.
-    dtype : torch.dtype, optional
-        ``torch.bfloat16`` halves the traffic; the default is the gradients'.
-
-    Returns
-    -------
-    DistributedDataParallel
+    ``find_unused``: some parameters get no gradient in some steps. A ``dtype``
+    of ``torch.bfloat16`` halves the traffic.
     """
     cuda = torch.device(device).type == "cuda"
     stream = contextlib.nullcontext()

@@ -46,13 +46,7 @@ class StepGuard:
 
     @torch.no_grad()
     def restore_unless(self, finite):
-        """Go back to the remembered values.
-
-        Arguments
-        ---------
-        finite : torch.Tensor
-            Scalar bool on the device; where it is True, all stays.
-        """
+        """Go back to them where the scalar bool tensor ``finite`` is False."""
         if self.tensors:
             torch._foreach_copy_(self._now_parts, self._bytes)
             torch.where(finite, self._now, self._old, out=self._now)

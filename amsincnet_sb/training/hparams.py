@@ -31,10 +31,7 @@ COMMAND_LINE = "The command line"
 def parse_overrides(overrides):
     """The yaml text of ``speechbrain.parse_arguments`` as a mapping.
 
-    Raises
-    ------
-    InputError
-        If it is not a mapping, or a key has no value.
+    An InputError if it is not a mapping, or a key has no value.
 
     Example
     -------
@@ -67,19 +64,8 @@ def place_overrides(hparams_file, overrides):
     """Overrides for ``load_hyperpyyaml``, checked and put where they belong.
 
     A key that an included file has goes into the overrides of that file too.
-
-    Arguments
-    ---------
-    hparams_file : str
-        A complete hyperparameter file, or one with ``recipe: !include:…``.
-    overrides : dict
-        Of the recipe's keys, as the user gives them.
-
-    Raises
-    ------
-    InputError
-        For a file that is missing or is not yaml, files that include each
-        other, and keys that the recipe does not have.
+    An InputError for a file that is missing or is not yaml, files that include
+    each other, and keys that the recipe does not have.
 
     Example
     -------
@@ -114,20 +100,9 @@ def plain_options(hparams_file, overrides, hints=None):
     """The recipe's values, without making its objects.
 
     References are resolved; what carries a tag such as ``!new:`` stays
-    text. For what a recipe does before it loads the file.
-
-    Arguments
-    ---------
-    hparams_file, overrides :
-        As in :func:`place_overrides`.
-    hints : dict, optional
-        Key left at ``!PLACEHOLDER`` to the advice for the user.
-
-    Raises
-    ------
-    InputError
-        As :func:`place_overrides`; and if a placeholder has not been
-        replaced, or a reference leads nowhere.
+    text. For what a recipe does before it loads the file. ``hints`` has the
+    advice to the user by key left at ``!PLACEHOLDER``; such a key, and a
+    reference that leads nowhere, is an InputError.
 
     Example
     -------

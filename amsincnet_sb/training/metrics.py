@@ -17,23 +17,12 @@ LIMIT = 1e5  # of a log-posterior; an utterance may have 20 000 windows
 
 
 def error_summary(frame_errors, scores, labels):
-    """Frame error and sentence error of a set of utterances.
+    """Frame error and sentence error of a set of utterances, in per cent.
 
-    Arguments
-    ---------
-    frame_errors : torch.Tensor
-        ``[utterances]``, fraction of wrong windows of each, from 0 to 1.
-    scores : torch.Tensor
-        ``[utterances, speakers]``, log-posteriors, sum or mean over windows.
-    labels : torch.Tensor
-        ``[utterances]``, the true label of each.
-
-    Returns
-    -------
-    dict
-        In per cent. ``frame_error``: the mean of ``frame_errors``;
-        ``sentence_error``: the fraction of utterances in which another
-        speaker scores best.
+    ``frame_errors`` ``[utterances]`` are fractions of wrong windows,
+    ``scores`` ``[utterances, speakers]`` sums or means of log-posteriors over
+    windows, ``labels`` ``[utterances]`` the true ones. The sentence error
+    counts utterances in which another speaker scores best.
 
     Example
     -------
@@ -80,12 +69,7 @@ class SentenceErrors:
         self._sums = labels.new_zeros(len(labels), 1)
 
     def to(self, device):
-        """Move to the device of the log-posteriors, in place.
-
-        Arguments
-        ---------
-        device : torch.device or str
-        """
+        """Move to the device of the log-posteriors, in place."""
         for name in ("labels", "empty_row", "rows", "_wrong", "_sums"):
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor.to(device))
@@ -97,14 +81,9 @@ class SentenceErrors:
         return (self._sums.double() * RESOLUTION).float()
 
     def append(self, utterance, scores):
-        """Add the log-posteriors of windows.
+        """Add the log-posteriors of windows, ``[windows, (1,) speakers]``.
 
-        Arguments
-        ---------
-        utterance : torch.Tensor
-            ``[windows]``, the index of the utterance of each.
-        scores : torch.Tensor
-            ``[windows, speakers]`` or ``[windows, 1, speakers]``.
+        ``utterance`` ``[windows]`` has the index of the utterance of each.
         """
         scores = scores.flatten(0, -2)
         self._widen(scores.shape[-1])
@@ -140,17 +119,9 @@ class SentenceErrors:
         return wrong / windows.clamp(min=1), windows > 0
 
     def summarize(self, field=None):
-        """Errors over all utterances that have been scored.
+        """Errors over all utterances that have been scored, or one ``field``.
 
-        Arguments
-        ---------
-        field : str, optional
-            Return this one alone.
-
-        Returns
-        -------
-        dict or float
-            See :func:`error_summary`.
+        See :func:`error_summary`.
         """
         frame_errors, scored = self._frame_errors()
         summary = error_summary(
@@ -159,19 +130,11 @@ class SentenceErrors:
         return summary if field is None else summary[field]
 
     def write_csv(self, path, ids, names):
-        """Write one line per utterance.
+        """Write one line per utterance, with their ids and speakers' names.
 
         Columns: sentence (its id), speaker, decision, score (the mean
         log-posterior of the decision), margin (how far the runner-up is
         behind), frame_error (in per cent).
-
-        Arguments
-        ---------
-        path : str or Path
-        ids : list of str
-            Of the utterances.
-        names : list of str
-            Of the speakers, by label.
         """
         frame_errors, scored = self._frame_errors()
         mean = self.scores / self.rows.clamp(min=1)[:, None]

@@ -39,15 +39,6 @@ def undo_capturable(optimizer):
     Checkpoints of a captured step carry its settings: learning rates as
     tensors and ``capturable``, which other devices and SpeechBrain's step
     refuse. Call this after loading such a checkpoint for one of those.
-
-    Example
-    -------
-    >>> layer = torch.nn.Linear(2, 2)
-    >>> rate = torch.tensor(0.5)
-    >>> adam = torch.optim.Adam(layer.parameters(), lr=rate, capturable=True)
-    >>> undo_capturable(adam)
-    >>> adam.param_groups[0]["lr"], adam.param_groups[0]["capturable"]
-    (0.5, False)
     """
     ordinary = {"capturable": False, "foreach": None, "fused": None}
     for group in optimizer.param_groups:
@@ -60,32 +51,12 @@ def undo_capturable(optimizer):
 
 @contextlib.contextmanager
 def without_effect(optimizer, tensors=()):
-    """Leave parameters, optimizer state and tensors as they are found.
+    """Leave parameters, optimizer state and ``tensors`` as they are found.
 
     Afterwards they are the same objects with the same values, and so is the
     device's random generator. Optimizer state that did not exist before is
     there afterwards, with the values it has before the first step, so that a
     graph captured inside already refers to it.
-
-    Arguments
-    ---------
-    optimizer : torch.optim.Optimizer
-        Its parameters are restored too.
-    tensors : sequence of torch.Tensor
-        Others that change.
-
-    Example
-    -------
-    >>> layer = torch.nn.Linear(2, 1)
-    >>> before = layer.weight.detach().clone()
-    >>> optimizer = torch.optim.Adam(layer.parameters())
-    >>> with without_effect(optimizer):
-    ...     layer(torch.ones(1, 2)).sum().backward()
-    ...     optimizer.step()
-    >>> torch.equal(layer.weight, before)
-    True
-    >>> float(optimizer.state[layer.weight]["step"])
-    0.0
     """
     parameters = [
         p for group in optimizer.param_groups for p in group["params"]

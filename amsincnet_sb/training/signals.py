@@ -28,11 +28,8 @@ class StopRequest:
 def stop_requests():
     """Turn SIGTERM and SIGINT into a request; a later second one acts.
 
-    Yields
-    ------
-    StopRequest
-        Stays False in a thread that is not the main one, where signals cannot
-        be caught.
+    The request stays False in a thread that is not the main one, where signals
+    cannot be caught.
 
     Example
     -------

@@ -17,7 +17,8 @@ __all__ = ["Totals"]
 class Totals:
     """Sums over an epoch, kept on the device and in checkpoints.
 
-    Each process has its own sums; :meth:`read` adds them over all.
+    Each process has its own, in ``values`` (``[names]``, float64);
+    :meth:`read` adds them over all.
 
     Arguments
     ---------
@@ -25,11 +26,6 @@ class Totals:
         Of the sums.
     device : str
         Where they are kept.
-
-    Attributes
-    ----------
-    values : torch.Tensor
-        ``[names]``, float64; the sums of this process.
 
     Example
     -------
@@ -46,23 +42,12 @@ class Totals:
         self._of_ranks = None
 
     def add(self, **values):
-        """Add to the sums in place, without waiting for the device.
-
-        Arguments
-        ---------
-        **values
-            A float or scalar tensor per name.
-        """
+        """Add floats or scalar tensors by name; does not wait for the device."""
         for name, value in values.items():
             self.sums[name].add_(value)
 
     def read(self):
-        """The sums over all processes, all of which must call it.
-
-        Returns
-        -------
-        dict of str to float
-        """
+        """Name -> sum over all processes, all of which must call it."""
         values = add_over_ranks(self.values.clone())
         return dict(zip(self.sums, values.tolist()))
 
