@@ -1,4 +1,4 @@
-"""Audio in its files: the samples that resident audio has."""
+"""Audio in memory: not a sample changed; in its files: the same samples."""
 
 import numpy as np
 import pytest
@@ -81,34 +81,23 @@ def both(request, tmp_path):
     items, indices = dataset(tmp_path, request.param)
     exact = request.param is PLAIN
     tolerance = {"rtol": 0, "atol": 0 if exact else 2e-6}
-    streaming = StreamingAudio(
-        items.data.values(), items.data_ids, indices, RATE
-    )
-    return (
-        ResidentAudio.from_dataset(items),
-        streaming,
-        tolerance,
-    )
-
-
-def test_sentences_are_the_same(both):
-    resident, streaming, _ = both
-    assert torch.equal(resident.lengths, streaming.lengths)
-    assert torch.equal(resident.labels, streaming.labels)
-    assert resident.ids == streaming.ids and resident.names == streaming.names
-    assert len(resident) == len(streaming)
+    resident = open_audio(items, indices, RATE, 1)
+    return resident, open_audio(items, indices, RATE, 0), tolerance
 
 
 def test_chunks_are_the_same(both):
     """Those of a resident run, with reading ahead and without."""
     resident, streaming, tolerance = both
+    assert torch.equal(resident.lengths, streaming.lengths)
+    assert torch.equal(resident.labels, streaming.labels)
+    assert resident.ids == streaming.ids and resident.names == streaming.names
+    assert len(resident) == len(streaming)
     chunks = [
         RandomChunks(audio, WINDOW, 16, batches_per_epoch=20, seed=1)
         for audio in (resident, streaming)
     ]
-    assert chunks[1].describe(3, torch.ones(16, dtype=torch.bool)) == chunks[
-        0
-    ].describe(3, torch.ones(16, dtype=torch.bool))
+    every = torch.ones(16, dtype=torch.bool)
+    assert chunks[1].describe(3, every) == chunks[0].describe(3, every)
     for epoch in (1, 3):
         for one in chunks:
             one.set_epoch(epoch)
@@ -183,5 +172,78 @@ def test_a_file_that_changed(tmp_path):
 
 
 def test_nothing_to_work_on():
-    with pytest.raises(InputError, match="no utterance"):
-        StreamingAudio([], [], {}, RATE)
+    for make in (
+        lambda: StreamingAudio([], [], {}, RATE),
+        lambda: ResidentAudio([], [], []),
+    ):
+        with pytest.raises(InputError, match="no utterance"):
+            make()
+
+
+# In memory --------------------------------------------------------------------
+
+
+def steps(*values):
+    return torch.tensor(values, dtype=torch.float32) / 32768
+
+
+def assert_kept(waves, dtype):
+    """Bit by bit, in this form."""
+    audio = ResidentAudio(waves, [0] * len(waves), map(str, range(len(waves))))
+    assert audio.samples.dtype == dtype
+    for i, wave in enumerate(waves):
+        start, length = audio.starts[i], audio.lengths[i]
+        kept = audio.gather(torch.arange(start, start + length))
+        assert kept.dtype == torch.float32
+        torch.testing.assert_close(kept, wave, rtol=0, atol=0, equal_nan=True)
+
+
+def test_all_16_bit_values_survive():
+    assert_kept([steps(*range(-32768, 32768))], torch.int16)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1.0,  # one step beyond 16 bits
+        1.5,
+        -32769 / 32768,
+        0.5 / 32768,  # 24 bits
+        1e-30,
+        float("nan"),
+        float("inf"),
+    ],
+)
+def test_one_value_that_does_not_fit_keeps_all_in_float32(value):
+    waves = [steps(1, 2, 3), torch.tensor([0.25, value]), steps(-32768)]
+    assert_kept(waves, torch.float32)
+
+
+def test_layout():
+    waves = [steps(1, 2), steps(3), steps(4, 5, 6)]
+    audio = ResidentAudio(waves, [7, 8, 9], ("a", "b", "c"))
+    assert audio.samples.tolist() == [1, 2, 3, 4, 5, 6]
+    assert audio.starts.tolist() == [0, 2, 3]
+    assert audio.lengths.tolist() == [2, 1, 3]
+    assert audio.labels.tolist() == [7, 8, 9]
+    assert audio.labels.dtype == torch.int64
+    assert audio.ids == ["a", "b", "c"] and len(audio) == 3
+    index = torch.tensor([[5, 0], [2, 2]])
+    assert torch.equal(audio.gather(index) * 32768, index + 1.0)
+    assert audio.to("cpu") is audio
+
+
+def test_a_data_set_keeps_its_order():
+    class Items:
+        def __len__(self):
+            return 50
+
+        def __getitem__(self, i):
+            wave, label = steps(*range(i, 2 * i + 1)), torch.tensor(i % 7)
+            return {"sig": wave, "spk_id_encoded": label, "id": f"s{i}"}
+
+    audio = ResidentAudio.from_dataset(Items())
+    assert audio.ids == [f"s{i}" for i in range(50)]
+    assert audio.labels.tolist() == [i % 7 for i in range(50)]
+    expected = [x for i in range(50) for x in range(i, 2 * i + 1)]
+    assert audio.samples.tolist() == expected
