@@ -64,15 +64,10 @@ def _draw(path, panels, size, fill):
 
 
 def plot_curves(metrics_file, path, published=False):
-    """Learning curves of a run, if anything was trained in it.
+    """Learning curves of a ``metrics.jsonl``, if anything was trained.
 
-    Arguments
-    ---------
-    metrics_file : str or Path
-        ``metrics.jsonl``.
-    published : bool
-        Draw the published errors on TIMIT beside them: the range of the 19
-        margins, and SincNet with a plain softmax.
+    ``published`` draws the published errors on TIMIT beside them: the range
+    of the 19 margins, and SincNet with a plain softmax.
     """
     records = MetricsLog(metrics_file).records()
     records = [record for record in records if "train_loss" in record]
@@ -121,14 +116,9 @@ def _published_curves(axis, key):
 def plot_det(miss, false_alarm, path):
     """Detection error trade-off: misses against false alarms.
 
-    Both axes are scaled by the quantiles of a normal distribution, on which
-    the curve of normally distributed scores is straight.
-
-    Arguments
-    ---------
-    miss, false_alarm : sequence of float
-        Rates from 0 to 1, as :func:`amsincnet_sb.inference.scoring
-        .det_points` gives them.
+    The rates, from 0 to 1, are those of :func:`amsincnet_sb.inference.scoring
+    .det_points`. Both axes are scaled by the quantiles of a normal
+    distribution, on which the curve of normally distributed scores is straight.
     """
     percent = np.array([0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60])
     rates = np.array([false_alarm, miss], dtype=float)
@@ -167,18 +157,7 @@ def _quantiles(rates):
 
 
 def plot_confusions(sentences_file, path):
-    """Which speakers are taken for which: a matrix, and the worst pairs.
-
-    Arguments
-    ---------
-    sentences_file : str or Path
-        ``sentences.csv`` of an evaluation.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or holds no utterances.
-    """
+    """Confusions of a ``sentences.csv``: a matrix, and the worst pairs."""
     try:
         with open(sentences_file, newline="", encoding="utf-8") as file:
             rows = [
@@ -238,21 +217,11 @@ def _worst_pairs(axis, pairs):
 def plot_margins(table, path, published=False):
     """Error against margin: mean over seeds, and their range.
 
-    Arguments
-    ---------
-    table : str or Path
-        CSV with a row per run and the columns ``recipe``, ``margin``,
-        ``seed``, ``frame_error`` and ``sentence_error`` (in per cent). A
-        recipe that was run with several margins is a curve, another one a
-        horizontal band.
-    published : bool
-        Draw the published errors on TIMIT beside them: means of the last
-        eight evaluations.
-
-    Raises
-    ------
-    InputError
-        If the table cannot be read, or no recipe has two margins.
+    ``table`` is a CSV with a row per run and the columns ``recipe``,
+    ``margin``, ``seed``, ``frame_error`` and ``sentence_error`` (in per cent).
+    A recipe that was run with several margins is a curve, another one a
+    horizontal band. ``published`` draws the published errors on TIMIT beside
+    them: means of the last eight evaluations.
     """
     recipes = _read_margins(table)
     if not any(len(runs) > 1 for runs in recipes.values()):
@@ -281,10 +250,8 @@ def _margin_curve(axis, name, errors, color):
     """A curve over margins; a band where there is one margin or none."""
     means = [np.mean(each) for each in errors.values()]
     low, high = zip(*((min(each), max(each)) for each in errors.values()))
-    fewest, most = (
-        min(map(len, errors.values())),
-        max(map(len, errors.values())),
-    )
+    counts = [len(each) for each in errors.values()]
+    fewest, most = min(counts), max(counts)
     seeds = f"{fewest} to {most}" if fewest < most else f"{most}"
     label = f"{name} ({seeds} seed{'s' * (most > 1)})"
     if len(errors) > 1:
@@ -329,16 +296,11 @@ def _published_margins(axis, key):
 
 
 def plot_filters(sinc, path):
-    """Learned filters against those the training started with.
+    """Learned filters of a SincConv against those it started with.
 
     Three panels: the band of every filter, the frequency responses of a few,
     and the cumulative response of all of them (as in the SincNet paper),
     which shows the frequencies a network listens to.
-
-    Arguments
-    ---------
-    sinc : amsincnet_sb.nnet.sinc.SincConv
-        The trained layer.
     """
     start = SincConv(
         sinc.out_channels,

@@ -29,12 +29,9 @@ def published_curves():
     loss behind the 19 margins is
     :class:`amsincnet_sb.nnet.losses.ReleasedAMSoftmax`.
 
-    Returns
-    -------
-    dict
-        Margin -> :class:`PublishedCurve`, margins ascending; first, under
-        None, SincNet with plain softmax. Of an epoch that was run again after
-        an interruption, the second run counts.
+    Returns margin -> :class:`PublishedCurve`, margins ascending; first, under
+    None, SincNet with plain softmax. Of an epoch that was run again after an
+    interruption, the second run counts.
 
     Example
     -------

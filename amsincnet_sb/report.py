@@ -66,27 +66,9 @@ def write_report(results, path=None, published=False):
 
     The page holds its pictures and needs no other file and no network: errors
     and learning curves, ``evaluation.json``, confusions, the learned filters,
-    and the hyperparameters, as far as the folder has them.
-
-    Arguments
-    ---------
-    results : str or Path
-        Results folder.
-    path : str or Path, optional
-        The page; ``report.html`` in the folder if not given.
-    published : bool
-        Draw the published curves on TIMIT beside the learning curves.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    InputError
-        If there is nothing to report on, a file of the folder is damaged, or
-        the page cannot be written.
+    and the hyperparameters, as far as the folder has them. ``published`` draws
+    the published curves on TIMIT beside the learning curves. Returns the path,
+    ``report.html`` in the folder if not given.
     """
     results = Path(results)
     path = Path(path) if path else results / "report.html"
@@ -235,28 +217,11 @@ DRAWN = {
 
 
 def draw_picture(results, kind, picture=None, published=False):
-    """Draw one picture of a results folder.
+    """Draw one picture of a results folder, or of the file it is made from.
 
-    Arguments
-    ---------
-    results : str or Path
-        Results folder, or for the margins the table of a sweep.
-    kind : str
-        ``curves``, ``det``, ``confusions``, ``margins`` or ``filters``.
-    picture : str or Path, optional
-        The PNG; ``<kind>.png`` in the folder if not given.
-    published : bool
-        Draw the published curves beside those of the run, where there are any.
-
-    Returns
-    -------
-    str or Path
-        The picture.
-
-    Raises
-    ------
-    InputError
-        If the file to draw is missing or damaged, or matplotlib is missing.
+    ``kind`` is ``curves``, ``det``, ``confusions``, ``margins`` or
+    ``filters``. Returns the path of the PNG, ``<kind>.png`` in the folder if
+    not given.
     """
     path = Path(results)
     folder = path.parent if path.is_file() else path

@@ -19,37 +19,13 @@ def window_means(
 ):
     """Average anything over the windows of each recording.
 
-    ``measure`` gets windows of several recordings at a time, while a thread
-    reads the next ones. A recording shorter than a window is repeated until
-    it fills one. An hour takes no more memory than some minutes.
-
-    Arguments
-    ---------
-    recordings : iterable of str, Path or torch.Tensor
-        Recordings; any number.
-    measure : callable
-        Given ``[windows, window]`` and the number of each one's recording
-        ``[windows]``, returns tensors ``[windows, ...]``.
-    window, hop : int
-        Samples of a window, and from one to the next.
-    sample_rate : int
-        In Hz; files of another rate are resampled.
-    batch_size : int
-        Windows of a batch.
-    errors : bool
-        Yield an InputError in place of a recording that cannot be used.
-
-    Yields
-    ------
-    list of torch.Tensor or InputError
-        Means of what ``measure`` returns: one list per recording, in their
-        order, each as soon as it is complete.
-
-    Raises
-    ------
-    InputError
-        If a recording is unreadable, empty, a silent file, or contains NaN or
-        infinite samples, unless ``errors``.
+    ``measure`` gets ``[windows, window]`` and the number of each one's
+    recording ``[windows]``, at most ``batch_size`` at a time, while a thread
+    reads the next ones; it returns tensors ``[windows, ...]``. Yields the list
+    of their means, for each recording as soon as it is complete. A recording
+    is a file, resampled to ``sample_rate``, or a tensor; a useless one raises
+    InputError, or yields it with ``errors``. An hour takes no more memory than
+    some minutes.
 
     Example
     -------

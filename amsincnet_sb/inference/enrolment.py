@@ -7,6 +7,7 @@ when they are read.
 
 import json
 import math
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ UNKNOWN = "unknown"  # the answer where no speaker of the model fits
 TASKS = ("verification", "identification")
 CALIBRATION, COHORT = "calibration.json", "cohort.npz"
 ENROLLED = "enrolled.npz"
+CALIBRATE = "run amsincnet evaluate --calibrate"
 
 
 class EnrollableClassifier(nn.Module):
@@ -208,7 +210,7 @@ def _merge(folder, there, before, ours):
 def _read_calibration(path):
     if not path.is_file():
         return {}
-    try:
+    with _reading(path, "thresholds", CALIBRATE):
         calibration = json.loads(path.read_text(encoding="utf-8"))
         if not set(calibration) <= set(TASKS):
             raise ValueError("unknown task")
@@ -216,54 +218,47 @@ def _read_calibration(path):
             values = task["threshold"], task.get("own_cosine", 0.0)
             if not all(map(math.isfinite, values)):
                 raise ValueError("a threshold that is NaN or infinite")
-    except (AttributeError, LookupError, OSError, TypeError, ValueError) as e:
-        raise InputError(
-            f"{path} does not hold thresholds ({e}); remove it and run "
-            "amsincnet evaluate --calibrate."
-        ) from e
     return calibration
 
 
 def _read_cohort(path, size):
     if not path.is_file():
         return None
-    try:
+    with _reading(path, "a cohort of this model", CALIBRATE):
         with np.load(path, allow_pickle=False) as file:
-            vectors = file["vectors"]
-        _check_vectors(vectors, size)
+            vectors = _vectors(file, size)
         if len(vectors) < MIN_COHORT:
             raise ValueError(f"fewer than {MIN_COHORT} speakers")
-    except Exception as error:
-        # Whatever a damaged file makes numpy and zipfile raise.
-        raise InputError(
-            f"{path} does not hold a cohort of this model ({error}); remove "
-            "it and run amsincnet evaluate --calibrate."
-        ) from error
-    return torch.from_numpy(vectors)
+    return vectors
 
 
 def _read_enrolled(path, size):
     if not path.is_file():
         return {}
-    try:
+    with _reading(path, "enrolled speakers of this model", "enrol them again"):
         with np.load(path, allow_pickle=False) as file:
             names = file["speakers"].tolist()
-            vectors = file["vectors"]
-        _check_vectors(vectors, size)
+            vectors = _vectors(file, size)
         if not len(set(names)) == len(names) == len(vectors):
             raise ValueError("not one vector per name")
         if not all(type(name) is str for name in names):
             raise ValueError("names that are not text")
+    return dict(zip(names, vectors))
+
+
+@contextmanager
+def _reading(path, content, repair):
+    """An InputError for whatever a damaged file raises."""
+    try:
+        yield
     except Exception as error:
-        # Whatever a damaged file makes numpy and zipfile raise.
         raise InputError(
-            f"{path} does not hold enrolled speakers of this model ({error}); "
-            "remove it and enrol them again."
+            f"{path} does not hold {content} ({error}); remove it and {repair}."
         ) from error
-    return dict(zip(names, torch.from_numpy(vectors)))
 
 
-def _check_vectors(array, size):
+def _vectors(file, size):
+    array = file["vectors"]
     if (
         array.ndim != 2
         or array.shape[1] != size
@@ -271,3 +266,4 @@ def _check_vectors(array, size):
         or not np.isfinite(array).all()
     ):
         raise ValueError(f"not finite float32 vectors of {size} dimensions")
+    return torch.from_numpy(array)

@@ -39,30 +39,12 @@ def evaluate_model(model, manifest, data_folder, trials=None):
     are none, those of known ones are, with the class of their own speaker left
     out.
 
-    Arguments
-    ---------
-    model : amsincnet_sb.inference.identifier.SpeakerIdentifier
-        The model.
-    manifest : str or Path
-        As written by the preparation of a corpus. Speakers that the model
-        does not know count as unknown.
-    data_folder : str or Path
-        The folder that its paths are relative to.
-    trials : str or Path, optional
-        See :func:`read_trials`; all pairs of utterances if not given.
-
-    Returns
-    -------
-    dict
-        The content of ``evaluation.json``: ``closed_set``, ``open_set`` and
-        ``verification``, each None where the manifest cannot tell. Errors are
-        in per cent; ``own_cosine`` is the mean output of trained speakers for
-        themselves, ``calibrated`` the errors at the threshold of the model.
-
-    Raises
-    ------
-    InputError
-        If the manifest, a recording or the list of trials is not usable.
+    ``trials`` are those of :func:`read_trials`; all pairs of utterances if not
+    given. Returns the content of ``evaluation.json``: ``closed_set``,
+    ``open_set`` and ``verification``, each None where the manifest cannot
+    tell. Errors are in per cent; ``own_cosine`` is the mean output of trained
+    speakers for themselves, ``calibrated`` the errors at the threshold of the
+    model.
     """
     utterances = read_manifest(manifest)
     if not utterances:
@@ -251,22 +233,8 @@ def _error_lines(errors):
 def read_trials(path, ids):
     """Read a list of trials as VoxCeleb's: ``1 first second`` per line.
 
-    Arguments
-    ---------
-    path : str or Path
-        Text; 1 for the same speaker, 0 for two.
-    ids : list of str
-        Of the utterances.
-
-    Returns
-    -------
-    first, second, same : torch.Tensor
-        ``[trials]``, positions in ``ids`` and whether the speaker is the same.
-
-    Raises
-    ------
-    InputError
-        Names the line that is not a trial, or says what is missing.
+    ``first`` and ``second`` are positions in ``ids``. Returns them and whether
+    the speaker is the same, ``[trials]`` each.
     """
     position = {name: i for i, name in enumerate(ids)}
     try:

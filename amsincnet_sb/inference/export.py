@@ -39,21 +39,7 @@ class WaveformScorer(nn.Module):
     convolution. A few windows go through the network at a time, whatever the
     length.
 
-    Arguments
-    ---------
-    model : amsincnet_sb.inference.identifier.SpeakerIdentifier
-        Copied with the speakers enrolled so far; it stays as it is.
-
-    Example
-    -------
-    >>> from amsincnet_sb.inference.identifier import SpeakerIdentifier
-    >>> from amsincnet_sb.lobes.classifiers import CosineClassifier
-    >>> from amsincnet_sb.lobes.sincnet import SincNet
-    >>> net = SincNet(fc_neurons=[8, 8]).eval()
-    >>> who = SpeakerIdentifier(net, CosineClassifier(8, 2), ["ann", "bob"])
-    >>> scores, embedding = WaveformScorer(who)(torch.randn(16000))
-    >>> scores.shape, embedding.shape
-    (torch.Size([2]), torch.Size([8]))
+    It is a copy of a SpeakerIdentifier and of the speakers enrolled so far.
     """
 
     def __init__(self, model):
@@ -71,19 +57,9 @@ class WaveformScorer(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, waveform):
-        """Score a recording.
+        """``[samples]`` -> scores ``[speakers]``, d-vector ``[size]``.
 
-        Arguments
-        ---------
-        waveform : torch.Tensor
-            ``[samples]``, at least one.
-
-        Returns
-        -------
-        scores : torch.Tensor
-            ``[speakers]``, mean log-posteriors over the windows.
-        embedding : torch.Tensor
-            ``[embedding_size]``, the d-vector.
+        The scores are mean log-posteriors over the windows.
         """
         samples = waveform.shape[0]
         length = torch.full((1,), samples)
@@ -148,23 +124,8 @@ def export_onnx(model, path):
     speakers, enrolled ones included, are in the file's metadata under
     ``speakers`` (JSON), beside ``sample_rate``, ``window`` and ``hop``.
 
-    Arguments
-    ---------
-    model : amsincnet_sb.inference.identifier.SpeakerIdentifier
-        The model.
-    path : str or Path
-        ``*.onnx``.
-
-    Returns
-    -------
-    OnnxCheck
-
-    Raises
-    ------
-    InputError
-        If a package is missing or fails, or the file cannot be written.
-    RuntimeError
-        If the file would not compute the same as the model; none is written.
+    Returns an OnnxCheck. A file that would not compute the same as the model
+    is not written, and raises RuntimeError.
     """
     try:
         import onnx

@@ -83,10 +83,8 @@ class SpeakerIdentifier:
 
     Arguments
     ---------
-    embedding_model : torch.nn.Module
-        A SincNet or a SincTDNN, in evaluation mode.
-    classifier : torch.nn.Module
-        Likewise.
+    embedding_model, classifier : torch.nn.Module
+        A SincNet or a SincTDNN, and its classifier, in evaluation mode.
     speakers : list of str
         Names, by label.
     scale : float
@@ -100,12 +98,6 @@ class SpeakerIdentifier:
     own_cosine : float
         Mean output of trained speakers for themselves, over windows that were
         not trained on.
-
-    Attributes
-    ----------
-    cohort : torch.Tensor or None
-        ``[speakers, embedding_size]``, directions of the speakers that
-        normalise verification scores; saved with the calibration.
 
     Example
     -------
@@ -147,7 +139,10 @@ class SpeakerIdentifier:
         self.device = next(embedding_model.parameters()).device
         self._embed = for_evaluation(embedding_model)
         self._saved = Additions({}, {}, None)  # as in the folder
-        self.calibration, self.cohort = {}, None
+        self.calibration = {}
+        # Directions [speakers, embedding_size] that normalise the scores of
+        # verification; saved with the calibration.
+        self.cohort = None
 
     @classmethod
     def from_results(cls, folder, device="cpu", hop=None):
@@ -161,10 +156,6 @@ class SpeakerIdentifier:
             Where to compute.
         hop : int, optional
             See :class:`SpeakerIdentifier`.
-
-        Returns
-        -------
-        SpeakerIdentifier
 
         Raises
         ------
@@ -215,8 +206,8 @@ class SpeakerIdentifier:
 
         Arguments
         ---------
-        audio : str, Path, torch.Tensor, or a list of these
-            A recording, or several.
+        audio : recording, or list of recordings
+            Of one speaker each.
         top_k : int
             How many candidates.
         threshold : float or "calibrated", optional
@@ -236,20 +227,9 @@ class SpeakerIdentifier:
     def identify_all(self, recordings, top_k=3, threshold=None, errors=False):
         """:meth:`identify` for any number of recordings, one by one.
 
-        Arguments
-        ---------
-        recordings : iterable of str, Path or torch.Tensor
-            Taken as they are needed.
-        top_k, threshold
-            See :meth:`identify`.
-        errors : bool
-            Give an InputError as the answer about a recording that cannot be
-            used, and go on with the next one.
-
-        Yields
-        ------
-        list of Candidate, or InputError
-            In the order of the recordings.
+        ``recordings`` is any iterable; each is taken when it is needed. With
+        ``errors``, the answer about one that cannot be used is its
+        InputError, and the others are answered all the same.
         """
         if threshold == "calibrated":
             threshold = self.threshold("identification")
@@ -273,14 +253,14 @@ class SpeakerIdentifier:
 
         Arguments
         ---------
-        audio : str, Path, torch.Tensor, or a list of these
-            A recording, or several.
+        audio : recording, or list of recordings
+            Of one speaker each.
 
         Returns
         -------
         torch.Tensor
-            ``[embedding_size]``, or ``[recordings, embedding_size]``; on the
-            CPU, of any length.
+            ``[embedding_size]``, of several recordings ``[recordings,
+            embedding_size]``; on the CPU, not normalised.
         """
         several = isinstance(audio, list | tuple)
         found = self.analyse_all(audio if several else [audio])
@@ -292,16 +272,15 @@ class SpeakerIdentifier:
 
         Arguments
         ---------
-        a, b : str, Path or torch.Tensor
-            The recordings.
+        a, b : recordings
+            In any order.
         threshold : float, optional
             Least score; :meth:`threshold` if not given.
 
         Returns
         -------
         Verification
-            The score of :func:`amsincnet_sb.inference.scoring.compare`, and
-            whether it is accepted.
+            Its score is :func:`amsincnet_sb.inference.scoring.compare`'s.
         """
         if threshold is None:
             threshold = self.threshold("verification")
@@ -339,7 +318,7 @@ class SpeakerIdentifier:
         ---------
         name : str
             Of a speaker the model does not have yet.
-        files : list of str, Path or torch.Tensor
+        files : list
             Recordings of that speaker; three sentences are a good start.
 
         Raises
@@ -372,23 +351,16 @@ class SpeakerIdentifier:
             A new folder, for a copy of the whole model. If not given, the
             folder that the model was loaded from.
         safetensors : bool
-            Of the copy: see :func:`amsincnet_sb.inference.pretrained
-            .write_pretrained`.
-
-        Raises
-        ------
-        InputError
-            If the folder exists, or cannot be written.
+            See :func:`amsincnet_sb.inference.pretrained.write_pretrained`.
         """
         size = self.embedding_model.embedding_size
         if folder is None:
             if self.folder is None:
                 raise InputError("Say in which folder to save the model.")
-            self.classifier.set_enrolled(
-                write_additions(
-                    self.folder, size, self._additions(), self._saved
-                )
+            enrolled = write_additions(
+                self.folder, size, self._additions(), self._saved
             )
+            self.classifier.set_enrolled(enrolled)
             self._saved = self._additions()
             return
         folder = Path(folder)
@@ -414,20 +386,11 @@ class SpeakerIdentifier:
     def analyse_all(self, recordings, errors=False, measure=None):
         """Average the model's outputs over the windows of recordings.
 
-        Arguments
-        ---------
-        recordings, errors
-            See :meth:`identify_all`.
-        measure : callable, optional
-            Averages something else: given embeddings ``[windows,
-            embedding_size]``, outputs of the classifier ``[windows,
-            speakers]`` and the number of each window's recording
-            ``[windows]``, returns tensors ``[windows, ...]``.
-
-        Yields
-        ------
-        Analysis (lists of tensors with ``measure``), or InputError
-            One per recording, in their order, each as soon as it is complete.
+        Yields an Analysis per recording, as soon as it is complete; for
+        ``errors`` see :meth:`identify_all`. ``measure`` averages something
+        else, in lists: given embeddings ``[windows, embedding_size]``, the
+        classifier's outputs ``[windows, speakers]`` and the number of each
+        window's recording ``[windows]``, it returns tensors ``[windows, ...]``.
         """
         made = measure or self._analyse
 

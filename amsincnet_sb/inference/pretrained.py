@@ -24,6 +24,7 @@ CLASSIFIERS = {
     kind.__name__: kind for kind in (CosineClassifier, SoftmaxClassifier)
 }
 
+PARTS = "embedding_model", "classifier"
 SAFETENSORS = "model.safetensors"
 # Mean cosine of a speaker's windows with that speaker's class vector, of a
 # model that does not say it.
@@ -83,31 +84,10 @@ def write_pretrained(
     same without anything that is executed on loading. It can be moved. An
     older folder of that name is replaced as a whole.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Where to.
-    embedding_model : torch.nn.Module
-        The trained network, a SincNet or a SincTDNN.
-    classifier : torch.nn.Module
-        A classifier of :mod:`amsincnet_sb.lobes.classifiers`.
-    speakers : list of str
-        Names, by label.
-    scale : float
-        Factor from its outputs to logits: the loss's scale for cosines.
-    safetensors : bool
-        Write ``config.json`` and ``model.safetensors`` alone: nothing that
-        can be executed, for this package and other programs, but not for
-        SpeechBrain.
-    own_cosine : float, optional
-        Mean output of a CosineClassifier for the true speaker, over windows
-        that were not trained on.
-
-    Raises
-    ------
-    InputError
-        If the folder cannot be written, or the package safetensors is
-        missing.
+    With ``safetensors`` it holds ``config.json`` and ``model.safetensors``
+    alone: nothing that can be executed, for this package and other programs,
+    but not for SpeechBrain. For the other arguments see
+    :class:`amsincnet_sb.inference.identifier.SpeakerIdentifier`.
     """
     folder = os.path.abspath(folder)
     if safetensors:
@@ -130,10 +110,7 @@ def write_pretrained(
         config["own_cosine"] = own_cosine
     states = {
         name: {k: v.cpu() for k, v in module.state_dict().items()}
-        for name, module in (
-            ("embedding_model", embedding_model),
-            ("classifier", classifier),
-        )
+        for name, module in zip(PARTS, (embedding_model, classifier))
     }
     with replaced_folder(folder) as temporary:
         with atomic_write(temporary / "config.json") as file:
@@ -200,27 +177,9 @@ def read_pretrained(folder, device="cpu"):
     nothing else, from ``model.safetensors`` where there is one; the rest is
     JSON.
 
-    Arguments
-    ---------
-    folder : str or Path
-        ``pretrained/``, or the results folder that holds it.
-    device : str
-        Where to.
-
-    Returns
-    -------
-    embedding_model : torch.nn.Module
-        In evaluation mode.
-    classifier : torch.nn.Module
-        Likewise.
-    config : dict
-        The content of ``config.json``.
-
-    Raises
-    ------
-    InputError
-        If there is no such model, a part of it is missing or damaged, or
-        there is no such device.
+    ``folder`` is ``pretrained/``, or the results folder that holds it. Returns
+    the network and the classifier, in evaluation mode on the device, and the
+    content of ``config.json``.
     """
     given, folder = Path(folder), find_pretrained(folder)
     if not folder.is_dir():
@@ -235,10 +194,7 @@ def read_pretrained(folder, device="cpu"):
             "pretrained/); give the results folder of a finished run."
         )
     embedding_model, classifier, config = _build(path)
-    for name, module in (
-        ("embedding_model", embedding_model),
-        ("classifier", classifier),
-    ):
+    for name, module in zip(PARTS, (embedding_model, classifier)):
         _load_weights(module, name, folder)
         module.eval().requires_grad_(False)
         try:
@@ -264,15 +220,8 @@ def _build(path):
         classifier = CLASSIFIERS[described["name"]](
             described["input_size"], len(config["speakers"])
         )
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        OSError,
-        RuntimeError,  # what torch answers to sizes that cannot be
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:
+        # Whatever values of a stranger make torch and the networks raise.
         raise InputError(
             f"{path} does not describe a model of this package ({error}); "
             "write it again by training or importing."

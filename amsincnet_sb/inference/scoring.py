@@ -26,22 +26,12 @@ def compare(directions, first, second, cohort=None):
     P. Matějka et al., "Analysis of score normalization in multilingual speaker
     recognition", Interspeech 2017.
 
-    Arguments
-    ---------
-    directions : torch.Tensor
-        ``[recordings, embedding_size]``, mean over windows of embeddings of
-        length one.
-    first, second : torch.Tensor
-        ``[trials]``, positions in ``directions``.
-    cohort : torch.Tensor, optional
-        ``[speakers, embedding_size]``, one direction per speaker.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[trials]``: cosines. With a cohort, by how many standard deviations
-        they exceed those with the nearest fifth of the cohort (at least five
-        speakers), averaged over the two recordings.
+    ``directions``, ``[recordings, embedding_size]``, are means over windows of
+    embeddings of length one; ``first`` and ``second``, ``[trials]``, positions
+    in them. Returns ``[trials]`` cosines. With a cohort, ``[speakers,
+    embedding_size]``, it is by how many standard deviations they exceed those
+    with its nearest fifth (at least five speakers), averaged over the two
+    recordings.
 
     Example
     -------
@@ -74,19 +64,9 @@ def compare(directions, first, second, cohort=None):
 def error_rates(scores, labels):
     """Miss and false-alarm rates at every threshold that makes a difference.
 
-    Arguments
-    ---------
-    scores : torch.Tensor
-        ``[trials]``, higher for the same speaker.
-    labels : torch.Tensor
-        ``[trials]``, true (or not 0) for target trials.
-
-    Returns
-    -------
-    thresholds : torch.Tensor
-        Every score and the middle between neighbours, ascending.
-    miss, false_alarm : torch.Tensor
-        Rates from 0 to 1 at each, float32.
+    ``scores`` are ``[trials]``, and so are ``labels``, which are not 0 for
+    target trials. Returns the thresholds, ascending (every score and the
+    middle between neighbours), and both rates at each, from 0 to 1.
     """
     scores = torch.as_tensor(scores)
     labels = torch.as_tensor(labels).bool()
@@ -116,18 +96,8 @@ def eer(scores, labels):
 
     SpeechBrain compares every score with every threshold, O(N²); this sorts.
 
-    Arguments
-    ---------
-    scores, labels : torch.Tensor
-        ``[trials]``, see :func:`error_rates`.
-
-    Returns
-    -------
-    rate : float
-        From 0 to 1: the mean of the miss and the false-alarm rate where they
-        are closest.
-    threshold : float
-        The lowest one where they are; scores above it are accepted.
+    Returns the rate, from 0 to 1 (the mean of the miss and the false-alarm
+    rate where they are closest), and the lowest threshold where they are.
 
     Example
     -------
@@ -153,19 +123,8 @@ def min_dcf(scores, labels, p_target=0.01):
     p_target)``: 1 is the cost of accepting or rejecting everything.
     SpeechBrain's ``minDCF`` is the same without the division, O(N²).
 
-    Arguments
-    ---------
-    scores, labels : torch.Tensor
-        ``[trials]``, see :func:`error_rates`.
-    p_target : float
-        Prior probability of a target trial.
-
-    Returns
-    -------
-    cost : float
-        The minimum over thresholds, at most 1.
-    threshold : float
-        Where it is; minus infinity where accepting everything is best.
+    Returns the minimum over thresholds, at most 1, and the threshold where it
+    is, minus infinity where accepting everything is best.
 
     Example
     -------
