@@ -37,8 +37,12 @@ def recordings(corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(recordings, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared") / "manifests"
-    assert main(["prepare", str(recordings), "--output", str(folder)]) == 0
+    return prepare(recordings, tmp_path_factory.mktemp("prepared") / "out")
+
+
+def prepare(recordings, folder, *options):
+    arguments = ["prepare", recordings, "--output", folder, *options]
+    assert main([str(argument) for argument in arguments]) == 0
     return folder
 
 
@@ -50,10 +54,8 @@ def trained(recipe, recordings, prepared, tmp_path_factory):
 
 
 def test_the_summary(recordings, tmp_path, capsys):
-    folder = tmp_path / "manifests"
-    arguments = ["prepare", recordings, "--output", folder]
-    arguments += ["--validation-sentences", 1, "--test-fraction", 0.4]
-    assert main([str(argument) for argument in arguments]) == 0
+    options = ["--validation-sentences", 1, "--test-fraction", 0.4]
+    folder = prepare(recordings, tmp_path / "manifests", *options)
     out = capsys.readouterr().out
     assert f"{recordings}: folder with a folder for each speaker\n" in out
     assert "  train: 4 speakers, 16 utterances, 0.0" in out
@@ -71,8 +73,7 @@ def test_the_summary(recordings, tmp_path, capsys):
 def test_a_name_that_is_not_unicode(recordings, tmp_path, capsys):
     root = shutil.copytree(recordings, tmp_path / "own")
     os.rename(root / "Ann" / "broken.wav", os.fsencode(root) + b"/Ann/\xff.wav")
-    arguments = ["prepare", str(root), "--output", str(tmp_path / "out")]
-    assert main(arguments) == 0
+    prepare(root, tmp_path / "out")
     out = capsys.readouterr().out
     assert "left out Ann/\\udcff.wav: it cannot be read" in out
     out.encode()
@@ -103,8 +104,7 @@ def test_a_file_is_identified(trained, recordings, capsys):
 
 def test_held_out_utterances_are_watched(recipe, recordings, tmp_path):
     folder = tmp_path / "manifests"
-    arguments = ["prepare", str(recordings), "--output", str(folder)]
-    main([*arguments, "--validation-sentences", "1"])
+    prepare(recordings, folder, "--validation-sentences", 1)
     options = {"data_folder": recordings, "manifest": folder}
     output = recipe("am_sincnet.yaml", tmp_path / "results", **options)
     splits = [record["split"] for record in recipe.metrics(output)]
@@ -122,18 +122,6 @@ def test_repeated_from_its_results(recipe, trained, tmp_path):
     assert recipe.sentences(again) == recipe.sentences(trained)
 
 
-def test_gone_on_with(recipe, recordings, prepared, trained, tmp_path):
-    options = {"data_folder": recordings, "manifest": prepared}
-    output = tmp_path / "results"
-    # The schedules of both runs are of the whole training.
-    steps = {"total_steps": 6}
-    recipe(
-        "am_sincnet_m035.yaml", output, number_of_epochs=1, **steps, **options
-    )
-    recipe("am_sincnet_m035.yaml", output, **steps, **options)
-    assert recipe.state(output) == recipe.state(trained)
-
-
 def test_refused_by_the_recipe(refused, prepared, tmp_path):
     """One sentence, before anything is made."""
     sentence = refused(manifest=tmp_path / "none")
@@ -142,24 +130,3 @@ def test_refused_by_the_recipe(refused, prepared, tmp_path):
     sentence = refused(manifest=prepared, validation_sentences=1)
     assert "no valid.csv" in sentence
     assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        (["--test-fraction", 1.5], "test_fraction is 1.5"),
-        (["--validation-sentences", 9], "needs 11"),
-        (["--data-folder", "/nowhere"], "outside"),
-    ],
-)
-def test_refused_by_the_command(recordings, tmp_path, capsys, options, words):
-    """One sentence, and nothing is written."""
-    arguments = ["prepare", recordings, "--output", tmp_path / "out", *options]
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    assert stopped.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and not (tmp_path / "out").exists()
-    line = captured.err.splitlines()[-1]
-    assert line.startswith("Error: ") and line.endswith(".") and words in line

@@ -54,34 +54,28 @@ def test_layout(corpus):
     assert {folder.name[0] for folder in folders} == {"F", "M"}
     for folder in folders:
         assert re.fullmatch(r"[FM][A-Z]{3}0", folder.name)
-        files = sorted(path.name for path in folder.iterdir())
-        stems = {name.split(".")[0] for name in files}
-        kinds = [re.fullmatch("(SA|SX|SI)([0-9]+)", stem)[1] for stem in stems]
-        assert {k: kinds.count(k) for k in kinds} == {"SA": 2, "SX": 5, "SI": 3}
-        assert files == sorted(
-            f"{s}.{k}" for s in stems for k in ("WAV", "WRD")
-        )
+        stems = sorted(path.stem for path in folder.glob("*.WAV"))
+        assert stems == sorted(path.stem for path in folder.glob("*.WRD"))
+        assert 2 * len(stems) == len(list(folder.iterdir()))
+        kinds = [re.fullmatch("(S[AIX])[0-9]+", stem)[1] for stem in stems]
+        assert kinds == ["SA"] * 2 + ["SI"] * 3 + ["SX"] * 5
     text = (corpus / "README.TXT").read_text()
     for words in ("GENERATED", "CC0", "seed: 0", "speakers: 10"):
         assert words in text
 
 
-def test_names_stay_unique_and_dialects_even():
+def test_names_and_texts_are_unique_and_dialects_even(corpus):
     voices = [make_voice(index) for index in range(2500)]
     assert len({voice.name for voice in voices}) == 2500
     dialects = np.bincount([voice.dialect for voice in voices])[1:]
     assert len(dialects) == 8 and np.ptp(dialects) <= 1
     women = {v.dialect for v in voices[:16] if v.name[0] == "F"}
     assert women == set(range(1, 9))
-
-
-def test_texts(corpus):
     texts = {str(sentence_words(number)) for number in range(1, 2343)}
     assert len(texts) == 2342
     files = list(corpus.rglob("SA1.WRD"))
-    assert len({path.read_bytes() for path in files}) == SPEAKERS
     said = {" ".join(word for *_, word in rows(path)) for path in files}
-    assert len(said) == 1
+    assert len(files) == SPEAKERS and len(said) == 1
 
 
 def test_audio_is_sphere_and_its_words_lie_inside(corpus):
@@ -137,9 +131,7 @@ def test_speakers_differ_more_than_their_sentences_but_not_trivially(spoken):
 def test_a_larger_corpus_contains_the_smaller(corpus, tmp_path):
     small = contents(corpus)
     common = {
-        name: data
-        for name, data in small.items()
-        if "/SA" not in name and name != "README.TXT"
+        name: data for name, data in small.items() if re.search("/S[IX]", name)
     }
     assert len(common) == SPEAKERS * 8 * 2
     large = contents(generate(tmp_path / "a", SPEAKERS + 1))
@@ -158,13 +150,9 @@ def test_complete_corpus_is_left_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "error, seen",
     [
-        (KeyboardInterrupt(), pytest.raises(KeyboardInterrupt)),
-        (
-            OSError(28, "No space left on device"),
-            pytest.raises(InputError, match="No space left on device"),
-        ),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (OSError(28, "No space left on device"), InputError),
     ],
-    ids=["interrupted", "disk full"],
 )
 def test_a_corpus_is_whole_or_not_there(tmp_path, monkeypatch, error, seen):
     calls = []
@@ -176,7 +164,7 @@ def test_a_corpus_is_whole_or_not_there(tmp_path, monkeypatch, error, seen):
         return speak(voice, number)
 
     monkeypatch.setattr(demo_corpus, "speak", stopped)
-    with seen:
+    with pytest.raises(seen):
         generate(tmp_path / "cut")
     assert not any(tmp_path.iterdir())
 
@@ -186,23 +174,17 @@ def test_foreign_folder_is_refused_and_untouched(tmp_path):
     with pytest.raises(InputError, match="holds other files"):
         generate(tmp_path)
     assert contents(tmp_path) == {"thesis.tex": b"years of work"}
+    for where in ("thesis.tex", "thesis.tex/below"):
+        with pytest.raises(InputError, match="cannot be written"):
+            generate(tmp_path / where)
 
 
-@pytest.mark.parametrize(
-    "change", [{"speakers": 2}, {"seed": 1}, {"sa": True}], ids=str
-)
-def test_corpus_of_other_parameters_is_refused(tmp_path, change):
+def test_corpus_of_other_parameters_is_refused(tmp_path):
     before = contents(generate(tmp_path, 1))
-    with pytest.raises(InputError, match="describes another corpus"):
-        generate(tmp_path, **{"speakers": 1, **change})
+    for change in ({"speakers": 2}, {"seed": 1}, {"sa": True}):
+        with pytest.raises(InputError, match="describes another corpus"):
+            generate(tmp_path, **{"speakers": 1, **change})
     assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize("where", ["file", "file/below"])
-def test_folder_that_cannot_be_made_is_refused(tmp_path, where):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        generate(tmp_path / where)
 
 
 @pytest.mark.parametrize(
