@@ -68,8 +68,7 @@ def test_the_protocol(tree, tmp_path):
         whole = [soundfile.info(tree / u.wav).frames == u.stop for u in train]
         assert all(whole[:-1])
     assert {u.duration for u in parts["test"]["84"]} == {6.0}
-    (test,) = parts["test"]["1034"]
-    assert test.duration in (2.4, 5.5)
+    assert parts["test"]["1034"][0].duration in (2.4, 5.5)
     assert summary.left_out == [("300", "the speaker has too little speech")]
     corpus, options = find_manifests(out)
     assert corpus == summary and options["validation_sentences"] == 0
@@ -86,11 +85,8 @@ def test_the_same_each_time(tree, tmp_path):
 
 def test_unusable_files(tree, tmp_path):
     prepare(tree, tmp_path / "before")
-    (test,) = [
-        u
-        for u in read_manifest(tmp_path / "before" / "test.csv")
-        if u.spk_id == "84"
-    ]
+    before = read_manifest(tmp_path / "before" / "test.csv")
+    (test,) = [u for u in before if u.spk_id == "84"]
     wave, rate = soundfile.read(tree / test.wav)
     soundfile.write(tree / test.wav, 0 * wave, rate)
     next(tree.glob("*/1034/*/*-0001.flac")).write_bytes(b"fLaC")
