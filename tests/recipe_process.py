@@ -1,8 +1,10 @@
-"""The TIMIT recipe, for tests and benchmarks that time, stop or kill it."""
+"""The TIMIT recipe, for tests and benchmarks: how to start it, what it leaves."""
 
 import os
 import sys
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "TIMIT" / "speaker_id"
@@ -12,7 +14,16 @@ from demo_corpus import generate_demo_corpus  # noqa: E402
 
 from amsincnet_sb.training.metrics_log import MetricsLog  # noqa: E402
 
-__all__ = ["RECIPE", "SMALL", "arguments", "corpus", "environment", "records"]
+__all__ = [
+    "RECIPE",
+    "SMALL",
+    "arguments",
+    "corpus",
+    "environment",
+    "metrics",
+    "records",
+    "state",
+]
 
 # Options with which a step takes milliseconds on a CPU.
 SMALL = {
@@ -50,3 +61,38 @@ def environment(**more):
 def records(output):
     """The evaluations of a run."""
     return MetricsLog(output / "metrics.jsonl").records()
+
+
+def metrics(output):
+    """The same without what a clock says."""
+    found = records(output)
+    for record in found:
+        assert record.pop("seconds") >= 0
+    return found
+
+
+def state(output):
+    """All that the only checkpoint holds, number by number, by name."""
+    (folder,) = (output / "save").glob("CKPT*")
+    found = {}
+    for path in folder.glob("*.ckpt"):
+        try:
+            content = torch.load(path, "cpu", weights_only=True)
+        except Exception:  # a text
+            content = path.read_text(encoding="utf-8")
+        found[path.name] = content
+    return _flatten(found)
+
+
+def _flatten(tree, prefix=""):
+    """Nested containers as one mapping; tensors as dtype and bytes."""
+    if isinstance(tree, (list, tuple)):
+        tree = dict(enumerate(tree))
+    if isinstance(tree, dict):
+        flat = {}
+        for key, value in tree.items():
+            flat.update(_flatten(value, f"{prefix}/{key}"))
+        return flat
+    if torch.is_tensor(tree):
+        return {prefix: (tree.dtype, tree.shape, tree.numpy().tobytes())}
+    return {prefix: tree}

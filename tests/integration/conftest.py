@@ -2,7 +2,6 @@
 
 import csv
 import importlib.util
-import json
 import logging
 import sys
 from contextlib import contextmanager
@@ -10,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import speechbrain as sb
-import torch
-from demo_corpus import generate_demo_corpus
+from recipe_process import (
+    RECIPE,
+    corpus as generated,
+    metrics,
+    state,
+)
 
 from amsincnet_sb.utils.errors import exit_on_input_error
-
-RECIPE = Path(__file__).parents[2] / "recipes" / "TIMIT" / "speaker_id"
 
 # A second for a run; one epoch is three steps.
 SMALL = {
@@ -51,6 +52,8 @@ class Recipe:
 
     folder = RECIPE
     small = tuple(SMALL)
+    metrics = staticmethod(metrics)
+    state = staticmethod(state)
 
     def __init__(self, corpus):
         self.corpus = corpus
@@ -93,46 +96,10 @@ class Recipe:
         return output
 
     @staticmethod
-    def metrics(output):
-        """The records of ``metrics.jsonl`` without what a clock says."""
-        lines = (output / "metrics.jsonl").read_text().splitlines()
-        records = [json.loads(line) for line in lines]
-        for record in records:
-            assert record.pop("seconds") >= 0
-        return records
-
-    @staticmethod
     def sentences(output):
         """The rows of ``sentences.csv`` by sentence."""
         with open(output / "sentences.csv", newline="") as file:
             return {row["sentence"]: row for row in csv.DictReader(file)}
-
-    @staticmethod
-    def state(output):
-        """Weights and optimizer of the only checkpoint, number by number."""
-        (folder,) = (output / "save").glob("CKPT*")
-        names = ("embedding_model", "classifier", "optimizer")
-        state = {
-            name: torch.load(folder / f"{name}.ckpt", weights_only=True)
-            for name in names
-        }
-        state["counter"] = (folder / "counter.ckpt").read_text()
-        state["brain"] = (folder / "brain.ckpt").read_text()
-        return _flatten(state)
-
-
-def _flatten(tree, prefix=""):
-    """Nested containers as one mapping; tensors as dtype and bytes."""
-    if isinstance(tree, (list, tuple)):
-        tree = dict(enumerate(tree))
-    if isinstance(tree, dict):
-        flat = {}
-        for key, value in tree.items():
-            flat.update(_flatten(value, f"{prefix}/{key}"))
-        return flat
-    if torch.is_tensor(tree):
-        return {prefix: (tree.dtype, tree.shape, tree.cpu().numpy().tobytes())}
-    return {prefix: tree}
 
 
 @contextmanager
@@ -157,8 +124,7 @@ def _as_script(arguments):
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """Four speakers with five sentences to train on and three to test."""
-    folder = tmp_path_factory.mktemp("generated") / "TIMIT"
-    return generate_demo_corpus(folder, speakers=4, progress=False)
+    return generated(tmp_path_factory.mktemp("generated"), speakers=4)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ import traceback
 
 import pytest
 import recipe_process
-import torch
 import yaml
 
 KILLS = 60
@@ -90,28 +89,7 @@ def newest_step(output):
 
 def result(output):
     """Everything in the last checkpoint, and the metrics."""
-    (folder,) = (output / "save").glob("CKPT*")
-    files = {}
-    for path in sorted(folder.glob("*.ckpt")):
-        files[path.name] = path.read_bytes()
-        try:
-            content = torch.load(path, weights_only=True)
-        except Exception:  # a text
-            continue
-        files[path.name] = flat(content)
-    lines = (output / "metrics.jsonl").read_text().splitlines()
-    files["metrics"] = [line.split('"seconds"')[0] for line in lines]
-    return files
-
-
-def flat(tree):
-    if isinstance(tree, dict):
-        return {str(key): flat(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [flat(value) for value in tree]
-    if torch.is_tensor(tree):
-        return str(tree.dtype), tuple(tree.shape), tree.numpy().tobytes()
-    return tree
+    return recipe_process.state(output), recipe_process.metrics(output)
 
 
 def test_kill_loop(train, tmp_path):
