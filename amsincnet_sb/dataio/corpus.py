@@ -82,8 +82,6 @@ def prepare_own_corpus(
     ...     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     ...     soundfile.write(folder / name, noise.uniform(-1, 1, 8000), 16000)
     >>> summary = prepare_own_corpus(folder, folder / "manifests")
-    >>> summary.options["corpus"]
-    'folder with a folder for each speaker'
     >>> summary.report()[0]
     'train: 2 speakers, 2 utterances, 0.00 hours'
     """
@@ -185,10 +183,11 @@ def find_manifests(folder, validation_sentences=0):
 
 def training_command(folder, corpus):
     """What to type in a recipe's folder to train on a preparation."""
-    words = ["python", "train.py", "hparams/am_sincnet_m035.yaml"]
-    words.append(f"--manifest={os.path.abspath(folder)}")
-    words.append(f"--data_folder={corpus.options['data_folder']}")
-    return shlex.join(words)
+    return shlex.join(
+        ["python", "train.py", "hparams/am_sincnet_m035.yaml"]
+        + [f"--manifest={os.path.abspath(folder)}"]
+        + [f"--data_folder={corpus.options['data_folder']}"]
+    )
 
 
 def check_recordings(listing):
