@@ -94,11 +94,8 @@ class Task:
 
 def assert_equal(one, other, tolerance=0.0):
     """Parameters and buffers of two tasks."""
-    for a, b in zip(
-        one.net.state_dict().values(),
-        other.net.state_dict().values(),
-        strict=True,
-    ):
+    states = (task.net.state_dict().values() for task in (one, other))
+    for a, b in zip(*states, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -131,8 +128,7 @@ def test_rate_and_margin_change_between_steps(device):
     ours.train(step, [5])
     plain.by_hand([5])
     assert ours.total.item() == pytest.approx(plain.total.item(), rel=1e-4)
-    for a, b in zip(before, ours.net.parameters()):
-        assert torch.equal(a, b)
+    assert all(map(torch.equal, before, ours.net.parameters()))
 
 
 @on_all_devices
@@ -153,8 +149,9 @@ def test_resumes_bit_for_bit(device):
         tasks[-1].load(states[done - 1])
         tasks[-1].train(tasks[-1].captured(), range(done, 6))
     for other in tasks:
-        for key, value in states[-1][0].items():
-            assert torch.equal(other.net.state_dict()[key], value)
+        assert_equal(other, task)
+    for key, value in states[-1][0].items():
+        assert torch.equal(task.net.state_dict()[key], value)
 
 
 @with_all_optimizers
@@ -256,8 +253,7 @@ def test_update_on_a_condition(device, name):
             parameter.grad.copy_(gradient)
         step._guarded_update(yes, step._updated())
         plain.optimizer.step()
-    for a, b in zip(*(t.net.state_dict().values() for t in (ours, plain))):
-        torch.testing.assert_close(a, b)
+    assert_equal(ours, plain, 1e-5)
 
 
 @on_all_devices

@@ -1,8 +1,6 @@
 """Margin losses against their equations and SpeechBrain's; the warm-up."""
 
-import copy
 import math
-import pickle
 
 import pytest
 import torch
@@ -213,12 +211,3 @@ def test_a_run_goes_on_with_its_margin(tmp_path):
     # The file can be read without unpickling objects.
     (file,) = tmp_path.glob("CKPT*/compute_cost.ckpt")
     torch.load(file, weights_only=True)
-
-
-def test_copies():
-    cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=8)
-    loss_of(cost)
-    for twin in (copy.deepcopy(cost), pickle.loads(pickle.dumps(cost))):
-        assert twin.steps == 1 and twin.margin.final == cost.margin.final
-        assert torch.equal(loss_of(twin), loss_of(AMSoftmax(0.05)))
-        assert (twin.steps, cost.steps) == (2, 1)

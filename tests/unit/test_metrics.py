@@ -121,15 +121,6 @@ def test_csv(evaluation, tmp_path):
     )
 
 
-def test_csv_of_one_speaker(tmp_path):
-    errors = SentenceErrors(torch.tensor([0]))
-    errors.append(torch.tensor([0]), torch.zeros(1, 1))
-    (row,) = written(errors, tmp_path, ["x"], ["ann"])
-    assert list(row.values()) == ["x", "ann", "ann"] + ["0.0000"] * 2 + [
-        "0.000"
-    ]
-
-
 def test_nothing_but_empty_rows(tmp_path):
     """Every utterance exactly one window long, counted as the authors do."""
     labels = torch.tensor([0, 1, 2, 0])
@@ -139,15 +130,16 @@ def test_nothing_but_empty_rows(tmp_path):
     assert len(rows) == 4
     assert list(rows[1].values())[:3] == ["c,d", "spk1", "spk0"]
     assert rows[1]["frame_error"] == "100.000"
-
-
-def test_zeros_are_decided_for_label_0_among_many(tmp_path):
-    labels = torch.tensor([0, 7])
-    errors = SentenceErrors(labels, torch.tensor([True, False]))
-    scores = torch.randn(1, 462).log_softmax(-1)
-    errors.append(torch.tensor([1]), scores)
+    # Zeros are decided for label 0 among many, too.
+    errors = SentenceErrors(torch.tensor([0, 7]), torch.tensor([True, False]))
+    errors.append(torch.tensor([1]), torch.randn(1, 462).log_softmax(-1))
     rows = written(errors, tmp_path, names=[str(i) for i in range(462)])
     assert rows[0]["decision"] == "0"
+    # There is no runner-up of one.
+    errors = SentenceErrors(torch.tensor([0]))
+    errors.append(torch.tensor([0]), torch.zeros(1, 1))
+    (row,) = written(errors, tmp_path, ["x"], ["ann"])
+    assert [*row.values()] == ["x", "ann", "ann", "0.0000", "0.0000", "0.000"]
 
 
 def test_no_utterance(tmp_path):
