@@ -181,9 +181,7 @@ def test_trials_and_strangers(model, corpus, tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, complaint",
     [
-        (lambda text: text.replace("spk_id", "who"), "spk_id"),
         (lambda text: text.replace(".WAV", ".XYZ"), "there is no such file"),
-        (lambda text: text + text.splitlines()[1] + "\n", "occurs twice"),
         (lambda text: text.splitlines()[0] + "\n", "lists no utterance"),
         (
             lambda text: "\n".join(text.splitlines()[:2]) + "\n",
@@ -201,56 +199,13 @@ def test_unusable_manifests(model, corpus, capsys, change, complaint):
     assert contents(model) == before
 
 
-def test_unusable_recordings(model, files, tmp_path, capsys):
-    samples, rate = soundfile.read(files[0])
-    (tmp_path / "empty.wav").touch()
-    (tmp_path / "text.wav").write_text("This is not audio.")
-    soundfile.write(tmp_path / "silent.wav", samples * 0, rate)
-    samples[5] = np.nan
-    soundfile.write(tmp_path / "nan.wav", samples, rate, "FLOAT")
-    before, output = contents(model), tmp_path / "d.npz"
-    for name, complaint in {
-        "empty.wav": "the file is empty",
-        "text.wav": "cannot be read as audio",
-        "silent.wav": "it is silent",
-        "nan.wav": "NaN",
-        "missing.wav": "there is no such file",
-    }.items():
-        bad = tmp_path / name
-        for command in (
-            ["identify", model, bad],
-            ["enroll", model, "zoe", files[0], bad],
-            ["verify", model, files[0], bad],
-            ["embed", model, files[0], bad, "--output", output],
-        ):
-            status, out, (line,) = run(capsys, *command, "--json")
-            assert (status, out) == (2, [])
-            assert line.startswith(f"Error: {bad}: ") and complaint in line
-    assert contents(model) == before and not output.exists()
-
-
-def test_unusable_models(model, files, tmp_path, capsys):
-    half = shutil.copytree(model, tmp_path / "half")
-    (half / "pretrained" / "classifier.ckpt").unlink()
-    for folder in (tmp_path / "none", tmp_path, half):
-        for command in (
-            ["enroll", folder, "zoe", files[0]],
-            ["remove", folder, "zoe"],
-            ["verify", folder, *files[:2]],
-            ["embed", folder, files[0], "--output", tmp_path / "d.csv"],
-            ["evaluate", folder, "--manifest", "x", "--data_folder", "y"],
-            ["plot", "filters", folder],
-        ):
-            status, out, (line,) = run(capsys, *command)
-            assert (status, out) == (2, []) and str(folder) in line
-
-
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
         (["embed", "{model}", "a.wav", "--output", "d.txt"], "d.txt"),
         (["verify", "{model}", "a", "b", "--threshold", "nan"], "--threshold"),
-        (["enroll", "{model}", "unknown", "{file}"], "cannot be the name"),
+        (["enroll", "{model}/none", "zoe", "{file}"], "none is not a folder"),
+        (["plot", "filters", "{model}/none"], "none is not a folder"),
         (["identify", "{model}", "{file}", "--device", "abc"], "'abc'"),
         (["plot", "det", "{model}"], "amsincnet evaluate"),
     ],
@@ -287,15 +242,12 @@ def examples():
         yield name, shlex.split(typed)[1:]
 
 
-def test_examples_are_commands():
-    for name, words in examples():
-        assert words[0] == name
-        assert cli._parser().parse_args(cli.one_spelling(words)).run
-
-
 def test_examples_run_as_typed(
     model, files, corpus, tmp_path, capsys, monkeypatch
 ):
+    found = dict(examples())
+    # A sweep trains many networks: it has tests of its own.
+    assert found.pop("sweep")[:1] == ["sweep"]
     for package in ("matplotlib", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
@@ -315,9 +267,6 @@ def test_examples_run_as_typed(
     shutil.copy(FIXTURES / "model_raw_small.cfg", "model_raw.cfg")
     labels = {f"train/dr1/s{i}/si1.wav": i for i in range(10)}
     np.save("TIMIT_labels.npy", labels)
-    found = dict(examples())
-    # A sweep trains many networks: it has tests of its own.
-    found.pop("sweep", None)
     # A folder in which demo/corpus is to be made.
     (tmp_path / "empty").mkdir()
     # An enrolled speaker comes before the removed one.

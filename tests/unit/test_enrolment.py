@@ -1,7 +1,5 @@
 """Enrolled speakers, thresholds and cohort, in the model and on the disk."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -97,8 +95,6 @@ def test_saved_and_loaded(saved, voice, tmp_path):
         assert again.speakers == ["ann", "bob", "çat"]
         assert again.identify(voice(2000), 3) == expected
         assert again.threshold("verification") == 0.25
-        text = (again.folder / "calibration.json").read_text()
-        assert json.loads(text) == {"verification": {"threshold": 0.25}}
     with pytest.raises(InputError, match="exists already"):
         saved.save(tmp_path / "copy")
     again.remove("çat")
@@ -116,9 +112,8 @@ def test_a_cohort_is_kept_with_the_threshold(saved, voice, analyse, tmp_path):
     expected = saved.verify(*trial)
     assert expected.score != pytest.approx(plain)
     saved.save(tmp_path / "copy")
-    for folder in (tmp_path, tmp_path / "copy"):
-        again = SpeakerIdentifier.from_results(folder)
-        assert again.verify(*trial) == expected
+    again = SpeakerIdentifier.from_results(tmp_path / "copy")
+    assert again.verify(*trial) == expected
     (tmp_path / "copy" / "calibration.json").unlink()
     again = SpeakerIdentifier.from_results(tmp_path / "copy")
     assert again.verify(*trial).score == pytest.approx(plain)
@@ -139,9 +134,8 @@ def test_several_enrol_at_once(saved, voice, tmp_path):
     third.enroll("dog", [voice(300)])
     first.save()
     second.save()
-    assert second.speakers == ["ann", "bob", "dog", "eel"]
     again = SpeakerIdentifier.from_results(tmp_path)
-    assert again.speakers == second.speakers
+    assert again.speakers == second.speakers == ["ann", "bob", "dog", "eel"]
     assert again.threshold("verification") == 0.5  # second had the old one
     assert again.identify(voice(700)) == second.identify(voice(700))
     with pytest.raises(InputError, match="'dog' has been changed by another"):

@@ -1,7 +1,5 @@
 """What is drawn: learning curves, DET, confusions, filters, margins."""
 
-import errno
-import os
 import sys
 
 import pytest
@@ -105,19 +103,6 @@ def test_without_matplotlib(metrics, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert plot_curves(metrics, tmp_path / "curves.png") is False
     assert not (tmp_path / "curves.png").exists()
-
-
-def test_a_full_disk_keeps_the_old_picture(metrics, tmp_path, monkeypatch):
-    def no_space(handle):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = tmp_path / "curves.png"
-    path.write_text("old")
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(InputError, match="No space"):
-        plot_curves(metrics, path)
-    pyplot.close("all")
-    assert path.read_text() == "old"
 
 
 def test_det(figures, tmp_path):

@@ -1,6 +1,5 @@
 """Folders of trained models: the same outputs, and no trust in their bytes."""
 
-import ast
 import errno
 import json
 import os
@@ -16,8 +15,6 @@ from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
 
 SPEAKERS = ["ann", "bob's", "zoë => 1"]
-WEIGHTS = ["embedding_model.ckpt", "classifier.ckpt"]
-each_weights_file = pytest.mark.parametrize("name", WEIGHTS)
 
 
 @pytest.fixture
@@ -67,11 +64,10 @@ def change(folder, key, value):
 @pytest.mark.parametrize(
     "kind, scale", [(CosineClassifier, 30.0), (SoftmaxClassifier, 1.0)]
 )
-@pytest.mark.parametrize("from_results", [False, True])
-def test_round_trip(net, tmp_path, kind, scale, from_results):
+def test_round_trip(net, tmp_path, kind, scale):
     classifier, folder = kind(16, 3).eval(), tmp_path / "pretrained"
     write_pretrained(folder, net, classifier, SPEAKERS, scale=30.0)
-    found = read_pretrained(tmp_path if from_results else str(folder))
+    found = read_pretrained(tmp_path)
     assert type(found[0]) is SincNet and type(found[1]) is kind
     assert found[0].arguments == net.arguments
     assert found[2]["speakers"] == SPEAKERS
@@ -108,25 +104,9 @@ def test_a_moved_folder_and_an_overwritten_one(folder, small, tmp_path):
     ]
 
 
-def test_labels_as_speechbrain_reads_them(folder):
-    from speechbrain.dataio.encoder import CategoricalEncoder
-
-    encoder = CategoricalEncoder()
-    assert encoder.load_if_possible(folder / "label_encoder.ckpt")
-    assert encoder.lab2ind == {name: i for i, name in enumerate(SPEAKERS)}
-    text = (folder / "label_encoder.ckpt").read_text(encoding="utf-8")
-    for line, name in zip(text.splitlines(), SPEAKERS):
-        assert ast.literal_eval(line.rpartition(" => ")[0]) == name
-
-
 def test_speechbrain_loads_it(folder, net, classifier):
-    from speechbrain.inference.speaker import (
-        EncoderClassifier,
-        SpeakerRecognition,
-    )
+    from speechbrain.inference.speaker import EncoderClassifier
 
-    text = (folder / "hyperparams.yaml").read_text()
-    assert "SpeechBrain alone" not in text  # it names our classes
     theirs = EncoderClassifier.from_hparams(str(folder), savedir=None)
     x = torch.randn(2, 450)
     # They normalise recordings before, which the network does anyway.
@@ -136,9 +116,8 @@ def test_speechbrain_loads_it(folder, net, classifier):
     expected = classifier(net(x)).squeeze(1)
     torch.testing.assert_close(scores.squeeze(1), expected, **close)
     assert names == [SPEAKERS[i] for i in expected.argmax(-1)]
-    verifier = SpeakerRecognition.from_hparams(str(folder), savedir=None)
-    score, _ = verifier.verify_batch(x[:1], x[:1])
-    assert score.item() == pytest.approx(1.0, abs=1e-5)
+    labels = theirs.hparams.label_encoder.lab2ind
+    assert labels == {name: i for i, name in enumerate(SPEAKERS)}
 
 
 def test_a_full_disk_keeps_the_old_model(
@@ -166,10 +145,10 @@ def test_no_model(tmp_path):
     assert "no config.json" in message(tmp_path)
 
 
-@each_weights_file
-def test_missing_and_damaged_weights(folder, name):
+@pytest.mark.parametrize("name", ["embedding_model.ckpt", "classifier.ckpt"])
+def test_missing_damaged_and_foreign_weights(folder, name):
     path = folder / name
-    whole = path.read_bytes()
+    good, whole = torch.load(path), path.read_bytes()
     path.unlink()
     assert name in message(folder)
     for content in (
@@ -181,11 +160,6 @@ def test_missing_and_damaged_weights(folder, name):
     ):
         path.write_bytes(content)
         assert name in message(folder)
-
-
-@each_weights_file
-def test_foreign_weights(folder, name):
-    good = torch.load(folder / name)
     first = next(iter(good))
     for state in (
         {},
@@ -196,7 +170,7 @@ def test_foreign_weights(folder, name):
         {**good, first: torch.zeros(1, 2, 3)},
         {**good, first: "text"},
     ):
-        torch.save(state, folder / name)
+        torch.save(state, path)
         assert name in message(folder)
 
 
