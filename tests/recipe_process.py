@@ -41,9 +41,7 @@ SMALL = {
 
 def corpus(folder, speakers):
     """Generated speech in TIMIT's layout; returns its folder."""
-    return generate_demo_corpus(
-        Path(folder) / "TIMIT", speakers=speakers, progress=False
-    )
+    return generate_demo_corpus(Path(folder) / "TIMIT", speakers=speakers)
 
 
 def arguments(hparams, **options):

@@ -33,8 +33,7 @@ README = "README.TXT"
 
 SAMPLE_RATE = 16000
 MAX_SPEAKERS = 26**3
-SA_NUMBERS = range(1, 3)
-SX_NUMBERS = range(3, 453)
+SX_NUMBERS = range(3, 453)  # TIMIT's; 1 and 2 are its SA sentences
 SI_NUMBERS = range(453, 2343)
 
 HOP = 128
@@ -114,24 +113,18 @@ class Voice:
 
 
 def make_voice(index, seed=0):
-    """Draw the voice of one speaker.
+    """Draw the Voice of one speaker.
 
     Arguments
     ---------
     index : int
-        Position in the corpus, 0 to 17575. Women and men alternate, within
-        the corpus and within each dialect.
+        Place in the corpus, 0 to 17575. Women and men alternate, within the
+        corpus and within each dialect.
     seed : int
-        Seed of the corpus.
-
-    Returns
-    -------
-    Voice
+        Of the corpus.
 
     Example
     -------
-    >>> make_voice(0).name
-    'MAAA0'
     >>> make_voice(1).name, make_voice(1).dialect
     ('FQDX0', 2)
     """
@@ -168,17 +161,12 @@ def make_voice(index, seed=0):
 
 
 def sentence_words(number):
-    """Invent the words with a given number, the same for whoever speaks them.
+    """Phones of the words of a sentence, the same for whoever speaks it.
 
-    Arguments
-    ---------
-    number : int
-        1 and 2 are the SA texts, 3 to 452 SX and 453 to 2342 SI.
-
-    Returns
+    Example
     -------
-    list of list of str
-        The phones of each word, such as ``["d", "aa", "k", "t", "er"]``.
+    >>> [str(phone) for phone in sentence_words(3)[0]]
+    ['w', 'uw', 'z']
     """
     rng = np.random.default_rng((TEXT, number))
     words = []
@@ -198,9 +186,8 @@ def speak(voice, number):
     Arguments
     ---------
     voice : Voice
-        Who speaks.
     number : int
-        See :func:`sentence_words`.
+        Of the sentence, see :func:`sentence_words`.
 
     Returns
     -------
@@ -208,12 +195,6 @@ def speak(voice, number):
         ``[T]``, int16 at 16 kHz.
     words : list of tuple
         ``(start, stop, word)`` in samples, in order.
-
-    Example
-    -------
-    >>> samples, words = speak(make_voice(0), 3)
-    >>> samples.dtype, words[0][0] > 0
-    (dtype('int16'), True)
     """
     rng = np.random.default_rng((SENTENCE, voice.seed, voice.index, number))
     effort, mood = np.clip(rng.normal(size=2), -1.6, 1.6)
@@ -376,27 +357,22 @@ def _unit(response):
     return response / np.sqrt((response**2).mean(axis=-1, keepdims=True))
 
 
-def generate_demo_corpus(folder, speakers=20, seed=0, progress=True, sa=False):
+def generate_demo_corpus(folder, speakers=20, seed=0):
     """Write generated sentences of many speakers in TIMIT's layout.
 
     ``folder/TRAIN/DR1/MAAA0/SX31.WAV`` and the like: 5 SX and 3 SI sentences
     a speaker, as NIST SPHERE (16 kHz, 16 bit, mono) with a ``.WRD`` beside
-    each. A speaker's sentences depend on the seed and the speaker's place
-    only, so a larger corpus contains the smaller ones. A corpus of the same
-    parameters is left as it is.
+    each. A larger corpus contains the smaller ones of the same seed.
 
     Arguments
     ---------
     folder : str or Path
-        A new or empty folder, or an earlier corpus of the same parameters.
+        A new or empty folder, or a corpus of the same parameters, which is
+        left as it is.
     speakers : int
         1 to 17576.
     seed : int
         Another seed gives other voices.
-    progress : bool
-        Whether to show a progress bar.
-    sa : bool
-        Whether to add SA1 and SA2, whose texts all speakers share.
 
     Returns
     -------
@@ -406,13 +382,12 @@ def generate_demo_corpus(folder, speakers=20, seed=0, progress=True, sa=False):
     Raises
     ------
     InputError
-        If an option is out of range, the folder holds anything else, or it
-        cannot be written.
+        An option is out of range, or the folder holds anything else or cannot
+        be written.
 
     Example
     -------
-    >>> folder = getfixture("tmp_path") / "corpus"
-    >>> corpus = generate_demo_corpus(folder, speakers=1, progress=False)
+    >>> corpus = generate_demo_corpus(getfixture("tmp_path"), speakers=1)
     >>> len(list(corpus.glob("TRAIN/DR1/MAAA0/S*.WAV")))
     8
     """
@@ -422,18 +397,17 @@ def generate_demo_corpus(folder, speakers=20, seed=0, progress=True, sa=False):
         )
     if seed < 0:
         raise InputError(f"seed is {seed} but must not be negative.")
-    folder, readme = Path(folder), _readme(speakers, seed, sa)
+    folder, readme = Path(folder), _readme(speakers, seed)
     if _exists(folder, readme):
         return folder
     voices = [make_voice(index, seed) for index in range(speakers)]
     with replaced_folder(folder) as unfinished:
         (unfinished / README).write_text(readme)
-        write = functools.partial(_write_speaker, unfinished, sa)
-        written = prefetch(write, voices)
-        for _ in tqdm(
-            written, total=speakers, unit="speaker", disable=not progress
-        ):
-            pass
+        written = prefetch(
+            functools.partial(_write_speaker, unfinished), voices
+        )
+        # No bar unless someone watches.
+        list(tqdm(written, "speakers", speakers, disable=None))
     return folder
 
 
@@ -460,11 +434,10 @@ def _exists(folder, readme):
     return False
 
 
-def _write_speaker(folder, sa, voice):
+def _write_speaker(folder, voice):
     """All files of a speaker."""
     rng = np.random.default_rng((CHOICE, voice.seed, voice.index))
     numbers = {
-        "SA": SA_NUMBERS if sa else (),
         "SX": rng.choice(SX_NUMBERS, 5, replace=False),
         "SI": rng.choice(SI_NUMBERS, 3, replace=False),
     }
@@ -479,7 +452,7 @@ def _write_speaker(folder, sa, voice):
             path.with_suffix(".WRD").write_text("".join(lines))
 
 
-def _readme(speakers, seed, sa):
+def _readme(speakers, seed):
     return f"""\
 GENERATED SPEECH
 
@@ -488,7 +461,7 @@ Nobody ever said these sentences: every sample was computed by demo_corpus.py
 Nothing of TIMIT is in here.
 
 speakers: {speakers}
-sentences a speaker: {10 if sa else 8}
+sentences a speaker: 8
 seed: {seed}
 
 Dedicated to the public domain under CC0 1.0
