@@ -118,16 +118,12 @@ class SentenceErrors:
             wrong = wrong + (self.empty_row & (self.labels != 0))
         return wrong / windows.clamp(min=1), windows > 0
 
-    def summarize(self, field=None):
-        """Errors over all utterances that have been scored, or one ``field``.
-
-        See :func:`error_summary`.
-        """
+    def summarize(self):
+        """Errors over all utterances scored; see :func:`error_summary`."""
         frame_errors, scored = self._frame_errors()
-        summary = error_summary(
+        return error_summary(
             frame_errors[scored], self._sums[scored], self.labels[scored]
         )
-        return summary if field is None else summary[field]
 
     def write_csv(self, path, ids, names):
         """Write one line per utterance, with their ids and speakers' names.

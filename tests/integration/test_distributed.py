@@ -1,16 +1,13 @@
 """Several ranks train together, and go on where they stopped."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
 import pytest
 import torch
+from ranks import free_port, start, start_two
 
 from amsincnet_sb.training.signals import STOPPED
 
@@ -37,7 +34,6 @@ STILL = {
 RUNS = """
 import json, os, signal, sys, time
 sys.path.insert(0, os.getcwd())
-os.environ["LOCAL_RANK"] = os.environ["RANK"]
 import torch
 import train
 from speechbrain.dataio.encoder import CategoricalEncoder
@@ -81,35 +77,6 @@ for number, run in enumerate(json.load(sys.stdin)):
 """
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def environment(**variables):
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    inherited = {k: v for k, v in os.environ.items() if k not in names}
-    return {
-        **inherited,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "OMP_NUM_THREADS": "1",
-        **variables,
-    }
-
-
-def start(recipe, command, **variables):
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=recipe.folder,
-        env=environment(**variables),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def two(recipe, tmp_path_factory):
     """All runs on two ranks: results, statuses by run, output by rank."""
@@ -132,16 +99,7 @@ def two(recipe, tmp_path_factory):
             ("refused", None, {"sync_batchnorm": "True"}),
         )
     ]
-    ranks = [
-        start(
-            recipe,
-            ["-c", RUNS],
-            RANK=str(rank),
-            WORLD_SIZE="2",
-            MASTER_ADDR="127.0.0.1",
-        )
-        for rank in range(2)
-    ]
+    ranks = start_two("-c", RUNS, cwd=recipe.folder)
     for process in ranks:
         process.stdin.write(json.dumps(runs))
         process.stdin.close()
@@ -240,7 +198,8 @@ def test_two_nodes(recipe, two, tmp_path):
         command = ["-m", "torch.distributed.run", "--nnodes=2"]
         command += ["--nproc_per_node=1", f"--node_rank={node}"]
         command += ["--master_addr=127.0.0.1", f"--master_port={port}"]
-        agents.append(start(recipe, [*command, "train.py", *arguments]))
+        command += ["train.py", *arguments]
+        agents.append(start(*command, cwd=recipe.folder))
         time.sleep(0.2)
     for agent in agents:
         text, _ = agent.communicate(timeout=300)

@@ -1,13 +1,11 @@
 """Gradients and statistics of two processes against those of one."""
 
-import os
-import socket
-import subprocess
-import sys
-
 import pytest
 import torch
+from ranks import start_two
 from torch import nn
+
+from amsincnet_sb.training.metrics import SentenceErrors
 
 # Both processes do this; each saves what it got.
 JOBS = """
@@ -144,29 +142,9 @@ def scores_of():
 def results(tmp_path_factory):
     """What each of two processes computed."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", JOBS, str(folder), __file__],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(sys.path),
-                "OMP_NUM_THREADS": "1",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            },
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, text = process.communicate(timeout=120)
-        assert process.returncode == 0, text.decode()
+    for process in start_two("-c", JOBS, str(folder), __file__):
+        text, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, text
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -231,8 +209,6 @@ def test_sums_and_checkpoints(results):
 
 
 def test_scores_are_the_same_sums_in_any_order(results):
-    from amsincnet_sb.training.metrics import SentenceErrors
-
     labels, sentence, scores = scores_of()
     errors = SentenceErrors(labels)
     errors.append(sentence, scores)
