@@ -44,11 +44,8 @@ class ResidentAudio:
     Arguments
     ---------
     waves : list of torch.Tensor
-        Utterances, float32 in [-1, 1] or 16-bit, each ``[time]``, none empty;
-        an InputError if there is none.
-    labels : list of int
-        Of each.
-    ids : list of str
+        Utterances, float32 in [-1, 1] or 16-bit, each ``[time]``, none empty.
+    labels, ids : list
         Of each.
     names : list of str, optional
         What messages call each, such as its file; the default is ``ids``.
@@ -132,19 +129,9 @@ class StreamingAudio:
     """Utterances that stay in their files; only chunks asked for are read.
 
     Takes the place of :class:`ResidentAudio` for corpora that do not fit into
-    memory, and gives the same samples, on the CPU.
-
-    Arguments
-    ---------
-    rows : iterable of dict
-        With ``wav`` (a path), ``start``, ``stop``, ``duration`` and
-        ``spk_id`` as in a manifest; an InputError if there is none.
-    ids : sequence of str
-        Of each.
-    indices : dict
-        Speaker to its label.
-    sample_rate : int
-        Of the chunks, in Hz.
+    memory, and gives the same samples, on the CPU. ``rows`` have ``wav`` (a
+    path), ``start``, ``stop``, ``duration`` and ``spk_id`` as in a manifest;
+    ``indices`` maps a speaker to its label; ``sample_rate`` is the chunks'.
     """
 
     streams = True

@@ -24,19 +24,10 @@ AHEAD = 8  # batches read before they are asked for
 class WaveBatch:
     """Waveforms and labels, read like a SpeechBrain ``PaddedBatch``.
 
-    ``sig`` and ``spk_id_encoded`` (``[batch, 1]``) come with relative lengths
-    that are all 1: nothing is padded.
-
-    Arguments
-    ---------
-    wavs : torch.Tensor
-        ``[batch, time]``.
-    labels : torch.Tensor
-        ``[batch]``.
-    utterance : torch.Tensor
-        ``[batch]``, which utterance of the data set each comes from.
-    step : int, optional
-        Of a training batch, its number in the run.
+    ``sig`` ``[batch, time]`` and ``spk_id_encoded`` ``[batch, 1]`` come with
+    relative lengths that are all 1: nothing is padded. ``utterance``
+    ``[batch]`` says which utterance of the data set each comes from, ``step``
+    the number of a training batch in the run.
 
     Example
     -------

@@ -77,8 +77,7 @@ class RandomMixture(nn.Module):
 
     Example
     -------
-    >>> mix = RandomMixture(probability=1.0)
-    >>> mix(torch.randn(4, 3200)).shape
+    >>> RandomMixture(probability=1.0)(torch.randn(4, 3200)).shape
     torch.Size([4, 3200])
     """
 
@@ -112,18 +111,8 @@ class BandMask(nn.Module):
     """Frequency masking: sets some neighbouring channels of each example to 0.
 
     D. Park et al., "SpecAugment", Interspeech 2019,
-    https://arxiv.org/abs/1904.08779.
-
-    Arguments
-    ---------
-    max_width : int
-        Up to so many channels are masked, from 0, uniformly distributed.
-
-    Example
-    -------
-    >>> mask = BandMask(max_width=20)
-    >>> mask(torch.ones(2, 7, 80)).shape
-    torch.Size([2, 7, 80])
+    https://arxiv.org/abs/1904.08779. ``max_width`` is the most channels that
+    are masked; the number is uniformly distributed.
     """
 
     def __init__(self, max_width):

@@ -40,12 +40,6 @@ def _with_own_code(method):
 
 
 def first_line(error):
-    """A compiler's error as one line for the log.
-
-    Example
-    -------
-    >>> first_line(RuntimeError("no gcc\\nlong story"))
-    'RuntimeError: no gcc'
-    """
+    """A compiler's error as one line for the log."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

@@ -8,11 +8,5 @@ def log_posteriors(predictions, scale=1.0):
 
     Of cosines, with the ``scale`` of the loss they were trained with, or of
     log-probabilities, which a scale of 1 leaves unchanged.
-
-    Example
-    -------
-    >>> import torch
-    >>> log_posteriors(torch.tensor([[0.9, 0.1]]), scale=30).exp().round()
-    tensor([[1., 0.]])
     """
     return (predictions.float() * scale).log_softmax(dim=-1)

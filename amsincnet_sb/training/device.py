@@ -20,11 +20,6 @@ def own_device(asked=None):
 
     SpeechBrain takes "cuda" for the first GPU in every process; here it is
     under torchrun the GPU of the local rank. An InputError if there is none.
-
-    Example
-    -------
-    >>> own_device("cpu")
-    'cpu'
     """
     device = asked or infer_device()
     if not device.startswith("cuda"):
@@ -47,11 +42,6 @@ def best_precisions(device):
     time. Evaluation is in float16, whose mantissa is as long as that of TF32,
     which SpeechBrain allows (bfloat16's is three bits shorter, which shows in
     frame errors); values out of its range are computed in float32.
-
-    Example
-    -------
-    >>> best_precisions("cpu")
-    {'precision': 'fp32', 'eval_precision': 'fp32'}
     """
     if _has_tensor_cores(device):
         return {"precision": "bf16", "eval_precision": "fp16"}

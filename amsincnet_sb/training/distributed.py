@@ -44,11 +44,6 @@ def on_main(function, *args, **kwargs):
 
     As SpeechBrain's ``run_on_main``, under which the others would wait for
     ever when the main process gives up: an InputError is raised by all.
-
-    Example
-    -------
-    >>> on_main(max, 3, 4)
-    4
     """
     if world_size() == 1:
         return function(*args, **kwargs)
@@ -114,23 +109,9 @@ class RankAgreement:
     """What the processes agree on in a step, beside the gradients.
 
     Gradients are averaged by DistributedDataParallel. One small all-reduce
-    beside the backward pass averages the running statistics of BatchNorm, so
-    that all processes keep the same ones, and says whether the loss of every
-    process is finite.
-
-    Arguments
-    ---------
-    averages : sequence of torch.Tensor
-        float32 tensors that the forward pass changes.
-    device : torch.device
-        Of the tensors.
-
-    Example
-    -------
-    >>> agreement = RankAgreement([], "cpu")
-    >>> agreement.start(torch.tensor(1.0))
-    >>> agreement.finish()
-    tensor(True)
+    beside the backward pass averages the running statistics of BatchNorm
+    (``averages``, float32), so that all processes keep the same ones, and says
+    whether the loss of every process is finite.
     """
 
     def __init__(self, averages, device):

@@ -8,23 +8,9 @@ __all__ = ["StepGuard"]
 class StepGuard:
     """Undoes what a step changed beside the parameters.
 
-    The tensors are copied together, as bytes: a few small kernels, however
-    many there are. Nothing waits for the device.
-
-    Arguments
-    ---------
-    tensors : sequence of torch.Tensor
-        Changed by the forward pass: buffers of modules, sums.
-
-    Example
-    -------
-    >>> count = torch.zeros(2)
-    >>> guard = StepGuard([count])
-    >>> guard.take()
-    >>> _ = count.add_(float("nan"))
-    >>> guard.restore_unless(torch.tensor(False))
-    >>> count
-    tensor([0., 0.])
+    That is ``tensors``: buffers of modules, sums. They are copied together, as
+    bytes: a few small kernels, however many there are. Nothing waits for the
+    device.
     """
 
     def __init__(self, tensors):

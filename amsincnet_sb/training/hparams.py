@@ -32,11 +32,6 @@ def parse_overrides(overrides):
     """The yaml text of ``speechbrain.parse_arguments`` as a mapping.
 
     An InputError if it is not a mapping, or a key has no value.
-
-    Example
-    -------
-    >>> parse_overrides("margin: 0.1")
-    {'margin': 0.1}
     """
     if isinstance(overrides, str):
         try:

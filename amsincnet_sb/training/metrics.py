@@ -23,12 +23,6 @@ def error_summary(frame_errors, scores, labels):
     ``scores`` ``[utterances, speakers]`` sums or means of log-posteriors over
     windows, ``labels`` ``[utterances]`` the true ones. The sentence error
     counts utterances in which another speaker scores best.
-
-    Example
-    -------
-    >>> scores = torch.tensor([[-0.1, -2.0], [-0.1, -3.0]])
-    >>> error_summary(torch.tensor([0.0, 0.5]), scores, torch.tensor([0, 1]))
-    {'frame_error': 25.0, 'sentence_error': 50.0}
     """
     wrong = scores.argmax(-1) != labels
     return {
@@ -41,15 +35,9 @@ class SentenceErrors:
     """Sums log-posteriors over windows and decides for each utterance.
 
     Everything is summed on the device, in integers; nothing is read from it
-    before :meth:`summarize`.
-
-    Arguments
-    ---------
-    labels : torch.Tensor
-        ``[utterances]``, the true label of each.
-    empty_row : torch.Tensor, optional
-        ``[utterances]``, bool: utterances with one more window of zeros,
-        decided for label 0, as in the authors' evaluation.
+    before :meth:`summarize`. ``labels`` ``[utterances]`` are the true ones.
+    ``empty_row`` ``[utterances]``, bool, marks those with one more window of
+    zeros, decided for label 0, as in the authors' evaluation.
 
     Example
     -------

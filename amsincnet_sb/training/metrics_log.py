@@ -10,16 +10,11 @@ __all__ = ["MetricsLog"]
 
 
 class MetricsLog:
-    """Reads and writes the evaluations of a run.
+    """Reads and writes the evaluations of a run, in the file ``path``.
 
     SpeechBrain's FileTrainLogger writes text for people and only appends;
     this file can be read by programs, and a run that is resumed removes what
     it is about to do again.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file; created with the first record.
 
     Example
     -------
@@ -37,11 +32,8 @@ class MetricsLog:
     def records(self):
         """All records, a list of dict.
 
-        Raises
-        ------
-        InputError
-            If a line is not a JSON object. A last line without its newline,
-            as a killed process leaves it, is ignored.
+        An InputError if a line is not a JSON object. A last line without its
+        newline, as a killed process leaves it, is ignored.
         """
         if not os.path.exists(self.path):
             return []

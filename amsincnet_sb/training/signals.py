@@ -30,13 +30,6 @@ def stop_requests():
 
     The request stays False in a thread that is not the main one, where signals
     cannot be caught.
-
-    Example
-    -------
-    >>> with stop_requests() as asked:
-    ...     signal.raise_signal(signal.SIGTERM)
-    ...     asked.name
-    'SIGTERM'
     """
     request, before, first = StopRequest(), {}, []
 

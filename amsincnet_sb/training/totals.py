@@ -15,17 +15,10 @@ __all__ = ["Totals"]
 
 @register_checkpoint_hooks
 class Totals:
-    """Sums over an epoch, kept on the device and in checkpoints.
+    """Sums over an epoch by name, kept on the device and in checkpoints.
 
     Each process has its own, in ``values`` (``[names]``, float64);
     :meth:`read` adds them over all.
-
-    Arguments
-    ---------
-    names : sequence of str
-        Of the sums.
-    device : str
-        Where they are kept.
 
     Example
     -------
