@@ -25,18 +25,14 @@ OLD_NAMES = {"import-released": "import-original"}
 
 
 def main(arguments=None):
-    """Run a command; returns its exit status, 2 for errors of the user.
+    """Run a command, by default that of the process; returns its exit status.
 
-    Arguments
-    ---------
-    arguments : list of str, optional
-        Those of the process if not given.
+    Errors of the user are one sentence and status 2.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_input_error():
-        if arguments[:1] == ["sweep"]:  # the script has the options
-            script = _recipe_module("TIMIT/speaker_id/sweep.py")
-            return script.main(arguments[1:], "amsincnet sweep")
+        if arguments[:1] == ["sweep"]:
+            return _sweep(arguments[1:])
         arguments[:1] = [OLD_NAMES.get(word, word) for word in arguments[:1]]
         options = _parser().parse_args(one_spelling(arguments))
         return options.run(options) or 0
@@ -105,9 +101,7 @@ MODEL = (
     _argument("--json", "JSON on a terminal", bool),
 )
 FILES = _argument("files", "recordings", nargs="+", metavar="file")
-PUBLISHED = _argument(
-    "--published", "draw the published curves on TIMIT too", bool
-)
+PUBLISHED = _argument("--published", "draw TIMIT's published curves too", bool)
 
 
 @_command(
@@ -115,17 +109,13 @@ PUBLISHED = _argument(
     FILES,
     _argument("--top", "candidates to show", int, 3),
     _argument("--unknown", "'unknown' where too little is for anybody", bool),
-    _argument(
-        "--threshold",
-        "least share of the windows, 0 to 1; implies --unknown (default: "
-        "calibrated)",
-        float,
-    ),
+    _argument("--threshold", "least share of the windows, 0 to 1", float),
 )
 def _identify(options):
     """Name the speakers of recordings.
 
-    A terminal shows a table; a pipe gets one JSON object per file.
+    A terminal shows a table; a pipe gets one JSON object per file. --unknown
+    uses the calibrated threshold, --threshold implies it.
 
     example: amsincnet identify results/demo/1234 a.wav b.flac
     """
@@ -142,14 +132,14 @@ def _identify(options):
             print(f"Error: {candidates}", file=sys.stderr, flush=True)
             status = 2
             continue
-        lines = [path]
-        for speaker, score, share in candidates:
-            shown = ""
-            if share is not None:
-                shown = f" share {share:6.1%}  score {score:8.3f}"
-            lines.append(f"  {speaker:<20}{shown}".rstrip())
+        lines = [
+            f"  {speaker}"
+            if share is None
+            else f"  {speaker:<20} share {share:6.1%}  score {score:8.3f}"
+            for speaker, score, share in candidates
+        ]
         best = [candidate._asdict() for candidate in candidates]
-        _answer(options, {"file": path, "candidates": best}, *lines)
+        _answer(options, {"file": path, "candidates": best}, path, *lines)
     return status
 
 
@@ -165,16 +155,10 @@ def _enroll(options):
 
     example: amsincnet enroll results/demo/1234 anna anna1.wav anna2.wav
     """
-    model = _load(options)
-    model.enroll(options.name, options.files)
-    model.save()
-    files, speakers = len(options.files), len(model.speakers)
-    _answer(
-        options,
-        {"enrolled": options.name, "files": files, "speakers": speakers},
-        f"Enrolled {options.name} from {files} file(s); the model knows "
-        f"{speakers} speakers.",
-    )
+    model, name, files = _load(options), options.name, len(options.files)
+    model.enroll(name, options.files)
+    said = f"Enrolled {name} from {files} file(s)"
+    _save(options, model, {"enrolled": name, "files": files}, said)
 
 
 @_command(*MODEL, _argument("name", "of the enrolled speaker"))
@@ -185,13 +169,7 @@ def _remove(options):
     """
     model = _load(options)
     model.remove(options.name)
-    model.save()
-    speakers = len(model.speakers)
-    _answer(
-        options,
-        {"removed": options.name, "speakers": speakers},
-        f"Removed {options.name}; the model knows {speakers} speakers.",
-    )
+    _save(options, model, {"removed": options.name}, f"Removed {options.name}")
 
 
 @_command(
@@ -231,7 +209,6 @@ def _embed(options):
     """
     from amsincnet_sb.inference.export import write_embeddings
 
-    # Before an hour of listening.
     if Path(options.output).suffix not in (".npz", ".csv"):
         raise InputError(
             f"--output is {options.output} but must end with .npz or .csv."
@@ -250,26 +227,17 @@ def _embed(options):
     *MODEL,
     _argument("--manifest", "CSV of a preparation", required=True),
     _argument("--data-folder", "folder of its paths", required=True),
-    _argument(
-        "--trials",
-        "pairs to verify, '1 id id' or '0 id id' per line (default: all)",
-    ),
-    _argument(
-        "--calibrate",
-        "keep the thresholds of equal errors for verify, identify --unknown",
-        bool,
-    ),
-    _argument(
-        "--cohort",
-        "manifest of training sentences; their speakers normalize the scores "
-        "of verification, and are kept with the thresholds",
-    ),
+    _argument("--trials", "pairs, '1 id id' or '0 id id' (default: all)"),
+    _argument("--calibrate", "keep the thresholds of equal errors", bool),
+    _argument("--cohort", "manifest of training sentences"),
 )
 def _evaluate(options):
     """Measure errors of identification and verification on a manifest.
 
     Identification is of the closed and the open set. Writes evaluation.json
-    and det.png into the model's folder.
+    and det.png into the model's folder. verify and identify --unknown use
+    thresholds that are kept; the speakers of a cohort normalise the scores
+    of verification, and are kept with the thresholds.
 
     example: amsincnet evaluate results/demo/1234 --manifest \\
         results/demo/1234/manifests/test.csv --data_folder demo/corpus
@@ -281,17 +249,13 @@ def _evaluate(options):
     model, corpus = _load(options), options.data_folder
     # Every window that the evaluation of a training run counts.
     model.hop = model.embedding_model.hop
+    manifest, folder = options.manifest, Path(options.model)
     if options.cohort:
         model.cohort = evaluation.cohort_from(model, options.cohort, corpus)
-    results = evaluation.evaluate_model(
-        model, options.manifest, corpus, options.trials
-    )
+    results = evaluation.evaluate_model(model, manifest, corpus, options.trials)
     if options.calibrate:
-        model.calibration = evaluation.calibration_from(
-            results, options.manifest
-        )
+        model.calibration = evaluation.calibration_from(results, manifest)
         model.save()
-    folder = Path(options.model)
     with atomic_write(folder / "evaluation.json") as file:
         json.dump(results, file, indent=1)
     lines = evaluation.report(results)
@@ -339,13 +303,14 @@ def _prepare(options):
     print(f"  {training_command(options.output, summary)}")
 
 
-@_command(_argument("options", "see --help", nargs=argparse.REMAINDER))
-def _sweep(options):
+@_command()  # the script has the options
+def _sweep(arguments):
     """Train with many margins and seeds, and compare.
 
     example: amsincnet sweep hparams/am_sincnet.yaml --data_folder TIMIT
     """
-    raise AssertionError("main hands these options to the recipe's script")
+    script = _recipe_module("TIMIT/speaker_id/sweep.py")
+    return script.main(arguments, "amsincnet sweep")
 
 
 @_command(
@@ -371,11 +336,7 @@ def _demo_corpus(options):
     _argument("file", "model_raw_*.pkl"),
     _argument("folder", "results folder to make"),
     _argument("--labels", "TIMIT_labels.npy: names of the speakers"),
-    _argument(
-        "--cfg",
-        "configuration of the training (default: the .cfg file beside the "
-        "model, or else the published one)",
-    ),
+    _argument("--cfg", "default: the file beside the model, or the published"),
 )
 def _import_original(options):
     """Turn a model of the authors' code into a results folder.
@@ -395,9 +356,7 @@ def _import_original(options):
 @_command(
     _argument(
         "what",
-        "learning curves; misses against false alarms (of evaluate); "
-        "confused speakers; errors against the margin (of sweep); learned "
-        "filters",
+        "picture",
         choices=["curves", "det", "confusions", "margins", "filters"],
     ),
     _argument("results", "results folder, for margins that of a sweep"),
@@ -407,12 +366,15 @@ def _import_original(options):
 def _plot(options):
     """Draw pictures of a results folder.
 
+    Learning curves, misses against false alarms (of evaluate), confused
+    speakers, errors against the margin (of sweep), or learned filters.
+
     example: amsincnet plot curves results/demo/1234 --published
     """
     from amsincnet_sb.report import draw_picture
 
-    what, published = options.what, options.published
-    print(draw_picture(options.results, what, options.output, published))
+    given = options.results, options.what, options.output, options.published
+    print(draw_picture(*given))
 
 
 @_command(*MODEL, _argument("output", "*.onnx, or a new folder"))
@@ -420,24 +382,23 @@ def _export(options):
     """Write a model for other programs: ONNX, or safetensors.
 
     A name ending in .onnx makes an ONNX file (waveform of any length to
-    scores and speaker embedding), compared with the model in onnxruntime and
-    timed; another name makes a folder with model.safetensors and config.json,
-    which all commands read as well. Enrolled speakers are part of either.
+    scores and speaker embedding), which onnxruntime runs for comparison;
+    another name makes a folder with model.safetensors and config.json, which
+    all commands read as well. Enrolled speakers are part of either.
 
     example: amsincnet export results/demo/1234 model.onnx
     """
-    output = Path(options.output)
-    model = _load(options)
-    if output.suffix != ".onnx":
+    output, model = options.output, _load(options)
+    if not output.endswith(".onnx"):
         model.save(output, safetensors=True)
-        _answer(options, {"output": options.output}, output)
+        _answer(options, {"output": output}, output)
         return
     from amsincnet_sb.inference.export import export_onnx
 
     found = export_onnx(model, output)
     _answer(
         options,
-        {"output": options.output, **found._asdict()},
+        {"output": output, **found._asdict()},
         output,
         f"  differs by at most {found.difference:.1e} of the largest value; "
         f"3 s of audio take {found.onnx_seconds:.3f} s in onnxruntime, "
@@ -484,13 +445,19 @@ def _load(options):
     return SpeakerIdentifier.from_results(options.model, options.device)
 
 
+def _save(options, model, values, said):
+    model.save()
+    count = len(model.speakers)
+    values = {**values, "speakers": count}
+    _answer(options, values, f"{said}; the model knows {count} speakers.")
+
+
 def _threshold(options):
     """The one given, None for the calibrated one."""
-    if options.threshold is not None and not math.isfinite(options.threshold):
-        raise InputError(
-            f"--threshold is {options.threshold} but must be a number."
-        )
-    return options.threshold
+    given = options.threshold
+    if given is not None and not math.isfinite(given):
+        raise InputError(f"--threshold is {given} but must be a number.")
+    return given
 
 
 def _answer(options, values, *lines):

@@ -57,40 +57,20 @@ _UNUSED = re.compile(
     r"|(CNN|DNN2)_model_par/bn\.\d+\.(weight|bias|running_mean|running_var)"
     r"|DNN[12]_model_par/ln\.\d+\.(gamma|beta)"
 )
+_WHOLE_NUMBERS = re.compile(r"\s*[1-9]\d{0,8}(\s*,\s*[1-9]\d{0,8})*\s*")
 
 
 def load_original(path, cfg=None):
     """Read a model saved by the authors' SincNet or AM-SincNet code.
 
-    Arguments
-    ---------
-    path : str or Path
-        A ``model_raw_*.pkl``: three state dicts in one file of
-        ``torch.save``, of any version.
-    cfg : str or Path, optional
-        The configuration of its training. By default the only ``.cfg`` file
-        beside the model; without one, the published architecture.
+    ``path`` is a ``model_raw_*.pkl``: three state dicts in one file of
+    ``torch.save``, of any version. ``cfg`` is the configuration of its
+    training, by default the only ``.cfg`` file beside the model; without one
+    the architecture is the published one.
 
-    Returns
-    -------
-    SincNet, SoftmaxClassifier
-        In float32, in evaluation mode.
-
-    Raises
-    ------
-    InputError
-        A file cannot be read, holds anything but tensors, is of another
-        architecture, or has weights that are NaN or infinite.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "model_raw_best.pkl"
-    >>> _ = path.write_text("not a model")
-    >>> load_original(path)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    amsincnet_sb.utils.errors.InputError: ...model_raw_best.pkl: it is not a \
-whole file of torch.save that holds tensors and nothing else.
+    Returns a SincNet and a SoftmaxClassifier in float32, in evaluation mode.
+    An InputError says that a file cannot be read, holds anything but tensors,
+    is of another architecture, or has weights that are NaN or infinite.
     """
     architecture, plan = _architecture(path, cfg)
     try:
@@ -113,22 +93,12 @@ whole file of torch.save that holds tensors and nothing else.
 def import_original(path, output_folder, labels=None, cfg=None):
     """Turn a model of the authors' code into a results folder.
 
-    Arguments
-    ---------
-    path, cfg : str or Path
-        See :func:`load_original`.
-    output_folder : str or Path
-        Gets a folder ``pretrained`` that every command of this package
-        accepts, and SpeechBrain's ``EncoderClassifier`` too.
-    labels : str or Path, optional
-        The dictionary of labels (``TIMIT_labels.npy``) it was trained with.
-        Speakers are named by :func:`~amsincnet_sb.dataio.scp.speaker_table`;
-        those it does not name, and all without it, by their labels.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be read, or a label is beyond the model's classes.
+    Its folder ``pretrained`` is for every command of this package and for
+    SpeechBrain's ``EncoderClassifier``. ``labels`` is the dictionary of labels
+    (``TIMIT_labels.npy``) that the model was trained with: speakers are named
+    by :func:`~amsincnet_sb.dataio.scp.speaker_table`; those that it does not
+    name, and all without it, by their labels. ``path`` and ``cfg`` are those
+    of :func:`load_original`.
     """
     network, classifier = load_original(path, cfg)
     classes = classifier.linear.out_features
@@ -202,7 +172,7 @@ def _arguments(config):
     def values(section, key):
         """Whole numbers between commas, each at least 1."""
         text = config.get(section, key)
-        if not re.fullmatch(r"\s*[1-9]\d{0,8}(\s*,\s*[1-9]\d{0,8})*\s*", text):
+        if not _WHOLE_NUMBERS.fullmatch(text):
             raise InputError(
                 f"{key} is {text!r} but must be whole numbers from 1, between "
                 "commas."

@@ -145,16 +145,6 @@ def released_loss(log_posteriors, labels, margin, scale=30.0):
     return total / len(q)
 
 
-def am_softmax(cosines, labels, margin, scale=30.0):
-    """The additive-margin softmax of the paper, on cosines."""
-    total = 0.0
-    for row, y in zip(cosines, labels.tolist()):
-        own = torch.exp(scale * (row[y] - margin))
-        others = torch.exp(scale * torch.cat([row[:y], row[y + 1 :]])).sum()
-        total = total - torch.log(own / (own + others))
-    return total / len(cosines)
-
-
 def as_if_trained(net, seed=0):
     """Give a network parameters and statistics that training might."""
     torch.manual_seed(seed)

@@ -21,18 +21,10 @@ if torch.cuda.is_available():
 
 
 def kernels_for(x):
-    """The kernels for the device of a tensor.
+    """The kernels for the device of a tensor: a module like :class:`Kernels`.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        Input or parameter of the layers.
-
-    Returns
-    -------
-    Kernels or None
-        A module. None where the plain form is to be used: while a network is
-        exported, and on devices without kernels.
+    None where the plain form is to be used: while a network is exported, and
+    on devices without kernels.
 
     Example
     -------
@@ -86,15 +78,8 @@ class Kernels(Protocol):
     def cnn(x, input_norm, filters, convs, norms, pools, eps, slope):
         """SincNet's convolutional part.
 
-        Returns
-        -------
-        torch.Tensor
-            ``[batch, channels * time]``, channel-major.
-
-        Raises
-        ------
-        ValueError
-            On a CPU, if the filters are not symmetric.
+        Returns ``[batch, channels * time]``, channel-major. On a CPU filters
+        that are not symmetric are a ValueError.
         """
 
     @staticmethod

@@ -16,18 +16,9 @@ _BLOCK = 4096
 def finiteness(tensors):
     """Scalars that are finite if, and only if, all of some tensors are.
 
+    The tensors, at least one, are on one device; the scalars are float32.
     Nothing waits for a GPU, where large tensors are read by a kernel that is
     as fast as the memory.
-
-    Arguments
-    ---------
-    tensors : list of torch.Tensor
-        Gradients, on one device; at least one.
-
-    Returns
-    -------
-    list of torch.Tensor
-        float32 scalars.
 
     Example
     -------

@@ -14,20 +14,10 @@ __all__ = ["Folded", "FoldedTDNN", "fold_batchnorm", "for_evaluation"]
 def for_evaluation(net, dtype=torch.float32):
     """The fastest way to embed many windows with a network as it is now.
 
-    Arguments
-    ---------
-    net : torch.nn.Module
-        Maps windows ``[windows, window]`` to ``[windows, 1, embedding_size]``.
-    dtype : torch.dtype
-        Of the matmuls. Windows that leave the range of float16 are embedded
-        in float32.
-
-    Returns
-    -------
-    callable
-        Does the same: of a network of this package its :class:`Folded` form,
-        which later changes of the network do not reach, else the network
-        itself.
+    A function of ``[windows, window]`` to ``[windows, 1, embedding_size]``: of
+    a network of this package its :class:`Folded` form, which later changes of
+    the network do not reach, else the network itself. ``dtype`` is that of the
+    matmuls; windows that leave the range of float16 are embedded in float32.
 
     Example
     -------
@@ -72,14 +62,9 @@ class Folded:
 
     The sinc filters are computed once and batch normalisation disappears in
     the linear layers, so a change of the network does not reach this object:
-    make a new one for each evaluation, which takes milliseconds.
-
-    Arguments
-    ---------
-    net : amsincnet_sb.lobes.sincnet.SincNet
-        On a device with kernels.
-    dtype : torch.dtype
-        Of the matmuls; on a CPU everything between them is still float32.
+    make a new one for each evaluation, which takes milliseconds. The network
+    is on a device with kernels; ``dtype`` is that of the matmuls, between
+    which everything is still float32 on a CPU.
 
     Example
     -------
@@ -108,17 +93,9 @@ class Folded:
 
     @torch.no_grad()
     def embed_windows(self, windows):
-        """One embedding per window.
+        """``[windows, window]`` to ``[windows, embedding_size]``, float32.
 
-        Arguments
-        ---------
-        windows : torch.Tensor
-            ``[windows, window]``, float32; a strided view will do.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[windows, embedding_size]``, float32.
+        A strided view of the windows will do.
         """
         with torch.autocast(windows.device.type, enabled=False):
             parts = [
@@ -153,15 +130,7 @@ class Folded:
 
 
 class FoldedTDNN(Folded):
-    """:class:`Folded` for a SincTDNN.
-
-    Arguments
-    ---------
-    net : amsincnet_sb.lobes.sinc_tdnn.SincTDNN
-        See :class:`Folded`.
-    dtype : torch.dtype
-        Likewise.
-    """
+    """:class:`Folded` for a SincTDNN."""
 
     # On a CPU, of the feature maps between the convolutions.
     map_group = 64

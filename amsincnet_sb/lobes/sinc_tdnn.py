@@ -36,12 +36,8 @@ class SincTDNN(WindowedEmbedding):
 
     Arguments
     ---------
-    sample_rate : int
-        In Hz.
-    window : int
-        Samples the network looks at.
-    hop : int
-        Samples between windows of a longer waveform.
+    sample_rate, window, hop
+        See :class:`amsincnet_sb.lobes.sincnet.SincNet`.
     sinc_channels : int
         Filters of the sinc layer.
     sinc_kernel_size : int
@@ -57,32 +53,12 @@ class SincTDNN(WindowedEmbedding):
     tdnn_strides : sequence of int
         Stride of each. A convolution of stride 1 with as many channels out as
         in and an odd number of taps gets a residual connection.
-    fc_neurons : sequence of int
-        Sizes of the fully connected layers; the last is the embedding's.
-    dropout : float
-        Probability, behind every fully connected layer but the last.
     band_mask : int
         Largest number of neighbouring filters masked in training, see
         :class:`amsincnet_sb.nnet.augmentation.BandMask`.
-    negative_slope : float
-        Of the LeakyReLUs.
-    min_low_hz, min_band_hz : float
-        See :class:`amsincnet_sb.nnet.sinc.SincConv`.
-    fast : bool
-        See :class:`amsincnet_sb.lobes.sincnet.SincNet`.
-
-    Attributes
-    ----------
-    embedding_size : int
-        ``fc_neurons[-1]``.
-    arguments : dict
-        ``SincTDNN(**arguments)`` makes a network of the same architecture.
-
-    Raises
-    ------
-    ValueError
-        If the lists differ in length, a size is not a positive whole number,
-        or the window is too short.
+    fc_neurons, dropout, negative_slope, min_low_hz, min_band_hz, fast
+        See :class:`amsincnet_sb.lobes.sincnet.SincNet`; so for attributes and
+        errors.
 
     Example
     -------

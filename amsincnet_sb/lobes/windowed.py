@@ -24,16 +24,9 @@ class WindowedEmbedding(nn.Module):
     """Embeds windows; a longer waveform is the mean over its windows.
 
     Base class of networks that end in fully connected layers, each with batch
-    normalisation.
-
-    Arguments
-    ---------
-    arguments : dict
-        All of the network's, by name, as ``locals()`` gives them.
-    layers : sequence of str
-        Those that are lists with an entry for each layer.
-    sizes : sequence of str
-        Further ones that must be positive whole numbers.
+    normalisation. ``arguments`` are all of the network's, as ``locals()``
+    gives them; ``layers`` names those that are lists with an entry for each
+    layer, ``sizes`` further ones that must be positive whole numbers.
     """
 
     linear_embedding = True
@@ -53,17 +46,9 @@ class WindowedEmbedding(nn.Module):
         self.embedding_size = self.arguments["fc_neurons"][-1]
 
     def embed_windows(self, windows):
-        """One embedding per window; each network defines it.
+        """``[windows, window]`` to ``[windows, embedding_size]``.
 
-        Arguments
-        ---------
-        windows : torch.Tensor
-            ``[windows, window]``.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[windows, embedding_size]``.
+        Each network defines it.
         """
         raise NotImplementedError
 

@@ -11,19 +11,9 @@ TINY = 1e-20
 
 
 def standardise(x, eps):
-    """``(x − mean) / (std + eps)`` over the last axis.
+    """``(x − mean) / (std + eps)`` over the last axis, with the unbiased std.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        ``[..., time]``; half precisions are computed in float32.
-    eps : float
-        Added to the standard deviation, which is the unbiased one.
-
-    Returns
-    -------
-    torch.Tensor
-        The same shape.
+    Half precisions are computed in float32.
 
     Example
     -------
@@ -65,27 +55,15 @@ class TimeLayerNorm(nn.Module):
 
     def __init__(self, shape, eps=1e-6, affine=True):
         super().__init__()
-        shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        self.shape = shape
+        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
         self.eps = eps
         self.weight = self.bias = None
         if affine:
-            self.weight = nn.Parameter(torch.ones(shape))
-            self.bias = nn.Parameter(torch.zeros(shape))
+            self.weight = nn.Parameter(torch.ones(self.shape))
+            self.bias = nn.Parameter(torch.zeros(self.shape))
 
     def forward(self, x):
-        """Normalise.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            ``[batch, *shape]``; half precisions are computed in float32.
-
-        Returns
-        -------
-        torch.Tensor
-            The same shape.
-        """
+        """Normalise ``[batch, *shape]``; half precisions in float32."""
         x = standardise(x, self.eps)
         return x if self.weight is None else self.weight * x + self.bias
 

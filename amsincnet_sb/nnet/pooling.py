@@ -11,16 +11,9 @@ VARIANCE_FLOOR = 1e-6
 def statistics(x):
     """Mean and standard deviation over time, in float32.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        ``[batch, time, channels]``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[batch, 2 * channels]``: all means, then all deviations, of which the
-        squares are means over time and not the unbiased ones.
+    ``[batch, time, channels]`` to ``[batch, 2 * channels]``: all means, then
+    all deviations, of which the squares are means over time and not the
+    unbiased ones.
 
     Example
     -------

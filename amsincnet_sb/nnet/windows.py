@@ -11,22 +11,10 @@ __all__ = ["count_windows", "cut_windows", "locate_windows", "window_samples"]
 
 
 def count_windows(lengths, window, hop, released=False):
-    """Number of windows of each recording.
+    """Number of windows of recordings of some ``lengths``, a tensor.
 
-    Arguments
-    ---------
-    lengths : torch.Tensor
-        ``[recordings]``, samples.
-    window, hop : int
-        In samples.
-    released : bool
-        Count as the released code does, which leaves out the window that
-        ends exactly with the recording.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[recordings]``. A recording shorter than a window has one.
+    All are in samples. ``released`` counts as the released code does, which
+    leaves out the window that ends exactly with the recording.
 
     Example
     -------
@@ -44,19 +32,8 @@ def count_windows(lengths, window, hop, released=False):
 def locate_windows(counts, begin=0, end=None):
     """The recording of each window, where the windows of several are in order.
 
-    Arguments
-    ---------
-    counts : torch.Tensor
-        ``[recordings]``, windows of each, from :func:`count_windows`.
-    begin, end : int
-        Range of the windows wanted; by default all.
-
-    Returns
-    -------
-    recording : torch.Tensor
-        ``[windows]``, index of the recording of each.
-    nth : torch.Tensor
-        ``[windows]``, number of each within its recording, from 0.
+    Of windows ``begin`` to ``end``, by default all, where recordings have
+    ``counts`` windows: the index of its recording, and its number within it.
 
     Example
     -------
@@ -71,21 +48,9 @@ def locate_windows(counts, begin=0, end=None):
 
 
 def window_samples(nth, lengths, window, hop):
-    """Indices of the samples of windows, within their recordings.
+    """Indices of the samples of windows within their recordings.
 
-    Arguments
-    ---------
-    nth : torch.Tensor
-        ``[windows]``, number of each within its recording, from 0.
-    lengths : torch.Tensor
-        ``[windows]``, samples of its recording.
-    window, hop : int
-        In samples.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[windows, window]``.
+    ``[windows, window]``, of the ``nth`` window of a recording of each length.
 
     Example
     -------
@@ -99,19 +64,9 @@ def window_samples(nth, lengths, window, hop):
 
 
 def cut_windows(waves, window, hop):
-    """All windows of recordings of one length.
+    """All windows of recordings of one length, ``[..., time]``.
 
-    Arguments
-    ---------
-    waves : torch.Tensor
-        ``[..., time]``.
-    window, hop : int
-        In samples.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[..., windows, window]``, a view unless they are shorter than one.
+    ``[..., windows, window]``, a view unless they are shorter than a window.
 
     Example
     -------

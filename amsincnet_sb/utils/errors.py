@@ -52,12 +52,7 @@ def as_input_error(where):
 
     A ``TypeError`` that HyperPyYAML did not raise or pass on is a bug in
     code, not in the file, and keeps its traceback; with ``--debug`` on the
-    command line, every ``TypeError`` does.
-
-    Arguments
-    ---------
-    where : str
-        The hyperparameter file.
+    command line, every ``TypeError`` does. ``where`` is the file.
 
     Example
     -------

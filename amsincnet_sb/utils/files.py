@@ -18,27 +18,11 @@ __all__ = ["atomic_write", "exclusive", "replaced_folder"]
 
 @contextlib.contextmanager
 def atomic_write(path, mode="w"):
-    """Open a file that takes its name when it is complete.
+    """Open a file, for text (UTF-8) or bytes (``"wb"``), to be whole or not.
 
     Written beside its place, flushed to the disk and renamed, so that a
-    reader sees the old content or the new; after an error, the old.
-
-    Arguments
-    ---------
-    path : str or Path
-        Where to. The folder is made if need be.
-    mode : str
-        ``"w"`` for text (UTF-8) or ``"wb"``.
-
-    Yields
-    ------
-    file
-        To write to.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written (no permission, disk full).
+    reader sees the old content or the new; after an error, the old. Its
+    folder is made if need be; an InputError says that it cannot be written.
 
     Example
     -------
@@ -72,24 +56,11 @@ def atomic_write(path, mode="w"):
 
 @contextlib.contextmanager
 def replaced_folder(folder):
-    """Make a folder that takes its name when it is complete.
+    """Make a folder that takes its name, or another's place, when complete.
 
-    Its files are flushed to the disk before it is renamed.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where to. A folder of that name is replaced as a whole.
-
-    Yields
-    ------
-    Path
-        The folder to fill, beside the final one.
-
-    Raises
-    ------
-    InputError
-        If it cannot be written.
+    Yields the folder to fill, beside the final one; its files are flushed to
+    the disk before it is renamed. An InputError says that it cannot be
+    written.
 
     Example
     -------
@@ -119,17 +90,8 @@ def replaced_folder(folder):
 def exclusive(path):
     """Let one process at a time change a group of files.
 
-    The next one waits until the first has left the block or has ended.
-
-    Arguments
-    ---------
-    path : str or Path
-        An existing file that all of them name. It is not changed.
-
-    Raises
-    ------
-    InputError
-        If it cannot be opened for writing.
+    ``path`` is an existing file that all of them name; it is not changed. An
+    InputError says that it cannot be opened for writing.
 
     Example
     -------

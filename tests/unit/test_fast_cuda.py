@@ -40,11 +40,8 @@ FAMILY = [
     (64, (16,), (11,), (2,)),
     (79, (3, 2), (7, 1), (3, 3)),
 ]
-
 # More time than a tile of the normalisation has.
 LONG = (2100, (2,), (5,), (2,))
-
-
 # batch, time, channels in and out, taps, stride: steps that do and do not
 # divide the taps and the time, channels off and on the multiples of 16
 CONVS = [
@@ -57,7 +54,7 @@ CONVS = [
 
 
 def conv_problem(shape, dtype=torch.float64, device="cpu"):
-    """Arguments of a conv and the list of its leaves."""
+    """Random arguments of a conv and the list of its leaves."""
     batch, time, c_in, c_out, taps, stride = shape
     torch.manual_seed(0)
     x = torch.randn(batch, time, c_in, dtype=torch.float64)
@@ -67,8 +64,16 @@ def conv_problem(shape, dtype=torch.float64, device="cpu"):
     return (*leaves, stride), leaves
 
 
+def sinc_problem(shape, batch, dtype, device):
+    """The same of a sinc map with a logarithm."""
+    arguments, _ = problem(shape, batch, dtype, device)
+    x, norm, filters, _, norms, pools, *rest = arguments
+    leaves = [x, *norm, filters, *norms[0]]
+    return (x, norm, filters, norms[0], pools[0], *rest, 0.01), leaves
+
+
 def problem(shape, batch, dtype=torch.float64, device="cpu"):
-    """Random arguments of a cnn and the list of its leaves."""
+    """The same of a cnn."""
     samples, channels, taps, pools = shape
     leaves = []
 
@@ -100,23 +105,29 @@ def relative(a, b):
     return ((a.double() - b).norm() / (b.norm() + 1e-12)).item()
 
 
-def errors(
-    function, arguments, leaves, exact, exact_leaves, plain=reference.cnn
-):
+def errors(function, plain, given, exact=None):
     """Relative errors of the value and of every gradient."""
-    y = function(*arguments)
-    want = plain(*exact)
+    arguments, leaves = given
+    exact, exact_leaves = exact or given
+    y, want = function(*arguments), plain(*exact)
     weight = torch.randn(
         want.shape, dtype=torch.float64, generator=torch.manual_seed(1)
     ).to(want.device)
     got = torch.autograd.grad(y, leaves, weight.to(y.dtype))
     right = torch.autograd.grad(want, exact_leaves, weight)
     # A bias before a normalisation has no gradient: the exact one is noise.
-    pairs = [
-        (a, b if b.norm() > 1e-9 else torch.zeros_like(b))
-        for a, b in zip(got, right)
-    ]
-    return relative(y, want), [relative(a, b) for a, b in pairs]
+    right = [b if b.norm() > 1e-9 else torch.zeros_like(b) for b in right]
+    return [relative(a, b) for a, b in zip([y, *got], [want, *right])]
+
+
+def under_bfloat16(function, enabled=True):
+    """A function under autocast on a GPU."""
+
+    def run(*arguments):
+        with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
+            return function(*arguments)
+
+    return run
 
 
 def check_finiteness(device, dtype=torch.float32):
@@ -170,9 +181,8 @@ def check_frozen(device, networks, dtypes):
         with torch.no_grad():
             net.fc_norms[0].weight.mul_(1e6)
             single = folded(net).embed_windows(x)
-            assert (
-                not folded(net, torch.float16).embed_windows(x).isfinite().all()
-            )
+            lost = folded(net, torch.float16).embed_windows(x)
+            assert not lost.isfinite().all()
             half = for_evaluation(net, torch.float16)(x)
         torch.testing.assert_close(half[:, 0], single, rtol=0, atol=0)
 
@@ -206,10 +216,10 @@ SMALL_NETWORKS = [
 
 def check_cnn(shape, batch):
     """Both kinds of convolutional part, in float64."""
-    arguments, leaves = problem(shape, batch)
-    value, grads = errors(cuda.cnn, arguments, leaves, arguments, leaves)
-    assert max(value, *grads) < 1e-13, (shape, value, grads)
-    x, first, filters, _, norms, pools, *rest = arguments
+    given = problem(shape, batch)
+    found = errors(cuda.cnn, reference.cnn, given)
+    assert max(found) < 1e-13, (shape, found)
+    x, first, filters, _, norms, pools, *rest = given[0]
     keep = torch.rand(len(x), len(filters)) < 0.6
     for norm, floor, kept in (
         (first, 0.0, None),
@@ -219,9 +229,8 @@ def check_cnn(shape, batch):
     ):
         arguments = (x, norm, filters, norms[0], pools[0], *rest, floor, kept)
         leaves = [*([x, *norm] if norm else []), filters, *norms[0]]
-        value, grads = errors(
-            *(cuda.sinc_map, arguments, leaves, arguments, leaves),
-            reference.sinc_map,
+        value, *grads = errors(
+            cuda.sinc_map, reference.sinc_map, (arguments, leaves)
         )
         assert value < 1e-13, (shape, floor, value)
         assert max(grads) < 1e-12, (shape, floor, grads)
@@ -229,11 +238,8 @@ def check_cnn(shape, batch):
 
 def check_conv(shape):
     """A strided convolution, in float64."""
-    arguments, leaves = conv_problem(shape)
-    value, grads = errors(
-        cuda.conv, arguments, leaves, arguments, leaves, reference.conv
-    )
-    assert max(value, *grads) < 1e-13, (shape, value, grads)
+    found = errors(cuda.conv, reference.conv, conv_problem(shape))
+    assert max(found) < 1e-13, (shape, found)
 
 
 def check_gradcheck():
@@ -250,9 +256,10 @@ def check_gradcheck():
 
 def check_float32():
     """Also where only some gradients are wanted."""
-    exact, exact_leaves = problem(FAMILY[0], 2)
-    single, leaves = problem(FAMILY[0], 2, torch.float32)
-    value, grads = errors(cuda.cnn, single, leaves, exact, exact_leaves)
+    single, leaves = given = problem(FAMILY[0], 2, torch.float32)
+    value, *grads = errors(
+        cuda.cnn, reference.cnn, given, problem(FAMILY[0], 2)
+    )
     assert value < 1e-5, value
     assert max(grads) < 1e-4, grads
     for leaf in leaves[:3]:
@@ -311,7 +318,6 @@ def test_values_and_gradients_in_the_interpreter():
 
 
 def test_supports_only_what_it_can_run():
-    """Not on a CPU, whatever the type."""
     assert not cuda.supports(torch.zeros(1))
 
     def ask(x):
@@ -329,8 +335,7 @@ def test_supports_only_what_it_can_run():
 def test_aligned_linear_equals_linear(size):
     """Zeros in the padding change neither values nor gradients."""
     x = torch.randn(4, size)
-    leaves = [torch.randn(3, size), torch.randn(3)]
-    leaves = [t.requires_grad_() for t in leaves]
+    leaves = [torch.randn(*s, requires_grad=True) for s in ((3, size), (3,))]
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             got = cuda.linear(x, *leaves)
@@ -363,9 +368,11 @@ def tf32(request):
 @pytest.mark.parametrize("shape", [DEFAULT, LONG, *FAMILY])
 def test_float32_on_gpu(shape, tf32):
     """As exact as float32 convolutions, where TF32 is not allowed."""
-    exact, exact_leaves = problem(shape, 4, device="cuda")
-    single, leaves = problem(shape, 4, torch.float32, "cuda")
-    value, grads = errors(cuda.cnn, single, leaves, exact, exact_leaves)
+    given, exact = (
+        problem(shape, 4, dtype, "cuda")
+        for dtype in (torch.float32, torch.float64)
+    )
+    value, *grads = errors(cuda.cnn, reference.cnn, given, exact)
     assert value < 1e-5
     assert max(grads) < 1e-4
 
@@ -375,21 +382,17 @@ def test_float32_on_gpu(shape, tf32):
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_reduced_precision_on_gpu(precision, tf32):
     """Not worse than the plain path at the same precision."""
-    exact, exact_leaves = problem(DEFAULT, 8, device="cuda")
-    single, leaves = problem(DEFAULT, 8, torch.float32, "cuda")
-    found = []
-    for function in (cuda.cnn, reference.cnn):
-
-        def run(*arguments, function=function):
-            with torch.autocast(
-                "cuda", torch.bfloat16, enabled=precision == "bf16"
-            ):
-                return function(*arguments)
-
-        found.append(errors(run, single, leaves, exact, exact_leaves))
-    (value, grads), (plain_value, plain_grads) = found
-    assert 1e-5 < value < 1.5 * plain_value
-    for ours, theirs in zip(grads, plain_grads):
+    exact = problem(DEFAULT, 8, device="cuda")
+    given = problem(DEFAULT, 8, torch.float32, "cuda")
+    fast, plain = (
+        errors(
+            under_bfloat16(function, precision == "bf16"),
+            *(reference.cnn, given, exact),
+        )
+        for function in (cuda.cnn, reference.cnn)
+    )
+    assert fast[0] > 1e-5
+    for ours, theirs in zip(fast, plain):
         assert ours < 1.5 * theirs
 
 
@@ -397,40 +400,21 @@ def test_reduced_precision_on_gpu(precision, tf32):
 @pytest.mark.parametrize("shape", [(128, 983, 80, 96, 5, 3), *CONVS])
 def test_conv_on_gpu(shape, tf32):
     """Exact in float32; in bfloat16 not worse than rounding its inputs."""
-    exact, exact_leaves = conv_problem(shape, device="cuda")
-    single, leaves = conv_problem(shape, torch.float32, "cuda")
+    exact = conv_problem(shape, device="cuda")
+    given = conv_problem(shape, torch.float32, "cuda")
     for bf16, most in ((False, 1e-5), (True, 1e-2)):
-
-        def run(*arguments, bf16=bf16):
-            with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
-                return cuda.conv(*arguments)
-
-        value, grads = errors(
-            run, single, leaves, exact, exact_leaves, reference.conv
-        )
-        assert max(value, *grads) < most
+        run = under_bfloat16(cuda.conv, bf16)
+        assert max(errors(run, reference.conv, given, exact)) < most
 
 
 @on_gpu
 @pytest.mark.parametrize("bf16", [False, True])
 def test_logarithmic_sinc_map_on_gpu(bf16, tf32):
     """Like the plain form; in bfloat16 maxima and small magnitudes move."""
-    pairs = []
-    for dtype in (torch.float64, torch.float32):
-        (x, norm, filters, _, norms, pools, *rest), _ = problem(
-            DEFAULT, 8, dtype, "cuda"
-        )
-        single = (x, norm, filters, norms[0], pools[0], *rest, 0.01)
-        pairs.append((single, [x, *norm, filters, *norms[0]]))
-    (exact, exact_leaves), (single, leaves) = pairs
-
-    def run(*arguments):
-        with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
-            return cuda.sinc_map(*arguments)
-
-    value, grads = errors(
-        run, single, leaves, exact, exact_leaves, reference.sinc_map
-    )
+    exact = sinc_problem(DEFAULT, 8, torch.float64, "cuda")
+    given = sinc_problem(DEFAULT, 8, torch.float32, "cuda")
+    run = under_bfloat16(cuda.sinc_map, bf16)
+    value, *grads = errors(run, reference.sinc_map, given, exact)
     assert value < (3e-2 if bf16 else 1e-5)
     assert max(grads) < (0.2 if bf16 else 1e-3)
 
@@ -447,8 +431,7 @@ def test_repeats_bit_for_bit_and_compiles_whole():
     arguments, leaves = problem(DEFAULT, 32, torch.float32, "cuda")
 
     def run(function):
-        with torch.autocast("cuda", torch.bfloat16):
-            y = function(*arguments)
+        y = under_bfloat16(function)(*arguments)
         return [y, *torch.autograd.grad(y.float().square().sum(), leaves)]
 
     first, second = run(cuda.cnn), run(cuda.cnn)

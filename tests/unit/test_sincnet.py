@@ -3,7 +3,6 @@
 import copy
 import pickle
 
-import numpy as np
 import pytest
 import reference
 import torch
@@ -22,6 +21,7 @@ SMALL = {
     "cnn_pools": (3, 3, 2),
     "fc_neurons": [12, 12, 8],
 }
+LISTS = ("cnn_channels", "cnn_kernel_sizes", "cnn_pools")
 
 
 def network(seed=0, **changes):
@@ -42,15 +42,11 @@ def waves(*shape, seed=0):
 
 def naive(net, wave):
     """Mean embedding of the whole windows of one waveform ``[time]``."""
-    wave = wave.numpy()
     if len(wave) < net.window:
-        wave = np.tile(wave, -(-net.window // len(wave)))[: net.window]
+        wave = wave.repeat(-(-net.window // len(wave)))[: net.window]
     starts = range(0, len(wave) - net.window + 1, net.hop)
-    rows = [
-        net(torch.tensor(wave[None, at : at + net.window]))[0, 0]
-        for at in starts
-    ]
-    return torch.stack(rows).mean(0)
+    windows = [wave[at : at + net.window] for at in starts]
+    return torch.cat([net(window[None])[0] for window in windows]).mean(0)
 
 
 # The network ---------------------------------------------------------------
@@ -123,15 +119,6 @@ def test_initialisation(released_init):
 # Waveforms of any length -----------------------------------------------------
 
 
-def test_one_window(net):
-    x = waves(3, WINDOW)
-    y = net(x)
-    assert y.shape == (3, 1, 8) and net.embedding_size == 8
-    assert torch.equal(y.squeeze(1), net.embed_windows(x))
-    assert torch.equal(net(x.unsqueeze(-1)), y)
-    torch.testing.assert_close(net(x, torch.ones(3)), y)
-
-
 @pytest.mark.parametrize(
     "time",
     [1, 7, WINDOW - 1, WINDOW, WINDOW + HOP - 1, WINDOW + HOP, 3 * WINDOW],
@@ -139,14 +126,10 @@ def test_one_window(net):
 def test_any_length(net, time):
     x = waves(3, time, seed=time)
     expected = torch.stack([naive(net, wave) for wave in x])
-    for y in (
-        net(x),
-        net(x.unsqueeze(-1)),
-        net(x, torch.ones(3)),
-        net(x.unsqueeze(-1), torch.ones(3)),
-    ):
-        assert y.shape == (3, 1, 8)
-        torch.testing.assert_close(y.squeeze(1), expected, atol=1e-5, rtol=0)
+    for wavs in (x, x.unsqueeze(-1)):
+        for y in (net(wavs), net(wavs, torch.ones(3))):
+            assert y.shape == (3, 1, net.embedding_size)
+            torch.testing.assert_close(y[:, 0], expected, atol=1e-5, rtol=0)
 
 
 def test_padding_changes_nothing(net):
@@ -159,8 +142,6 @@ def test_padding_changes_nothing(net):
             row[: len(wave)] = wave
         y = net(padded, torch.tensor(lengths) / 900).squeeze(1)
         torch.testing.assert_close(y, alone, atol=1e-5, rtol=0)
-    expected = torch.stack([naive(net, wave) for wave in recordings])
-    torch.testing.assert_close(alone, expected, atol=1e-5, rtol=0)
 
 
 def test_lengths_survive_being_fractions(net):
@@ -184,16 +165,6 @@ def test_lengths_weigh_gradients(net):
     assert x.grad[1, :300].any() and not x.grad[1, 300:].any()
 
 
-def test_bfloat16_is_close(net):
-    x = waves(4, WINDOW)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = net(x)
-    exact = net(x)
-    assert y.shape == exact.shape
-    error = (y.float() - exact).norm() / exact.norm()
-    assert 0 < error < 0.05
-
-
 def test_long_recordings_in_bfloat16():
     # One rounding of the result, and not one of every partial sum.
     net = network(hop=2)
@@ -206,17 +177,6 @@ def test_long_recordings_in_bfloat16():
 
 
 # What is done with a network -------------------------------------------------
-
-
-def test_copies_pickles_and_weights(net):
-    x = waves(2, 333)
-    y = net(x)
-    other = network(seed=1)
-    assert not torch.allclose(other(x), y)
-    other.load_state_dict(net.state_dict())
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), other):
-        assert torch.equal(twin(x), y)
-        assert twin.arguments == net.arguments
 
 
 @pytest.mark.parametrize(
@@ -240,15 +200,16 @@ def test_copies_pickles_and_weights(net):
         },
     ],
 )
-def test_arguments_make_the_same_network(changes):
-    net = network(**changes)
-    twin = SincNet(**net.arguments).eval()
-    assert twin.arguments == net.arguments
+def test_copies_pickles_and_arguments(changes):
+    net, x = network(**changes), waves(2, 500)
+    other = SincNet(**net.arguments).eval()
     for key, value in changes.items():
         assert net.arguments[key] == value
-    twin.load_state_dict(net.state_dict())
-    x = waves(2, 500)
-    assert torch.equal(twin(x), net(x))
+    assert not torch.allclose(other(x), net(x))
+    other.load_state_dict(net.state_dict())
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), other):
+        assert torch.equal(twin(x), net(x))
+        assert twin.arguments == net.arguments
 
 
 def test_export(net):
@@ -261,25 +222,19 @@ def test_export(net):
     "changes, word",
     [
         ({"cnn_pools": (3, 3)}, "equal length"),
-        ({"cnn_channels": (4, 3)}, "equal length"),
         ({"window": 60}, "too short"),
-        ({"window": 10}, "too short"),
         ({"cnn_kernel_sizes": (20, 5, 3)}, "odd"),
         ({"cnn_channels": (1, 3, 3)}, "at least 2"),
         ({"cnn_pools": (0, 3, 2)}, "cnn_pools"),
         ({"cnn_kernel_sizes": (21, 0, 3)}, "cnn_kernel_sizes"),
         ({"cnn_channels": (4, -1, 3)}, "cnn_channels"),
         ({"fc_neurons": []}, "fc_neurons"),
-        ({"fc_neurons": [8, 0]}, "fc_neurons"),
         ({"fc_neurons": [8.0]}, "fc_neurons"),
         ({"hop": 0}, "hop"),
         ({"window": 200.5}, "window"),
         ({"sample_rate": 0}, "sample_rate"),
         ({"dropout": 1.5}, "dropout"),
-        (
-            {"cnn_channels": [], "cnn_kernel_sizes": [], "cnn_pools": []},
-            "cnn_channels",
-        ),
+        (dict.fromkeys(LISTS, []), "cnn_channels"),
     ],
 )
 def test_wrong_arguments(changes, word):

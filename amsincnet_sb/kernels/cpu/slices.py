@@ -19,17 +19,11 @@ __all__ = ["Network"]
 class Network:
     """SincNet's convolutional part for one slice, forward and backward.
 
-    Feature maps are ``[batch, time, channels]`` throughout.
-
-    Arguments
-    ---------
-    settings : tuple
-        Taps of the sinc filters, pools, eps, slope, dtype of the matmuls,
-        floor of the sinc layer's logarithm (0 for none).
-    parameters : sequence of torch.Tensor
-        Gain and bias of the input; even and odd filters; gain and bias of
-        the first feature map; then weight, bias, gain and bias for each
-        convolution.
+    Feature maps are ``[batch, time, channels]`` throughout. ``settings`` are
+    the taps of the sinc filters, pools, eps, slope, dtype of the matmuls and
+    floor of the sinc layer's logarithm (0 for none); ``parameters`` gain and
+    bias of the input, even and odd filters, gain and bias of the first feature
+    map, then weight, bias, gain and bias for each convolution.
     """
 
     def __init__(self, settings, parameters):

@@ -28,24 +28,11 @@ def rearrange(
 ):
     """Permute, pad, cut in overlapping rows, convert, add up in one pass.
 
-    Arguments
-    ---------
-    source, out : torch.Tensor
-        Is read, and is written.
-    sizes, strides : tuple of int
-        Three sizes of ``out``, and the strides of ``source`` that go with them.
-    valid : tuple of int, optional
-        The last two sizes of ``source`` where ``out`` is padded.
-    into : tuple of int, optional
-        Strides of ``out`` where it is not contiguous in this order.
-    parts, step : int
-        How many parts of ``source`` are added up, and the elements from one
-        to the next.
-
-    Returns
-    -------
-    torch.Tensor
-        ``out``.
+    Writes ``out``, of three ``sizes``, and returns it. ``strides`` are those
+    of ``source`` that go with the sizes; ``valid`` the last two sizes of
+    ``source`` where ``out`` is padded; ``into`` the strides of ``out`` where
+    it is not contiguous in this order. ``parts`` of ``source`` are added up,
+    ``step`` elements from one to the next.
     """
     from amsincnet_sb.kernels.cuda import triton_matmul
 
@@ -72,26 +59,13 @@ def rearrange(
 def implicit_gemm(
     a, w, out, rows, code=None, bias=None, slope=None, skip=-1, **shape
 ):
-    """Overlapping rows of ``a`` times a matrix, max-pooled, into ``out``.
+    """Overlapping rows of ``a`` times a matrix ``w``, max-pooled, into ``out``.
 
-    Arguments
-    ---------
-    a, w : torch.Tensor
-        Of the rows and of the matrix, of one type.
-    out : torch.Tensor
-        Has ``rows`` rows.
-    code : torch.Tensor, optional
-        int8, of the shape of ``out``: takes which of the pooled was largest.
-    bias : torch.Tensor, optional
-        Added to each row.
-    slope : float, optional
-        Of a LeakyReLU that follows.
-    skip : int
-        Where in a row of ``a`` that begins which is added last, or -1.
-    **shape : int
-        ``J``, ``SB``, ``SM``, ``SWK``, ``KK``, ``N``, and where they differ
-        from those of a plain matmul the others; see the kernel in
-        :mod:`.triton_matmul`.
+    ``code``, int8 and of the shape of ``out``, takes which of the pooled was
+    largest. A bias, a LeakyReLU of some ``slope`` and a residual connection,
+    from position ``skip`` of a row of ``a``, can follow. ``shape`` has the
+    kernel's ``J``, ``SB``, ``SM``, ``SWK``, ``KK``, ``N``, and where they
+    differ from those of a plain matmul the others.
     """
     from amsincnet_sb.kernels.cuda import triton_matmul
 
@@ -137,10 +111,7 @@ def _gemm_tiles(n, k, pool, itemsize):
 
 
 def plain_gemm(a, matrix, out, bias=None, slope=None, skip=-1, **rows):
-    """:func:`implicit_gemm` with a matrix ``[k, n]``, without pooling.
-
-    ``rows`` are ``J``, ``SB`` and ``SM``.
-    """
+    """:func:`implicit_gemm` with a matrix ``[k, n]``, without pooling."""
     size, n = matrix.shape
     implicit_gemm(
         a,
@@ -160,19 +131,8 @@ def plain_gemm(a, matrix, out, bias=None, slope=None, skip=-1, **rows):
 def implicit_gemm_grad(a, d, rows, **shape):
     """Gradient of the matrix of an :func:`implicit_gemm`.
 
-    Arguments
-    ---------
-    a, d : torch.Tensor
-        Of the rows, and the gradient of the result, of one type.
-    rows : int
-        Of the result.
-    **shape : int
-        See the kernel in :mod:`.triton_matmul`.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[parts, KK, N]``, to be added up.
+    ``d`` is the gradient of the result, which has ``rows`` rows. Returns
+    ``[parts, KK, N]``, to be added up.
     """
     from amsincnet_sb.kernels.cuda import triton_matmul
 

@@ -17,10 +17,7 @@ __all__ = [
 
 
 def affine_of(gain, shift, cp):
-    """Gain and shift ``[channels, time]`` as the kernels read them.
-
-    ``[2, time, cp]``, with ``cp`` the padded number of channels.
-    """
+    """Gain and shift ``[channels, time]`` as ``[2, time, padded channels]``."""
     channels, time = gain.shape
     affine = gain.new_empty(2, time, cp)
     for source, out in zip((gain, shift), affine):
@@ -35,11 +32,7 @@ def affine_of(gain, shift, cp):
 
 
 def affine_gradient(parts, channels):
-    """Gradients of gain and shift, each ``[channels, time]``.
-
-    ``parts`` is ``[2, parts, time, cp]`` from :func:`norm_backward`; the parts
-    are added up.
-    """
+    """Gradients of gain and shift, each ``[channels, time]``."""
     _, count, time, cp = parts.shape
     return [
         rearrange(
@@ -59,27 +52,13 @@ def norm_forward(
 ):
     """Normalisation, gain, shift and LeakyReLU of a convolution's output.
 
-    Arguments
-    ---------
-    z : torch.Tensor
-        ``[batch, rows, cp]``; rows behind ``time`` are not read.
-    affine : torch.Tensor
-        From :func:`affine_of`.
-    channels : int
-        Without the padding.
-    absolute : bool
-        Whether magnitudes are normalised.
-    eps, slope, floor
-        See :class:`amsincnet_sb.kernels.Kernels`.
-    keep : torch.Tensor, optional
-        ``[batch, cp]``, int8; where it is 0, so is the result.
+    ``z`` is ``[batch, rows, cp]``; rows behind ``time`` are not read. With
+    ``absolute`` its magnitudes are normalised. ``affine`` is from
+    :func:`affine_of`, ``channels`` is without the padding, and where ``keep``,
+    int8 ``[batch, cp]``, is 0, so is the result.
 
-    Returns
-    -------
-    y : torch.Tensor
-        ``[batch, time, cp]``; the padding is 0.
-    mean, std : torch.Tensor
-        ``[batch, cp]``.
+    Returns ``y``, ``[batch, time, cp]`` with 0 in the padding, and the means
+    and deviations, each ``[batch, cp]``.
     """
     from amsincnet_sb.kernels.cuda import triton_reductions
 
@@ -132,26 +111,12 @@ def norm_backward(
 ):
     """Gradients of the convolution's output, the gain and the shift.
 
-    Arguments
-    ---------
-    dy : torch.Tensor
-        Gradient of ``y``.
-    z, affine, mean, std, absolute, eps, slope, floor, keep
-        See :func:`norm_forward`.
-    code : torch.Tensor
-        Of the shape of ``z``: which of the pooled was largest.
-    pool : int
-        How many were pooled.
-    lead, rows : int
-        Pooled rows of zeros before the gradient, and rows with those.
+    ``dy`` is the gradient of ``y`` of :func:`norm_forward`; ``code``, of the
+    shape of ``z``, says which of ``pool`` values was largest.
 
-    Returns
-    -------
-    d : torch.Tensor
-        ``[batch, rows * pool, cp]``; what lies behind the valid rows is zero,
-        too.
-    parts : torch.Tensor
-        For :func:`affine_gradient`.
+    Returns ``[batch, rows * pool, cp]``, with ``lead`` pooled rows of zeros
+    before the gradient and zeros behind it, and the parts for
+    :func:`affine_gradient`.
     """
     from amsincnet_sb.kernels.cuda import triton_reductions
 

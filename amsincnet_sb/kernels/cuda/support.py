@@ -16,11 +16,6 @@ def supports(x):
 
     They can on a CUDA device of compute capability 8.0 or later with Triton
     installed, and anywhere in Triton's interpreter.
-
-    Example
-    -------
-    >>> supports(torch.zeros(1))
-    False
     """
     if not _HAS_TRITON or _INTERPRETED:
         return _HAS_TRITON

@@ -57,7 +57,7 @@ def parse_margins(text):
 
 
 class Run(NamedTuple):
-    """One training run: a row of the table. A softmax has no margin."""
+    """A training run. A softmax has no margin."""
 
     hparams: str
     recipe: str
@@ -76,20 +76,9 @@ class Run(NamedTuple):
 class Sweep:
     """A grid of runs in one folder, which can be interrupted and continued.
 
-    Arguments
-    ---------
-    hparams : str or Path
-        Hyperparameter file with a ``margin``.
-    output : str or Path
-        Folder for the runs and the table.
-    margins : list of float
-        For ``hparams``.
-    seeds : int
-        Runs of each, with the seeds 1234, 1235, …
-    baselines : sequence of str or Path
-        Further files, run with their own margin.
-    options : sequence of str
-        Further options of ``train.py``, ``--key=value``.
+    A file with all ``margins``, and further files, the ``baselines``, with
+    their own; ``seeds`` runs of each, with the seeds 1234, 1235, …
+    ``options`` go to ``train.py``.
     """
 
     def __init__(
@@ -127,10 +116,6 @@ class Sweep:
         """Results folder of a run."""
         return self.output / run.recipe / run.loss / str(run.seed)
 
-    def log(self, run):
-        """What train.py printed in a run."""
-        return self.folder(run).with_suffix(".log")
-
     def errors(self, run):
         """The last evaluation of the test set; None before the run's end."""
         folder = self.folder(run)
@@ -142,21 +127,10 @@ class Sweep:
         return tests[-1] if tests else None
 
     def run(self, devices=(), jobs_per_device=1, say=print):
-        """Do the runs that are not finished, and write the table.
+        """Do the runs that are not finished; returns those that failed.
 
-        Arguments
-        ---------
-        devices : sequence of str
-            GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; none for the CPU.
-        jobs_per_device : int
-            Runs at a time on each.
-        say : callable
-            Gets a line per run.
-
-        Returns
-        -------
-        list of Run
-            Those that failed.
+        ``devices`` are GPUs as ``CUDA_VISIBLE_DEVICES`` names them, none for
+        the CPU. ``say`` gets a line per run.
         """
         free = queue.Queue()
         for device in list(devices or [""]) * jobs_per_device:
@@ -183,7 +157,8 @@ class Sweep:
                 errors = self.errors(run) if status == 0 else None
                 if errors is None:
                     failed.append(run)
-                    outcome = f"failed, see {self.log(run)}"
+                    log = self.folder(run).with_suffix(".log")
+                    outcome = f"failed, see {log}"
                 else:
                     self.write_table()
                     outcome = (
@@ -201,7 +176,6 @@ class Sweep:
                 for process in list(processes):
                     process.terminate()  # train.py saves a checkpoint
                 raise
-        self.write_table()
         return failed
 
     def _start(self, run, device):
@@ -214,7 +188,7 @@ class Sweep:
         if run.margin is not None:
             options.append(f"--margin={run.margin}")
         command = [sys.executable, self.script.name, run.hparams]
-        with open(self.log(run), "w", encoding="utf-8") as log:
+        with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
             return subprocess.Popen(
                 [*command, *options, *self.options],
                 cwd=self.script.parent,
@@ -223,25 +197,21 @@ class Sweep:
                 stderr=subprocess.STDOUT,
             )
 
-    def table(self):
-        """The finished runs: a list of dicts with the keys of COLUMNS."""
+    def write_table(self):
+        """Write the finished runs to ``margins.csv`` and ``margins.md``."""
         rows = []
         for run in self.runs:
             errors = self.errors(run)
             if errors is not None:
                 both = errors["frame_error"], errors["sentence_error"]
                 rows.append(dict(zip(COLUMNS, (*run[1:], *both))))
-        return rows
-
-    def write_table(self):
-        """Write ``margins.csv`` and ``margins.md``."""
-        rows = self.table()
         with atomic_write(self.output / "margins.csv") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         with atomic_write(self.output / "margins.md") as file:
             file.write(summarize(rows))
+        return rows
 
 
 def summarize(rows):
@@ -304,33 +274,16 @@ def _parser(prog):
     add("--seeds", type=int, default=3, help="runs of each (default: 3)")
     add("--data-folder", help="corpus")
     add("--manifest", help="folder made by amsincnet prepare")
-    add(
-        "--baselines",
-        nargs="*",
-        default=[],
-        metavar="FILE",
-        help="further files, each run with its own margin",
-    )
+    further = "further files, each run with its own margin"
+    add("--baselines", nargs="*", default=[], metavar="FILE", help=further)
     add("--output", default="results/sweep", help="default: results/sweep")
-    add(
-        "--jobs-per-device",
-        type=int,
-        default=1,
-        help="runs at a time on each GPU, or on the CPU (default: 1)",
-    )
+    jobs = "runs at a time on each GPU, or on the CPU (default: 1)"
+    add("--jobs-per-device", type=int, default=1, help=jobs)
     return parser
 
 
 def main(arguments=None, prog=None):
-    """Run a sweep; returns the exit status.
-
-    Arguments
-    ---------
-    arguments : list of str, optional
-        Those of the process if not given.
-    prog : str, optional
-        Name of the command in its help.
-    """
+    """Run a sweep; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser(prog).parse_args(one_spelling(arguments[:end]))
@@ -352,9 +305,10 @@ def main(arguments=None, prog=None):
         places + arguments[end + 1 :],
     )
     failed = sweep.run(visible_gpus(), jobs)
-    print((sweep.output / "margins.md").read_text(encoding="utf-8"), end="")
+    rows = sweep.write_table()
+    print(summarize(rows), end="")
     name = sweep.runs[0].recipe
-    if len({r["margin"] for r in sweep.table() if r["recipe"] == name}) > 1:
+    if len({row["margin"] for row in rows if row["recipe"] == name}) > 1:
         plot_margins(sweep.output / "margins.csv", sweep.output / "margins.png")
     return 1 if failed else 0
 
