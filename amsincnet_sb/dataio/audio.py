@@ -18,14 +18,7 @@ import torch
 
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = [
-    "AudioInfo",
-    "audio_info",
-    "is_silent",
-    "read_audio",
-    "read_chunk",
-    "resample",
-]
+__all__ = ["audio_info", "is_silent", "read_audio", "read_chunk", "resample"]
 
 MAX_CHANNELS = 64
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
@@ -38,24 +31,19 @@ STREAMED = 0x7FFF0000  # sizes from here on are what pipes write for "unknown"
 class AudioInfo(NamedTuple):
     """What the header of an audio file says."""
 
-    frames: int
-    sample_rate: int
+    samples: int  # of one channel
+    sample_rate: int  # Hz
     channels: int
-    subtype: str
+    subtype: str  # coding of the samples
 
 
 def audio_info(path):
-    """Read the header of an audio file.
+    """Read the header of an audio file, as AudioInfo.
 
     Arguments
     ---------
     path : str or os.PathLike
         Any format `libsndfile` reads.
-
-    Returns
-    -------
-    AudioInfo
-        Frames (samples of one channel), rate in Hz, channels, sample coding.
 
     Raises
     ------
@@ -68,7 +56,7 @@ def audio_info(path):
     >>> path = getfixture("tmp_path") / "tone.wav"
     >>> soundfile.write(path, np.full(800, 0.5), 8000)
     >>> audio_info(path)
-    AudioInfo(frames=800, sample_rate=8000, channels=1, subtype='PCM_16')
+    AudioInfo(samples=800, sample_rate=8000, channels=1, subtype='PCM_16')
     """
     with _opened(path) as sound:
         return AudioInfo(
@@ -191,7 +179,7 @@ def _check_header(path, sound):
     """Raises InputError for headers that no real recording has."""
     if not 1 <= sound.channels <= MAX_CHANNELS:
         raise InputError(
-            f"{path}: its header says {sound.channels} channels and at most "
+            f"{path}: its header says {sound.channels} channels, and at most "
             f"{MAX_CHANNELS} are read; check what wrote it."
         )
     if not MIN_RATE <= sound.samplerate <= MAX_RATE:

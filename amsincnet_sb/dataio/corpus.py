@@ -276,8 +276,7 @@ def split_utterances(
     Returns
     -------
     splits : dict
-        ``train``, ``valid`` and ``test`` -> list of Utterance, in the order
-        given.
+        Split -> list of Utterance, in the order given.
     left_out : list of tuple
         (file, reason): speakers with too few utterances.
     """
@@ -369,13 +368,13 @@ def _too_little(source, listing, splits, left_out):
 
 
 def _check(data_folder, listed):
-    """(Utterance, (hash of its samples, AudioInfo)), or (None, reason)."""
+    """(Utterance, (hash of its samples, AudioInfo)) or (None, reason)."""
     path = os.path.join(data_folder, listed.wav)
     try:
         info = audio_info(path)
         start, stop = listed.start, listed.stop
-        stop = info.frames if stop is None else stop
-        if not start < stop <= info.frames:
+        stop = info.samples if stop is None else stop
+        if not start < stop <= info.samples:
             return None, f"it has no samples from {start} to {stop}"
         seconds = (stop - start) / info.sample_rate
         if seconds < SHORTEST:

@@ -94,10 +94,8 @@ def list_corpus(source, data_folder=None):
     """
     source = Path(source)
     if source.is_dir():
-        lists = [
-            sorted(source.glob(pattern))
-            for pattern in ("*train*.scp", "*test*.scp", "*.npy")
-        ]
+        patterns = "*train*.scp", "*test*.scp", "*.npy"
+        lists = [sorted(source.glob(pattern)) for pattern in patterns]
         if all(len(found) == 1 for found in lists):
             lists = [found for (found,) in lists]
             rows = scp_rows(*lists, data_folder or source)
@@ -149,9 +147,8 @@ def _folders(source, data_folder):
             "that holds a folder for each speaker, a Kaldi data folder, or a "
             "manifest."
         )
-    kind = "folder with a folder for each speaker"
-    if divided:
-        kind = "folder with train and test folders of speakers"
+    between = "train and test folders of speakers"
+    kind = f"folder with {between if divided else 'a folder for each speaker'}"
     return Listing(kind, root, utterances, left_out)
 
 
@@ -160,9 +157,8 @@ def _csv_rows(source):
     (_, header), *rows = csv_rows(source, "export it again", ",;\t")
     if not rows:
         raise InputError(f"{source}: it has no rows below its header.")
-    names = [name.strip() for name in header]
     return [
-        (where, dict(zip(names, (value.strip() for value in row))))
+        (where, {k.strip(): v.strip() for k, v in zip(header, row)})
         for where, row in rows
     ]
 
@@ -285,17 +281,15 @@ def _located(kind, source, rows, data_folder):
 def _columns(source, rows):
     """The name of each column of COLUMNS, None where there is none."""
     names = list(dict.fromkeys(name for _, row in rows for name in row))
-    columns = {
-        what: next(
-            (n for a in aliases.split() for n in names if n.lower() == a), None
-        )
-        for what, aliases in COLUMNS.items()
-    }
-    for what in ("path", "speaker"):
-        if columns[what] is None:
+    lower = {name.lower(): name for name in reversed(names)}
+    columns = {}
+    for what, aliases in COLUMNS.items():
+        known = [lower[a] for a in aliases.split() if a in lower]
+        columns[what] = known[0] if known else None
+        if not known and what in ("path", "speaker"):
             raise InputError(
                 f"{source}: no column gives the {what}; one of "
-                f"{', '.join(COLUMNS[what].split())} is needed, and there are "
+                f"{', '.join(aliases.split())} is needed, and there are "
                 f"{', '.join(map(str, names))}."
             )
     return columns
@@ -326,7 +320,7 @@ def _listed(where, row, columns):
 
 def _text(where, row, column):
     """A value of a manifest; empty where there is none."""
-    value = row.get(column, "")
+    value = row.get(column)
     if isinstance(value, (dict, list, bool)):
         raise InputError(f"{where}: {column} must be text or a number.")
     return "" if value is None else str(value).strip()

@@ -144,7 +144,7 @@ def _speakers(data_folder):
             info = audio_info(os.path.join(data_folder, path))
         except InputError as error:
             return str(error)
-        return path, info.frames, info.sample_rate
+        return path, info.samples, info.sample_rate
 
     speakers, left_out = defaultdict(list), []
     measured = prefetch(measure, paths.values(), group=16)

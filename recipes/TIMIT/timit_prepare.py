@@ -394,7 +394,7 @@ def parse_wrd(text):
 
 def _limits(data_folder, wrd, info, remarks):
     """First and last sample of speech at the file's rate; may add remarks."""
-    whole = 0, info.frames
+    whole = 0, info.samples
     if wrd is None:
         remarks.append("no .WRD file, taken whole")
         return whole
@@ -410,12 +410,12 @@ def _limits(data_folder, wrd, info, remarks):
     # Exact in whole numbers: a floor for the start, a ceiling for the stop.
     start = span[0] * info.sample_rate // WRD_RATE
     stop = -(-span[1] * info.sample_rate // WRD_RATE)
-    if start >= info.frames:
+    if start >= info.samples:
         remarks.append(".WRD file of a longer recording, taken whole")
         return whole
-    if stop > info.frames:
+    if stop > info.samples:
         remarks.append("words beyond the end of the audio, clipped")
-    return start, min(stop, info.frames)
+    return start, min(stop, info.samples)
 
 
 def _trains(utterance):
