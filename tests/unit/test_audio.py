@@ -151,14 +151,11 @@ def test_damaged_files(tmp_path, kind, damage, words):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=words) as caught:
         read_audio(path)
+    if "cut short" in str(caught.value) and kind != "FLAC":
+        with pytest.raises(InputError, match="cut short"):
+            audio_info(path)  # without decoding it
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).count("\n") == 0
-
-
-def test_info_sees_the_cut_without_decoding(tmp_path):
-    path = sphere(tmp_path / "a.wav", np.arange(100), {"sample_count": 101})
-    with pytest.raises(InputError, match="cut short"):
-        audio_info(path)
 
 
 def test_files_written_to_a_pipe_have_no_size(tmp_path):
