@@ -142,7 +142,7 @@ def find_manifests(folder, validation_sentences=0):
     folder : str or Path
         Output of :func:`prepare_own_corpus`.
     validation_sentences : int
-        What the recipe is asked to hold out, which must have been done.
+        What the recipe is asked to hold out; InputError if that is not done.
 
     Returns
     -------
@@ -150,11 +150,6 @@ def find_manifests(folder, validation_sentences=0):
     options : dict
         ``train_annotation``, ``valid_annotation``, ``test_annotation`` and
         ``validation_sentences``, which is 0 without a valid.csv.
-
-    Raises
-    ------
-    InputError
-        The folder is not a finished preparation, or holds out nothing.
     """
     folder = Path(str(folder))
     corpus = Provenance.read(folder)
@@ -197,15 +192,8 @@ def check_recordings(listing):
     or infinite, or shorter than 200 ms; second copies of the same samples, in
     whatever file; and samples that two speakers claim, for both.
 
-    Returns
-    -------
-    utterances : list of Utterance
-        In the order given.
-    left_out : list of tuple
-        (file, reason)
-    notes : list of str
-    digest : str
-        Differs when any sample, name or speaker does.
+    Returns the utterances in the order given, (file, reason) of what is left
+    out, notes, and a hash of all samples, names and speakers.
     """
     everything, left_out = hashlib.sha256(), list(listing.left_out)
     same, rates, channels = defaultdict(list), Counter(), Counter()
@@ -261,24 +249,13 @@ def split_utterances(
 ):
     """Divide each speaker's utterances into train, valid and test.
 
-    What happens to an utterance depends on the seed, its own ID and its
-    speaker's other utterances alone: more speakers change nothing.
+    At least one of each speaker's, and `test_fraction` of them, are for
+    testing, and `validation_sentences` are held out. What happens to an
+    utterance depends on the seed, its own ID and its speaker's other
+    utterances alone: more speakers change nothing.
 
-    Arguments
-    ---------
-    utterances : list of Utterance
-    test_fraction : float
-        Of each speaker's utterances, for testing; at least one.
-    validation_sentences : int
-        How many of each speaker's utterances go to valid.
-    seed : int
-
-    Returns
-    -------
-    splits : dict
-        Split -> list of Utterance, in the order given.
-    left_out : list of tuple
-        (file, reason): speakers with too few utterances.
+    Returns split -> list of Utterance, in the order given, and (file, reason)
+    of speakers with too few utterances.
     """
     _check_options(test_fraction, validation_sentences)
     speakers = defaultdict(list)

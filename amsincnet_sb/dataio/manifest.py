@@ -88,17 +88,8 @@ class Utterance:
 def write_manifest(path, utterances):
     """Write a manifest, whole or not at all.
 
-    Arguments
-    ---------
-    path : str or os.PathLike
-        The CSV file; its folder is made where it is missing.
-    utterances : iterable of Utterance
-        In the order in which labels are to be given.
-
-    Raises
-    ------
-    InputError
-        Two utterances share an ID, or the file cannot be written.
+    The order of the utterances is that in which labels are to be given; no
+    two may share an ID.
 
     Example
     -------
@@ -107,6 +98,8 @@ def write_manifest(path, utterances):
     >>> print(path.read_text(), end="")
     ID,duration,wav,start,stop,spk_id
     a-1,1.0,$data_root/a/1.wav,0,9,a
+    >>> read_manifest(path)[0].stop
+    9
     """
     seen = set()
     with atomic_write(path) as file:
@@ -121,23 +114,11 @@ def write_manifest(path, utterances):
 
 
 def read_manifest(path):
-    """Read a manifest and check every row.
+    """Read a manifest as a list of Utterance, and check every row.
 
-    Arguments
-    ---------
-    path : str or os.PathLike
-        The columns of :func:`write_manifest` may stand in any order and among
-        others.
-
-    Returns
-    -------
-    list of Utterance
-
-    Raises
-    ------
-    InputError
-        A column is missing, an ID occurs twice, or a row is no Utterance; the
-        line is named.
+    The columns of :func:`write_manifest` may stand in any order and among
+    others. Raises InputError, with the line, if one is missing, an ID occurs
+    twice, or a row is no Utterance.
     """
     rows = csv_rows(path, "prepare the corpus first")
     _, header = next(rows)
@@ -189,19 +170,12 @@ def write_preparation(paths, splits, summary):
 
     Arguments
     ---------
-    paths : dict
-        ``train``, ``valid`` and ``test`` -> CSV file; prepare.json is written
-        beside that of ``train``.
-    splits : dict
-        The same -> list of Utterance. An empty one is not written, and that
-        of an earlier preparation removed.
+    paths, splits : dict
+        ``train``, ``valid`` and ``test`` -> CSV file, or list of Utterance.
+        prepare.json is written beside ``train``. An empty split is not
+        written, and that of an earlier preparation removed.
     summary : Provenance
-        Its counts are filled in.
-
-    Returns
-    -------
-    Provenance
-        `summary`.
+        Returned with its counts filled in.
     """
     folder = Path(paths["train"]).parent
     earlier = Provenance.read(folder)

@@ -8,7 +8,7 @@ __all__ = ["prefetch"]
 
 
 def prefetch(function, items, threads=2, depth=8, group=1):
-    """Results of a function, in order, computed in threads ahead of time.
+    """Yield the results of a function, in order, computed ahead in threads.
 
     Unlike the worker processes of torch's DataLoader, threads share the audio
     in memory, start at once and pass results on without copying them. What
@@ -29,11 +29,6 @@ def prefetch(function, items, threads=2, depth=8, group=1):
     group : int
         Items that a thread takes at once. 16 short files are read as fast as
         without threads; one at a time, handing them over costs a third.
-
-    Yields
-    ------
-    object
-        What the function returns for each item; at last what it raises.
 
     Example
     -------

@@ -46,18 +46,13 @@ def read_labels(path):
     Arguments
     ---------
     path : str or Path
-        As saved by ``numpy.save``, in Python 2 or 3.
+        As saved by ``numpy.save``, in Python 2 or 3. InputError if it is
+        larger than 128 MiB or holds anything else.
 
     Returns
     -------
     dict
         Wav path as in the lists of utterances (str) -> class index (int).
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, is larger than 128 MiB, or holds anything
-        else.
 
     Example
     -------
@@ -175,26 +170,12 @@ def _index(value):
 
 
 def speaker_table(labels):
-    """Name the classes of a dictionary of labels.
+    """Name the classes of a dictionary of labels: index -> name, in order.
 
     A class is called after the folder of its files, as TIMIT's speakers are,
     if that tells all classes apart, and otherwise by its index, with zeros in
-    front so that names sort like numbers.
-
-    Arguments
-    ---------
-    labels : dict
-        From :func:`read_labels`.
-
-    Returns
-    -------
-    dict
-        Class index -> name, in the order of the indices.
-
-    Raises
-    ------
-    InputError
-        There is no label, or a negative one.
+    front so that names sort like numbers. Raises InputError if there is no
+    label, or a negative one.
 
     Example
     -------

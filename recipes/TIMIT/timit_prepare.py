@@ -170,27 +170,15 @@ def prepare_timit(
 
 
 def scan_timit(data_folder, all_speakers=False):
-    """Read every sentence of TIMIT and decide what can be used.
+    """Read every sentence of TIMIT and decide what can be used, as a Scan.
 
     Left out, with the reason: files that cannot be read, are cut short,
     silent or hold NaN; second copies; training sentences shorter than 200 ms;
     a speaker who turns up again under another dialect region or in TEST; and
-    the test sentences of a speaker without a training sentence.
+    the test sentences of a speaker without a training sentence. The flat
+    layout knows no TEST, and all of it is always taken.
 
-    Arguments
-    ---------
-    data_folder, all_speakers
-        See :func:`prepare_timit`. The flat layout knows no TEST, and all of
-        it is always taken.
-
-    Returns
-    -------
-    Scan
-
-    Raises
-    ------
-    InputError
-        The folder is not TIMIT, or nothing usable remains.
+    Raises InputError if the folder is not TIMIT, or nothing usable remains.
     """
     root = _find_timit(data_folder, all_speakers)
     sentences, left_out = _list_sentences(data_folder, root, all_speakers)
