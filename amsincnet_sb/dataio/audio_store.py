@@ -118,11 +118,7 @@ class ResidentAudio:
         does is repeated.
         """
         within = window_samples(start, self.lengths[utterance], window, 1)
-        return self.gather(self.starts[utterance][:, None] + within)
-
-    def gather(self, index):
-        """Samples at positions in ``samples``, as float32 in [-1, 1]."""
-        return _float(self.samples[index])
+        return _float(self.samples[self.starts[utterance][:, None] + within])
 
 
 class StreamingAudio:

@@ -14,6 +14,8 @@ from torch import nn
 
 __all__ = ["BandMask", "RandomEqualizer", "RandomMixture"]
 
+POINTS = 9  # of a random frequency response: one per kHz at 16 kHz
+
 
 class RandomEqualizer(nn.Module):
     """Random smooth frequency response for each example.
@@ -26,8 +28,6 @@ class RandomEqualizer(nn.Module):
     ---------
     std_db : float
         Standard deviation of the gain, in dB.
-    points : int
-        Number of points, at least 2.
 
     Example
     -------
@@ -37,15 +37,13 @@ class RandomEqualizer(nn.Module):
     (torch.Size([4, 3200]), True)
     """
 
-    def __init__(self, std_db=3.0, points=9):
+    def __init__(self, std_db=3.0):
         super().__init__()
-        if std_db < 0 or points < 2:
+        if std_db < 0:
             raise ValueError(
-                f"RandomEqualizer: std_db is {std_db} and points is {points} "
-                "but must be at least 0 and 2."
+                f"RandomEqualizer: std_db is {std_db} but must not be negative."
             )
         self.std_db = std_db
-        self.points = points
 
     def forward(self, wavs):
         """Filter waveforms ``[batch, time]``."""
@@ -53,7 +51,7 @@ class RandomEqualizer(nn.Module):
             return wavs
         spectrum = torch.fft.rfft(wavs)
         gain = self.std_db * torch.randn(
-            len(wavs), 1, self.points, device=wavs.device, dtype=wavs.dtype
+            len(wavs), 1, POINTS, device=wavs.device, dtype=wavs.dtype
         )
         gain = F.interpolate(
             gain, spectrum.shape[1], mode="linear", align_corners=True

@@ -173,8 +173,6 @@ class MarginWarmup(nn.Module):
         margin is the one to reach.
     warmup_steps : int
         Batches to reach it in.
-    start_step : int
-        Batches with no margin before that.
 
     Example
     -------
@@ -186,12 +184,10 @@ class MarginWarmup(nn.Module):
     (0.1, 51)
     """
 
-    def __init__(self, loss, warmup_steps, start_step=0):
+    def __init__(self, loss, warmup_steps):
         super().__init__()
         self.loss = loss
-        self.margin = LinearRamp(
-            float(loss.margin), ramp_steps=warmup_steps, start_step=start_step
-        )
+        self.margin = LinearRamp(float(loss.margin), ramp_steps=warmup_steps)
         self.steps = 0
 
     def forward(self, predictions, targets, length=None):

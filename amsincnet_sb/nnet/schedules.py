@@ -63,8 +63,6 @@ class LinearRamp:
         The value to reach.
     ramp_steps : int
         Steps to reach it in; 0 for none.
-    start_step : int
-        Steps at 0 before that.
 
     Example
     -------
@@ -73,14 +71,12 @@ class LinearRamp:
     [0.0, 0.2, 0.4, 0.4]
     """
 
-    def __init__(self, final, ramp_steps=0, start_step=0):
+    def __init__(self, final, ramp_steps=0):
         self.final = final
         self.ramp_steps = ramp_steps
-        self.start_step = start_step
 
     def __call__(self, step):
         """Value at a step, counted from 0."""
-        if step >= self.start_step + self.ramp_steps:
+        if step >= self.ramp_steps:
             return self.final
-        ramped = max(0, step - self.start_step)
-        return self.final * ramped / max(1, self.ramp_steps)
+        return self.final * step / self.ramp_steps

@@ -77,7 +77,6 @@ def test_a_band_mask_silences_neighbours():
     "make",
     [
         lambda: RandomEqualizer(-1.0),
-        lambda: RandomEqualizer(points=1),
         lambda: RandomMixture(1.5),
         lambda: BandMask(-1),
     ],

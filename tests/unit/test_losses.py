@@ -171,8 +171,8 @@ def loss_of(cost):
 
 
 def test_the_margin_of_every_batch():
-    cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=4, start_step=2)
-    for step, margin in enumerate([0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4]):
+    cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=4)
+    for step, margin in enumerate([0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4]):
         assert cost.steps == step
         loss = loss_of(cost)
         assert torch.equal(loss, loss_of(AMSoftmax(margin)))
