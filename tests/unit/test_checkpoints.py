@@ -115,7 +115,6 @@ def test_scalars_of_torch_and_numpy_in_the_meta_data(tmp_path):
 
 
 def test_no_save_asks_more_than_the_one_before(tmp_path, monkeypatch):
-    """Nor does it keep what an earlier one was told to keep."""
     checkpointer, _ = make(tmp_path)
     asked, find = [], checkpointer.find_checkpoints
 
@@ -128,14 +127,6 @@ def test_no_save_asks_more_than_the_one_before(tmp_path, monkeypatch):
         checkpointer.save_and_keep_only({"error": number}, name=f"v{number}")
         assert names(tmp_path) == [f"CKPT+v{number}"]
     assert len(asked) == 5
-    for number in (6, 5):
-        checkpointer.save_and_keep_only(
-            {"error": number},
-            name=f"w{number}",
-            keep_recent=False,
-            min_keys=["error"],
-        )
-    assert names(tmp_path) == ["CKPT+v4"]
 
 
 def test_keep_the_best_and_the_latest(tmp_path):
