@@ -4,9 +4,6 @@ Example: ``python tests/benchmarks/recipe_step.py``. The recipe itself trains
 on generated speech; epochs are timed from their first step to the device's
 last, and in turns with them as many captured steps, batches included, without
 SpeechBrain's loop around them. Claim: the loop costs at most a tenth.
-
-With ``--profile FILE`` the kernels of some steps are listed there, by the
-device time they take.
 """
 
 import argparse
@@ -23,32 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import recipe_process  # noqa: E402
 import torch  # noqa: E402
 import train  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 
 def synchronize():
     """Wait for the device, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def kernels(run, steps=20):
-    """A table of the kernels of a step."""
-    cuda = torch.cuda.is_available()
-    kind = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
-    with profile(activities=[kind]) as seen:
-        run(steps)
-        synchronize()
-    totals = {}
-    for event in seen.events():
-        spent = event.device_time_total or event.cpu_time_total
-        count, time_ = totals.get(event.name, (0, 0.0))
-        totals[event.name] = count + 1, time_ + spent
-    rows = sorted(totals.items(), key=lambda item: -item[1][1])
-    lines = ["us per step | launches per step | kernel"]
-    for name, (count, spent) in rows:
-        lines.append(f"{spent / steps:9.2f} {count / steps:6.1f} {name[:150]}")
-    return "\n".join(lines) + "\n"
 
 
 class Timed(train.SpeakerBrain):
@@ -73,17 +50,12 @@ class Timed(train.SpeakerBrain):
         if self.captured_step is None:
             return
         start = time.perf_counter()
-        self._captured_steps(self.args.steps)
-        synchronize()
-        self.bare.append((time.perf_counter() - start) / self.args.steps)
-        if self.args.profile and epoch == self.args.epochs:
-            Path(self.args.profile).write_text(kernels(self._captured_steps))
-
-    def _captured_steps(self, steps):
-        for step in range(steps):
+        for step in range(self.args.steps):
             batch = self._chunks.batch(step)
             tensors = batch.sig.data, batch.spk_id_encoded.data
             self.captured_step(step, *tensors, batch.utterance)
+        synchronize()
+        self.bare.append((time.perf_counter() - start) / self.args.steps)
 
 
 def main():
@@ -96,7 +68,6 @@ def main():
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--steps", type=int, default=800, help="per epoch")
     parser.add_argument("--speakers", type=int, default=32)
-    parser.add_argument("--profile", type=os.path.abspath)
     parser.add_argument("more", nargs="*", help="--key=value, after --")
     args = parser.parse_args()
     Timed.args = args

@@ -11,6 +11,8 @@ import pytest
 import speechbrain as sb
 from recipe_process import (
     RECIPE,
+    TDNN,
+    TINY,
     corpus as generated,
     metrics,
     state,
@@ -20,23 +22,12 @@ from amsincnet_sb.utils.errors import exit_on_input_error
 
 # A second for a run; one epoch is three steps.
 SMALL = {
-    "window": 1600,
-    "hop": 800,
-    "fc_neurons": "[8,8]",
-    "embedding_size": 8,
+    **TINY,
     "batch_size": 8,
     "batches_per_epoch": 3,
     "number_of_epochs": 2,
     "valid_interval": 1,
     "windows_per_batch": 256,
-}
-# Of either network.
-TDNN = {
-    "sinc_channels": 4,
-    "sinc_kernel_size": 51,
-    "tdnn_channels": "[4,4]",
-    "tdnn_kernel_sizes": "[5,3]",
-    "tdnn_strides": "[3,1]",
 }
 SINCNET = {"cnn_channels": "[4,4,4]", "cnn_kernel_sizes": "[51,5,5]"}
 

@@ -16,7 +16,6 @@ from amsincnet_sb.training.captured_step import CapturedStep
 from amsincnet_sb.training.optimizer_state import (
     _make_state,
     make_capturable,
-    undo_capturable,
     without_effect,
 )
 
@@ -152,26 +151,6 @@ def test_resumes_bit_for_bit(device):
         assert_equal(other, task)
     for key, value in states[-1][0].items():
         assert torch.equal(task.net.state_dict()[key], value)
-
-
-@with_all_optimizers
-def test_a_captured_checkpoint_resumes_as_an_ordinary_one(name):
-    """With the same result as without the detour."""
-    tasks = Task("cpu", name), Task("cpu", name)
-    for task, captured in zip(tasks, (False, True)):
-        task.by_hand(range(3))
-        saved = task.saved()
-        if captured:
-            for group in saved[1]["param_groups"]:
-                group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)
-                group["foreach"] = True
-                if "capturable" in group:
-                    group["capturable"] = True
-        task.load(saved)
-        if captured:
-            undo_capturable(task.optimizer)
-        task.by_hand(range(3, 6))
-    assert_equal(*tasks)
 
 
 @on_gpu
