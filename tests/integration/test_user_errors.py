@@ -44,35 +44,15 @@ def test_no_data_folder(recipe, results):
     assert not (recipe.folder / "results" / "am_sincnet" / "m0.05").exists()
 
 
-def test_no_data_folder_in_any_configuration(refused, recipe):
-    for name in ("am_sincnet_original.yaml", "sincnet.yaml", "demo.yaml"):
-        sentence = refused(name, data_folder=None)
-        assert "--data_folder=/path/to/TIMIT" in sentence
-        assert "make demo" in sentence
+@pytest.mark.parametrize("name", ["am_sincnet_original.yaml", "demo.yaml"])
+def test_no_data_folder_in_other_configurations(refused, name):
+    assert "--data_folder=/path/to/TIMIT" in refused(name, data_folder=None)
 
 
-def test_a_wrong_folder(refused, own, tmp_path, results):
+def test_a_wrong_folder(refused, tmp_path, results):
     """Nothing is made where the corpus is wrong."""
     sentence = refused(data_folder=tmp_path / "TIMTI")
     assert str(tmp_path / "TIMTI") in sentence and "TRAIN" in sentence
-    file = tmp_path / "timit.zip"
-    file.write_bytes(b"PK")
-    assert str(file) in refused(data_folder=file)
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    (photos / "a.jpg").touch()
-    sentence = refused(data_folder=photos)
-    assert "is not TIMIT" in sentence and "a.jpg" in sentence
-    for kind in ("SX", "SI"):  # half of the sentences is missing
-        missing = {p: p.read_bytes() for p in own.glob(f"TRAIN/*/*/{kind}*")}
-        for path in missing:
-            path.unlink()
-        assert "SX" in refused(data_folder=own)
-        for path, content in missing.items():
-            path.write_bytes(content)
-    for path in own.glob("TRAIN/*/*/*.WAV"):
-        path.write_bytes(b"")
-    assert "empty" in refused(data_folder=own)
     assert not results.exists()
 
 
@@ -145,79 +125,42 @@ def test_a_damaged_list_of_speakers(recipe, refused, finished, results, kept):
 def test_odd_recordings(recipe, own, finished, results):
     """Test sentences are spoiled, so training must be that of `finished`."""
     speakers = sorted(path for path in own.glob("TRAIN/*/*") if path.is_dir())
-    odd = {}
+    names = {}
 
     def spoil(speaker, number, why):
         path = sorted(speakers[speaker].glob("SI*.WAV"))[number]
         name = f"{path.parts[-3]}-{path.parts[-2]}-{path.stem}".lower()
-        odd[why] = name, str(path.relative_to(own))
-        wave, _ = soundfile.read(path)
-        return path, wave
+        names[why] = name, str(path.relative_to(own))
+        return path, *soundfile.read(path)
 
-    def rewrite(path, wave, rate=16000):
-        soundfile.write(path, wave, rate, format="WAV")
-
-    path, wave = spoil(0, 0, "stereo")
-    rewrite(path, np.stack([wave, wave], 1))
-    path, _ = spoil(0, 1, "no .WRD")
+    path, wave, rate = spoil(0, 0, "2 channels, averaged")
+    soundfile.write(path, np.stack([wave, wave], 1), rate, format="WAV")
+    path, wave, rate = spoil(0, 1, "8000 Hz, resampled when read")
+    soundfile.write(path, wave[::2], 8000, format="WAV")
+    for number in range(3):
+        path, *_ = spoil(1, number, f"unreadable {number}")
+        path.write_bytes(b"This is not audio.")
+    path, wave, rate = spoil(2, 0, "0.062 s of speech")
+    soundfile.write(path, wave[8000:9000], rate, format="WAV")
     path.with_suffix(".WRD").unlink()
-    path, wave = spoil(0, 2, "8 kHz")
-    rewrite(path, wave[::2], 8000)
-    path, wave = spoil(1, 0, "silent")
-    rewrite(path, 0 * wave)
-    path, _ = spoil(1, 1, "not audio")
-    path.write_bytes(b"This is not audio.")
-    path, _ = spoil(1, 2, "cut short")
-    path.write_bytes(path.read_bytes()[:20000])
-    path, wave = spoil(2, 0, "too short")
-    rewrite(path, wave[8000:9000])
-    path.with_suffix(".WRD").unlink()
-    path, wave = spoil(2, 1, "not a number")
-    wave[100] = np.nan
-    soundfile.write(path, wave, 16000, format="WAV", subtype="FLOAT")
 
     recipe("am_sincnet_m005.yaml", results, data_folder=own)
     assert recipe.state(results) == recipe.state(finished)
     before, after = recipe.sentences(finished), recipe.sentences(results)
     log = (results / "log.txt").read_text()
-
-    reasons = {
-        "silent": "it is silent",
-        "not audio": "it cannot be read as audio",
-        "cut short": "it is cut short",
-        "not a number": "it contains NaN",
-    }
-    for why, reason in reasons.items():
-        name, path = odd.pop(why)
-        assert f"left out {path}: {reason}" in log
+    for number in range(3):
+        name, path = names.pop(f"unreadable {number}")
+        assert f"left out {path}: it cannot be read as audio" in log
         assert name not in after and before.pop(name)
     assert f"speaker {speakers[1].name.lower()} has no test sentence" in log
 
-    remarks = {
-        "stereo": "2 channels, averaged",
-        "no .WRD": "no .WRD file, taken whole",
-        "8 kHz": "8000 Hz, resampled when read",
-        "too short": "0.062 s of speech",
-    }
     test = {u.id: u for u in read_manifest(results / "manifests" / "test.csv")}
     assert after.keys() == before.keys() == test.keys()
-    for why, remark in remarks.items():
-        name, path = odd[why]
+    for remark, (name, path) in names.items():
         assert f"{path}: {remark}" in log
-        assert all(
-            math.isfinite(float(after[name][key]))
-            for key in ("score", "margin", "frame_error")
-        )
+        for key in ("score", "margin", "frame_error"):
+            assert math.isfinite(float(after[name][key]))
     # Two equal channels are one.
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == {odd[why][0] for why in remarks} - {odd["stereo"][0]}
-
-
-def test_an_unreadable_training_sentence(recipe, own, results):
-    path = next(own.glob("TRAIN/*/*/SX*.WAV"))
-    path.write_bytes(b"NIST_1A\n   1024\nnothing more")
-    recipe("am_sincnet.yaml", results, data_folder=own, debug=True)
-    assert len(read_manifest(results / "manifests" / "train.csv")) == 19
-    log = (results / "log.txt").read_text()
-    assert f"left out {path.relative_to(own)}: " in log
-    assert "train: 4 speakers, 19 utterances" in log
+    stereo, *others = (name for name, _ in names.values())
+    assert changed == set(others)

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 
 from amsincnet_sb.kernels import Kernels, cpu, cuda, kernels_for
 from amsincnet_sb.kernels.cpu import feature_maps, linear_layer, strided_conv
-from amsincnet_sb.lobes.frozen import Folded, fold_batchnorm
+from amsincnet_sb.lobes.frozen import (
+    Folded,
+    FoldedTDNN,
+    fold_batchnorm,
+    for_evaluation,
+)
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
 
 # window, channels, taps, pools
@@ -156,29 +162,6 @@ def test_without_gradient_and_with_strided_input():
     assert net.input_norm.weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("pools", [(3, 2), (2, 3), (1, 1), (4, 1)])
-def test_gradcheck(pools):
-    torch.manual_seed(2)
-    time, taps, channels = 40, 9, 2
-    first = (time - taps + 1) // pools[0]
-    second = (first - 2) // pools[1]
-    shapes = [(2, time), (time,), (time,), (channels, taps // 2 + 1)]
-    shapes += [(3, channels, 3), (3,), *[(channels, first)] * 2]
-    shapes += [(3, second)] * 2
-    leaves = [
-        torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-        for shape in shapes
-    ]
-
-    def run(x, gain, bias, half, weight, offset, *norms):
-        filters = torch.cat([half, half[:, :-1].flip(1)], 1)
-        norms = norms[:2], norms[2:]
-        convs = [(weight, offset)]
-        return cpu.cnn(x, (gain, bias), filters, convs, norms, pools, 1e-6, 0.2)
-
-    assert torch.autograd.gradcheck(run, leaves, atol=1e-5)
-
-
 def test_other_inputs():
     """Half precision is computed in float32, asymmetric filters are not."""
     net = make_net("short window")
@@ -252,21 +235,29 @@ def test_linear_under_autocast(monkeypatch):
         assert (a - b).norm() < 0.01 * b.norm()
 
 
-@pytest.mark.parametrize("linear_embedding", [True, False])
-def test_folded_network(linear_embedding, monkeypatch):
-    net = make_net(
-        "released",
-        fc_neurons=[64, 32, 16],
-        linear_embedding=linear_embedding,
-        dropout=0.5,
-    ).eval()
+@pytest.mark.parametrize(
+    "kind, changes",
+    [
+        (SincNet, {}),
+        (SincNet, {"linear_embedding": True}),
+        (SincTDNN, {"band_mask": 10}),
+    ],
+)
+def test_folded_networks(kind, changes, monkeypatch):
+    net = kind(fc_neurons=[64, 32, 16], dropout=0.5, **changes)
+    net = reference.as_if_trained(net).eval()
     x = audio(net, 20)
-    monkeypatch.setattr(Folded, "group", 7)
-    folded, half = Folded(net), Folded(net, torch.bfloat16)
+    with torch.no_grad():
+        if kind is SincNet:
+            kind, expected = Folded, reference.sincnet(net, x)[1]
+        else:
+            kind, expected = FoldedTDNN, reference.sinc_tdnn(net, x)
+    monkeypatch.setattr(kind, "group", 7)
+    monkeypatch.setattr(FoldedTDNN, "map_group", 3)
+    folded, half = kind(net), kind(net, torch.bfloat16)
     y = folded.embed_windows(x)
     assert not y.requires_grad
-    with torch.no_grad():
-        expected = reference.sincnet(net, x)[1]
+    torch.testing.assert_close(for_evaluation(net)(x).squeeze(1), y)
     scale = expected.abs().max()
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-5 * scale)
     # and it stays as it was made

@@ -336,6 +336,7 @@ def other(request):
         cnn_kernel_sizes=taps,
         cnn_pools=pools,
         fc_neurons=fc,
+        linear_embedding=name == "8kHz",
         fast=fast,
     )
     classifier = SoftmaxClassifier(fc[-1], classes)

@@ -6,9 +6,7 @@ import pytest
 import reference
 import torch
 
-from amsincnet_sb.lobes.frozen import FoldedTDNN, for_evaluation
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
-from amsincnet_sb.nnet.pooling import statistics
 
 SMALL = {
     "window": 800,
@@ -72,27 +70,6 @@ def test_fast_form_in_bfloat16_is_as_good_as_the_plain_one():
     assert distance["fast"] < 1.5 * distance["plain"]
 
 
-def test_folded_network(monkeypatch):
-    net = make_net(torch.float32, dropout=0.5, band_mask=10).eval()
-    x = audio(net, 20, torch.float32)
-    monkeypatch.setattr(FoldedTDNN, "group", 7)
-    monkeypatch.setattr(FoldedTDNN, "map_group", 3)
-    folded = FoldedTDNN(net)
-    y = folded.embed_windows(x)
-    with torch.no_grad():
-        expected = reference.sinc_tdnn(net, x)
-    torch.testing.assert_close(y, expected, rtol=0, atol=1e-4)
-    torch.testing.assert_close(for_evaluation(net)(x).squeeze(1), y)
-    half = FoldedTDNN(net, torch.bfloat16).embed_windows(x)
-    assert half.dtype == torch.float32
-    assert (half - expected).norm() < 0.05 * expected.norm()
-    # and it stays as it was made
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.zero_()
-    torch.testing.assert_close(folded.embed_windows(x), y, rtol=0, atol=0)
-
-
 def test_arguments_make_the_same_network():
     net = make_net(torch.float32).eval()
     x = audio(net, 2, torch.float32)
@@ -112,12 +89,6 @@ def test_arguments_make_the_same_network():
 def test_wrong_arguments(arguments, word):
     with pytest.raises(ValueError, match=word):
         SincTDNN(**{**SMALL, **arguments})
-
-
-def test_gradient_of_the_statistics():
-    """Although the mean within the variance is taken as a constant."""
-    x = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(statistics, x)
 
 
 def test_masked_filters():

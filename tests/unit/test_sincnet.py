@@ -62,35 +62,6 @@ def test_the_released_architecture():
     assert net(waves(2, 3200)).shape == (2, 1, 2048)
 
 
-@pytest.mark.parametrize("linear_embedding", [False, True])
-@pytest.mark.parametrize("fast", [False, True])
-def test_is_the_formula(linear_embedding, fast):
-    net = network(linear_embedding=linear_embedding, fast=fast).double()
-    x = waves(3, WINDOW).double()
-    features, embedding = reference.sincnet(net, x)
-    torch.testing.assert_close(net.cnn(x), features)
-    torch.testing.assert_close(net(x).squeeze(1), embedding)
-
-
-@pytest.mark.parametrize("linear_embedding", [False, True])
-def test_every_parameter_is_used(linear_embedding):
-    net = network(linear_embedding=linear_embedding).train()
-    net(waves(4, WINDOW)).square().sum().backward()
-    for name, parameter in net.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        # A bias in front of a batch normalisation has no gradient but noise.
-        if not (name.startswith("linears") and name.endswith("bias")):
-            assert parameter.grad.any(), name
-
-
-def test_gain_and_offset_of_a_recording_change_nothing():
-    net = network()
-    x = waves(2, WINDOW)
-    # The input normalisation has a gain and a bias a sample, but after it.
-    torch.testing.assert_close(net(3 * x + 0.5), net(x), rtol=1e-3, atol=1e-4)
-
-
 def test_dropout_is_behind_all_but_the_last_layer():
     net = network(dropout=0.5, linear_embedding=True)
     x = waves(1, WINDOW)
