@@ -20,6 +20,7 @@ import contextlib
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,6 +35,10 @@ from amsincnet_sb.training.captured_step import CapturedStep  # noqa: E402
 from amsincnet_sb.training.device import has_bfloat16  # noqa: E402
 
 NETWORKS = {"sincnet": SincNet, "sinc_tdnn": SincTDNN}
+OPTIMIZERS = {
+    "rmsprop": partial(torch.optim.RMSprop, lr=1e-3, alpha=0.95, eps=1e-8),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3),
+}
 
 
 class Resident:
@@ -71,19 +76,12 @@ def make_step(args, fast, precision, captured, compiled):
     loss = AMSoftmax(0.2).to(device)
     source = Resident(device, args.batch, args.speakers, net.window)
     parameters = [*net.parameters(), *head.parameters()]
-    if args.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(parameters, lr=1e-3)
-    else:
-        optimizer = torch.optim.RMSprop(
-            parameters, lr=1e-3, alpha=0.95, eps=1e-8
-        )
+    optimizer = OPTIMIZERS[args.optimizer](parameters)
+    bf16 = precision == "bf16"
 
     def loss_fn(step):
         wavs, targets = source.draw(step)
-        autocast = contextlib.nullcontext()
-        if precision == "bf16":
-            autocast = torch.autocast(device.type, torch.bfloat16)
-        with autocast:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return loss(head(net(wavs)), targets)
 
     if captured:
@@ -102,18 +100,16 @@ def make_step(args, fast, precision, captured, compiled):
 
 def timed(step, device, turns, steps):
     """Milliseconds per step, for each of some turns of several steps."""
-    cuda = device == "cuda"
-    for _ in range(12 if cuda else 2):
+    synchronize = getattr(torch, device).synchronize
+    for _ in range(12 if device == "cuda" else 2):
         step()
     results = []
     for _ in range(turns):
-        if cuda:
-            torch.cuda.synchronize()
+        synchronize()
         start = time.perf_counter()
         for _ in range(steps):
             step()
-        if cuda:
-            torch.cuda.synchronize()
+        synchronize()
         results.append((time.perf_counter() - start) * 1e3 / steps)
     return results
 
@@ -202,9 +198,7 @@ def main():
     parser.add_argument("--precision", nargs="+", default=kinds, choices=kinds)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--speakers", type=int, default=462)
-    parser.add_argument(
-        "--optimizer", default="rmsprop", choices=["rmsprop", "adamw"]
-    )
+    parser.add_argument("--optimizer", default="rmsprop", choices=OPTIMIZERS)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--steps", type=int, default=100, help="GPU: per turn")
     parser.add_argument("--threads", type=int, default=2)
