@@ -133,16 +133,21 @@ def _connect(net, x, last_activation):
     return x
 
 
+def am_softmax(cosines, labels, margin, scale=30.0, eps=0.0):
+    """The additive-margin softmax of the paper, on cosines."""
+    total = 0.0
+    for row, y in zip(cosines, labels.tolist()):
+        own = torch.exp(scale * (row[y] - margin))
+        others = torch.exp(scale * torch.cat([row[:y], row[y + 1 :]])).sum()
+        total = total - torch.log(own / (own + others + eps))
+    return total / len(cosines)
+
+
 def released_loss(log_posteriors, labels, margin, scale=30.0):
     """The loss of the authors' code; each class over the batch has norm 1."""
     p = log_posteriors
     q = p / ((p**2).sum(0, keepdim=True).sqrt() + 1e-12)
-    total = 0.0
-    for row, y in zip(q, labels.tolist()):
-        own = torch.exp(scale * (row[y] - margin))
-        others = torch.exp(scale * torch.cat([row[:y], row[y + 1 :]])).sum()
-        total = total - torch.log(own / (own + others + 1e-12))
-    return total / len(q)
+    return am_softmax(q, labels, margin, scale, 1e-12)
 
 
 def as_if_trained(net, seed=0):

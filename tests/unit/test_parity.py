@@ -18,7 +18,7 @@ from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.dataio.batches import SlidingWindows
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
-from amsincnet_sb.nnet.losses import ReleasedAMSoftmax
+from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
 from amsincnet_sb.nnet.sinc import SincConv
 from amsincnet_sb.training.metrics import SentenceErrors
 
@@ -278,7 +278,7 @@ def test_sentence_errors_and_decisions(sentences, models):
         assert summary["sentence_error"] == 100 * (decision != s["label"])
     _, errors = _evaluate(models, sentences, 16)
     mean = 100 * np.mean([s["frame_error"] for s in sentences])
-    assert errors.summarize("frame_error") == pytest.approx(mean, abs=1e-4)
+    assert errors.summarize()["frame_error"] == pytest.approx(mean, abs=1e-4)
 
 
 @pytest.mark.parametrize("label", [0, 3])
@@ -385,6 +385,23 @@ def test_other_shapes_gradients(other):
         # Those that a normalisation cancels are rounding noise on both sides.
         scale = max(theirs.abs().max().item(), 1e-3)
         assert (ours - theirs).abs().max() < 1e-6 * scale
+
+
+@pytest.mark.parametrize("classes, batch", [(2, 3), (10, 8), (40, 5)])
+@pytest.mark.parametrize(
+    "margin, scale", [(0.0, 30), (0.05, 30), (0.35, 64), (0.95, 1)]
+)
+def test_loss_formulas(classes, batch, margin, scale):
+    torch.manual_seed(classes)
+    cosines = torch.rand(batch, classes, dtype=torch.float64) * 2 - 1
+    labels = torch.randint(classes, (batch,))
+    for kind, formula, x in (
+        (AMSoftmax, reference.am_softmax, cosines),
+        (ReleasedAMSoftmax, reference.released_loss, cosines.log_softmax(-1)),
+    ):
+        loss = kind(margin, scale)(x[:, None], labels[:, None])
+        expected = formula(x, labels, margin, scale)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_released_loss_is_stable_where_the_original_overflows():
