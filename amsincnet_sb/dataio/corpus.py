@@ -85,7 +85,15 @@ def prepare_own_corpus(
     >>> summary.report()[0]
     'train: 2 speakers, 2 utterances, 0.00 hours'
     """
-    _check_options(test_fraction, validation_sentences)
+    if not 0 < test_fraction < 1:
+        raise InputError(
+            f"test_fraction is {test_fraction} but must lie between 0 and 1."
+        )
+    if validation_sentences < 0:
+        raise InputError(
+            f"validation_sentences is {validation_sentences} but must be 0 or "
+            "more."
+        )
     _check_output(output_folder)
     listing = list_corpus(source, data_folder)
     utterances, left_out, notes, digest = check_recordings(listing)
@@ -257,7 +265,6 @@ def split_utterances(
     Returns split -> list of Utterance, in the order given, and (file, reason)
     of speakers with too few utterances.
     """
-    _check_options(test_fraction, validation_sentences)
     speakers = defaultdict(list)
     for u in utterances:
         speakers[u.spk_id].append(u)
@@ -299,18 +306,6 @@ def _check_output(folder):
                 f"{path} exists and was not written by a preparation; choose "
                 "another output folder."
             )
-
-
-def _check_options(test_fraction, validation_sentences):
-    if not 0 < test_fraction < 1:
-        raise InputError(
-            f"test_fraction is {test_fraction} but must lie between 0 and 1."
-        )
-    if validation_sentences < 0:
-        raise InputError(
-            f"validation_sentences is {validation_sentences} but must be 0 or "
-            "more."
-        )
 
 
 def _given_splits(utterances, given):
