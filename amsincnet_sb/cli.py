@@ -1,8 +1,7 @@
 """The console command ``amsincnet``.
 
-A function below is a command: its name, its help (the docstring), and above
-it its arguments. Each imports what it needs when it runs, so that ``--help``
-and the first answer do not wait for what other commands need.
+A function below is a command: its docstring is the help. Each imports what it
+needs when it runs, so that ``--help`` does not wait for it.
 """
 
 import argparse
@@ -190,12 +189,10 @@ def _verify(options):
     if threshold is None:
         threshold = model.threshold("verification")
     score, accepted = model.verify(options.a, options.b, threshold)
-    _answer(
-        options,
-        dict(score=score, threshold=threshold, accepted=accepted),
-        f"{'same speaker' if accepted else 'different speakers'}  "
-        f"score {score:.3f}  threshold {threshold:.3f}",
-    )
+    values = dict(score=score, threshold=threshold, accepted=accepted)
+    said = "same speaker" if accepted else "different speakers"
+    said += f"  score {score:.3f}  threshold {threshold:.3f}"
+    _answer(options, values, said)
     return 0 if accepted else 1
 
 
@@ -216,11 +213,9 @@ def _embed(options):
     embeddings = _load(options).embed(options.files)
     write_embeddings(options.output, options.files, embeddings)
     count, size = embeddings.shape
-    _answer(
-        options,
-        {"output": options.output, "files": count, "size": size},
-        f"{count} speaker embeddings of {size} dimensions: {options.output}",
-    )
+    values = {"output": options.output, "files": count, "size": size}
+    said = f"{count} speaker embeddings of {size} dimensions"
+    _answer(options, values, f"{said}: {options.output}")
 
 
 @_command(
@@ -325,10 +320,8 @@ def _demo_corpus(options):
 
     example: amsincnet demo-corpus demo/corpus --speakers 20
     """
-    demo_corpus = _recipe_module("TIMIT/demo_corpus.py")
-    folder = demo_corpus.generate_demo_corpus(
-        options.folder, speakers=options.speakers, seed=options.seed
-    )
+    generate = _recipe_module("TIMIT/demo_corpus.py").generate_demo_corpus
+    folder = generate(options.folder, options.speakers, seed=options.seed)
     print(f"Generated speech of {options.speakers} speakers: {folder}")
 
 
@@ -396,14 +389,13 @@ def _export(options):
     from amsincnet_sb.inference.export import export_onnx
 
     found = export_onnx(model, output)
-    _answer(
-        options,
-        {"output": output, **found._asdict()},
-        output,
+    said = (
         f"  differs by at most {found.difference:.1e} of the largest value; "
         f"3 s of audio take {found.onnx_seconds:.3f} s in onnxruntime, "
-        f"{found.torch_seconds:.3f} s in torch",
+        f"{found.torch_seconds:.3f} s in torch"
     )
+    values = {"output": output, **found._asdict()}
+    _answer(options, values, output, said)
 
 
 @_command(

@@ -147,17 +147,17 @@ def check_finiteness(device, dtype=torch.float32):
                 assert values.isfinite().all() == (bad == 3e38)
 
 
-def evaluated(kind, device="cpu", **arguments):
+def evaluated(kind, device, **arguments):
     """A network in evaluation mode, and windows."""
     torch.manual_seed(0)
     net = kind(**arguments).to(device).eval()
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm1d):
-                module.running_mean.uniform_(-0.5, 0.5)
-                module.running_var.uniform_(0.5, 2.0)
-                module.weight.uniform_(0.5, 2.0)
-                module.bias.uniform_(-0.5, 0.5)
+                for values in (module.running_mean, module.bias):
+                    values.uniform_(-0.5, 0.5)
+                for values in (module.running_var, module.weight):
+                    values.uniform_(0.5, 2.0)
     return net, torch.randn(5, net.window, device=device)
 
 
@@ -188,29 +188,23 @@ def check_frozen(device, networks, dtypes):
 
 
 SMALL = {"window": 240, "fc_neurons": [24, 20]}
+SMALL_TDNN = {
+    **SMALL,
+    "sinc_channels": 10,
+    "sinc_kernel_size": 51,
+    "tdnn_channels": [12, 16, 16, 33],
+    "tdnn_kernel_sizes": [5, 4, 3, 1],
+    "tdnn_strides": [3, 1, 1, 1],
+}
+SMALL_SINCNET = {
+    **SMALL,
+    "cnn_channels": [10, 6],
+    "cnn_kernel_sizes": [51, 5],
+    "cnn_pools": [3, 2],
+}
 SMALL_NETWORKS = [
-    (
-        SincTDNN,
-        FoldedTDNN,
-        {
-            **SMALL,
-            "sinc_channels": 10,
-            "sinc_kernel_size": 51,
-            "tdnn_channels": [12, 16, 16, 33],
-            "tdnn_kernel_sizes": [5, 4, 3, 1],
-            "tdnn_strides": [3, 1, 1, 1],
-        },
-    ),
-    (
-        SincNet,
-        Folded,
-        {
-            **SMALL,
-            "cnn_channels": [10, 6],
-            "cnn_kernel_sizes": [51, 5],
-            "cnn_pools": [3, 2],
-        },
-    ),
+    (SincTDNN, FoldedTDNN, SMALL_TDNN),
+    (SincNet, Folded, SMALL_SINCNET),
 ]
 
 
