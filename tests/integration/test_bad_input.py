@@ -17,11 +17,7 @@ def place(finished, corpus, tmp_path, monkeypatch):
     (tmp_path / "new").mkdir()
     shutil.copytree("model", "half")
     (tmp_path / "half" / "embedding_model.ckpt").unlink()
-    for path in sorted(corpus.glob("TRAIN/*/*/SI*.WAV")):
-        folder = tmp_path / "speakers" / path.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, folder)
-    paths = sorted((tmp_path / "speakers").rglob("*.WAV"))
+    paths = sorted(corpus.glob("TRAIN/*/*/SI*.WAV"))
     shutil.copy(paths[0], "good.wav")
     samples, rate = soundfile.read("good.wav")
     (tmp_path / "text.wav").write_text("This is not audio.")
@@ -29,9 +25,10 @@ def place(finished, corpus, tmp_path, monkeypatch):
     soundfile.write("silent.wav", samples * 0, rate)
     samples[5] = np.nan
     soundfile.write("nan.wav", samples, rate, "FLOAT")
-    for speaker in sorted((tmp_path / "speakers").iterdir()):
-        (tmp_path / "single" / speaker.name).mkdir(parents=True)
-        shutil.copy(min(speaker.iterdir()), tmp_path / "single" / speaker.name)
+    for path in paths:
+        folder = tmp_path / "single" / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / "one.wav")
     rows = [f"{p.stem},{p},{p.parent.name},train" for p in paths]
     manifests = {
         "columns.csv": ["name,who", "a.wav,ann"],

@@ -6,20 +6,13 @@ import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, exclusive, replaced_folder
-
-
-class Interrupted(BaseException):
-    """Like KeyboardInterrupt."""
-
-
-def no_space(*args):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def tree(folder):
@@ -67,7 +60,7 @@ def test_readers_see_the_old_content_or_the_new(tmp_path, write, old):
 
 @WRITERS
 @OLD
-@pytest.mark.parametrize("error", [ValueError, OSError, Interrupted])
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
 def test_an_exception_leaves_the_old_content(tmp_path, write, old, error):
     path = target(tmp_path, old)
     with pytest.raises(InputError if error is OSError else error):
@@ -93,7 +86,9 @@ def test_a_full_disk_leaves_the_old_content(
 
     def full(*args, **kwargs):
         calls.append(args)
-        return no_space() if len(calls) == failing else usual(*args, **kwargs)
+        if len(calls) == failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return usual(*args, **kwargs)
 
     monkeypatch.setattr(owner, step, full)
     try:
@@ -113,26 +108,23 @@ def test_a_full_disk_leaves_the_old_content(
 def test_content_is_on_the_disk_before_the_name_changes(
     tmp_path, monkeypatch, write
 ):
-    calls = []
-    fsync, replace, rename = os.fsync, os.replace, Path.rename
-    path = target(tmp_path, None)
+    path, calls, fsync = target(tmp_path, None), [], os.fsync
 
     def logged_fsync(handle):
         if stat.S_ISREG(os.fstat(handle).st_mode):
             calls.append(("fsync", os.fstat(handle).st_size))
         fsync(handle)
 
-    def logged(move):
-        def moved(source, to):
-            assert Path(source).parent == Path(to).parent
-            calls.append(("move", Path(to)))
-            return move(source, to)
-
-        return moved
+    def logged(move, source, to):
+        assert Path(source).parent == Path(to).parent
+        calls.append(("move", Path(to)))
+        return move(source, to)
 
     monkeypatch.setattr(os, "fsync", logged_fsync)
-    monkeypatch.setattr(os, "replace", logged(replace))
-    monkeypatch.setattr(Path, "rename", logged(rename))
+    for owner, name in ((os, "replace"), (Path, "rename")):
+        move = partial(logged, getattr(owner, name))
+        # A function, so that it becomes a method of Path.
+        monkeypatch.setattr(owner, name, lambda a, b, move=move: move(a, b))
     with write(path) as file:
         file.write("12345")
     named = path if write is atomic_write else path.parent
