@@ -147,8 +147,9 @@ def _folders(source, data_folder):
             "that holds a folder for each speaker, a Kaldi data folder, or a "
             "manifest."
         )
-    between = "train and test folders of speakers"
-    kind = f"folder with {between if divided else 'a folder for each speaker'}"
+    kind = "folder with a folder for each speaker"
+    if divided:
+        kind = "folder with train and test folders of speakers"
     return Listing(kind, root, utterances, left_out)
 
 
