@@ -97,18 +97,9 @@ def prepare_own_corpus(
     _check_output(output_folder)
     listing = list_corpus(source, data_folder)
     utterances, left_out, notes, digest = check_recordings(listing)
-    given = {u.id: u.split for u in listing.utterances}
-    if not any(given.values()):
-        splits, unsplit = split_utterances(
-            utterances, test_fraction, validation_sentences, seed
-        )
-    elif validation_sentences:
-        raise InputError(
-            f"{source}: it says itself what is for training and what for "
-            "testing; leave validation_sentences at 0."
-        )
-    else:
-        splits, unsplit = _given_splits(utterances, given)
+    splits, unsplit = _splits(
+        source, listing, utterances, test_fraction, validation_sentences, seed
+    )
     left_out = unsplit + left_out
     learned = {u.spk_id for u in splits["train"]}
     if len(learned) < 2 or not splits["test"]:
@@ -308,8 +299,16 @@ def _check_output(folder):
             )
 
 
-def _given_splits(utterances, given):
-    """As the corpus says, without speakers who have no training utterance."""
+def _splits(source, listing, utterances, fraction, held_out, seed):
+    """As the corpus says itself, or else drawn by split_utterances."""
+    given = {u.id: u.split for u in listing.utterances}
+    if not any(given.values()):
+        return split_utterances(utterances, fraction, held_out, seed)
+    if held_out:
+        raise InputError(
+            f"{source}: it says itself what is for training and what for "
+            "testing; leave validation_sentences at 0."
+        )
     learned = {u.spk_id for u in utterances if given[u.id] == "train"}
     place = {u: given[u.id] for u in utterances if u.spk_id in learned}
     left_out = [
