@@ -1,18 +1,19 @@
 """Pictures of a run.
 
-Every function writes a PNG, ``path``, and returns whether it did: there is
-none where matplotlib is not installed.
+Every ``plot_*`` function writes a PNG, ``path``, and returns whether it did:
+there is none where matplotlib is not installed.
 """
 
 import csv
 import logging
 from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from amsincnet_sb.nnet.sinc import SincConv
-from amsincnet_sb.published import published_curves
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
@@ -23,6 +24,7 @@ __all__ = [
     "plot_det",
     "plot_filters",
     "plot_margins",
+    "published_curves",
 ]
 
 PAIRS = 15  # of speakers taken for one another, the most frequent ones
@@ -31,6 +33,7 @@ ERRORS = {
     "frame_error": "Frame error (%)",
     "sentence_error": "Sentence error (%)",
 }
+CURVES = Path(__file__).parent / "data" / "published_curves.csv"
 PUBLISHED = "published AM-SincNet (TIMIT)", "published SincNet (TIMIT)"
 
 
@@ -98,6 +101,45 @@ def plot_curves(metrics_file, path, published=False):
             axis.legend()
 
     return _draw(path, 3, (12, 3.4), fill)
+
+
+class PublishedCurve(NamedTuple):
+    """A published run on TIMIT: ``[evaluations]``, errors in per cent."""
+
+    epoch: np.ndarray
+    train_loss: np.ndarray
+    train_frame_error: np.ndarray
+    test_loss: np.ndarray
+    frame_error: np.ndarray
+    sentence_error: np.ndarray
+
+
+def published_curves():
+    """The 20 learning curves in the repository of AM-SincNet.
+
+    J. Nunes, D. Macêdo and C. Zanchettin, "Additive margin SincNet for
+    speaker recognition", IJCNN 2019, https://arxiv.org/abs/1901.10826. The
+    loss behind the 19 margins is
+    :class:`amsincnet_sb.nnet.losses.ReleasedAMSoftmax`.
+
+    Returns margin -> :class:`PublishedCurve`, margins ascending; first, under
+    None, SincNet with plain softmax. Of an epoch that was run again after an
+    interruption, the second run counts.
+
+    Example
+    -------
+    >>> curves = published_curves()
+    >>> print(len(curves), curves[None].sentence_error.min().round(2))
+    20 0.72
+    """
+    rows = np.nan_to_num(np.genfromtxt(CURVES, delimiter=",", skip_header=4))
+    rows[:, [4, 6, 7]] *= 100
+    curves = {}
+    for margin in np.unique(rows[:, 1]).tolist():
+        run = {row[2]: row[2:] for row in rows[rows[:, 1] == margin]}
+        columns = zip(*(run[epoch] for epoch in sorted(run)))
+        curves[margin or None] = PublishedCurve(*map(np.array, columns))
+    return curves
 
 
 def _published_curves(axis, key):

@@ -136,19 +136,27 @@ def _evaluation(results, picture):
     path = results / "evaluation.json"
     if not path.is_file():
         return
+    lines, rates = _read_evaluation(path)
+    yield "<h2>Identification and verification</h2>"
+    yield f"<pre>{escape(chr(10).join(lines))}</pre>"
+    if rates and plot_det(*rates, picture):
+        yield _image(picture, "Detection error trade-off")
+
+
+def _read_evaluation(path):
+    """An evaluation.json as text, and its miss and false-alarm rates."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        lines = report(found)
         det = found["verification"] and found["verification"]["det"]
-        drawn = det and plot_det(path=picture, **det)
+        rates = det and [
+            [float(rate) for rate in det[name]]
+            for name in ("miss", "false_alarm")
+        ]
+        return report(found), rates
     except (LookupError, OSError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read ({error!r}); run amsincnet evaluate again."
         ) from error
-    yield "<h2>Identification and verification</h2>"
-    yield f"<pre>{escape(chr(10).join(lines))}</pre>"
-    if drawn:
-        yield _image(picture, "Detection error trade-off")
 
 
 def _confusions(results, picture):
@@ -238,7 +246,13 @@ def draw_picture(results, kind, picture=None, published=False):
     elif kind == "confusions":
         drawn = plot_confusions(path, picture)
     elif kind == "det":
-        drawn = plot_det(**_error_rates(path), path=picture)
+        _, rates = _read_evaluation(path)
+        if not rates:
+            raise InputError(
+                f"{path} holds no verification errors to draw; run amsincnet "
+                "evaluate on utterances of which some share a speaker."
+            )
+        drawn = plot_det(*rates, picture)
     else:
         drawn = plot_filters(read_pretrained(path)[0].sinc, picture)
     if not drawn:
@@ -247,19 +261,3 @@ def draw_picture(results, kind, picture=None, published=False):
             "with pip install 'amsincnet_sb[plots]'."
         )
     return picture
-
-
-def _error_rates(path):
-    """The error rates of verification in an evaluation.json."""
-    try:
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-        det = evaluation["verification"]["det"]
-        return {
-            name: [float(rate) for rate in det[name]]
-            for name in ("miss", "false_alarm")
-        }
-    except (LookupError, OSError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} holds no verification errors to draw; run amsincnet "
-            "evaluate on utterances of which some share a speaker."
-        ) from error

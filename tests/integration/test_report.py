@@ -100,7 +100,6 @@ def test_without_matplotlib(results, monkeypatch):
         ("evaluation.json", "{}", "evaluation.json"),
         ("evaluation.json", "[", "evaluation.json"),
         ("metrics.jsonl", "x\n", "metrics.jsonl"),
-        ("sentences.csv", "a,b\n", "sentences.csv"),
         ("pretrained/config.json", "{}", "config.json"),
     ],
 )

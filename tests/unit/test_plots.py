@@ -1,7 +1,5 @@
 """What is drawn: learning curves, DET, confusions, filters, margins."""
 
-import sys
-
 import pytest
 import torch
 
@@ -96,12 +94,6 @@ def test_nothing_trained(tmp_path):
     assert plot_curves(path, tmp_path / "curves.png") is False
     MetricsLog(path).append(epoch=0, step=0, split="test", loss=1.0)
     assert plot_curves(path, tmp_path / "curves.png") is False
-    assert not (tmp_path / "curves.png").exists()
-
-
-def test_without_matplotlib(metrics, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert plot_curves(metrics, tmp_path / "curves.png") is False
     assert not (tmp_path / "curves.png").exists()
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from amsincnet_sb.published import published_curves
+from amsincnet_sb.plots import published_curves
 
 
 def test_published_curves():
