@@ -9,6 +9,7 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 from speechbrain.nnet.losses import nll_loss
+from torch.nn import ModuleDict
 
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
@@ -86,11 +87,8 @@ class TestHyperPyYAMLAlone:
         hparams = load(name)
         margin = MARGINS.get(name, 0.3)
         network, loss = hparams["embedding_model"], hparams["compute_cost"]
-        assert (
-            type(network)
-            is SincNet
-            is type(hparams["modules"]["embedding_model"])
-        )
+        assert network is hparams["modules"]["embedding_model"]
+        assert type(network) is SincNet
         assert type(hparams["classifier"]) is CosineClassifier
         assert type(loss) is AMSoftmax
         assert loss.margin.item() == pytest.approx(margin)
@@ -103,11 +101,8 @@ class TestHyperPyYAMLAlone:
         # The published architecture.
         assert network.arguments["cnn_channels"] == [80, 60, 60]
         assert network.arguments["fc_neurons"] == [2048, 2048, 2048]
-        parameters = sum(
-            p.numel()
-            for module in hparams["modules"].values()
-            for p in module.parameters()
-        )
+        modules = ModuleDict(hparams["modules"])
+        parameters = sum(p.numel() for p in modules.parameters())
         assert round(parameters / 1e6, 1) == 22.8
 
     @pytest.mark.parametrize(
