@@ -113,7 +113,7 @@ class Sweep:
             json.dump({"options": self.options}, file)
 
     def folder(self, run):
-        """Results folder of a run."""
+        """The results folder of a run."""
         return self.output / run.recipe / run.loss / str(run.seed)
 
     def errors(self, run):
@@ -227,20 +227,18 @@ def summarize(rows):
     groups = {}
     for row in rows:
         groups.setdefault((row["recipe"], row["margin"]), []).append(row)
-    lines = [
-        "| recipe | margin | seeds | frame error % | sentence error % |",
-        "|---|---|---|---|---|",
-    ]
+    table = "| recipe | margin | seeds | frame error % | sentence error % |\n"
+    table += "|---|---|---|---|---|\n"
     for (recipe, margin), runs in groups.items():
         named = "none" if margin is None else f"{margin:g}"
-        cells = [recipe, named, str(len(runs))]
+        table += f"| {recipe} | {named} | {len(runs)} |"
         for key, digits in (("frame_error", 2), ("sentence_error", 3)):
             values = [run[key] for run in runs]
             shown = sum(values) / len(values), min(values), max(values)
             mean, low, high = (f"{value:.{digits}f}" for value in shown)
-            cells.append(f"{mean} ({low}-{high})")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            table += f" {mean} ({low}-{high}) |"
+        table += "\n"
+    return table
 
 
 def _find_script(hparams):
