@@ -114,7 +114,7 @@ def _identify(options):
     """Name the speakers of recordings.
 
     A terminal shows a table; a pipe gets one JSON object per file. --unknown
-    uses the calibrated threshold, --threshold implies it.
+    uses the calibrated threshold; --threshold gives another.
 
     example: amsincnet identify results/demo/1234 a.wav b.flac
     """
@@ -230,9 +230,9 @@ def _evaluate(options):
     """Measure errors of identification and verification on a manifest.
 
     Identification is of the closed and the open set. Writes evaluation.json
-    and det.png into the model's folder. verify and identify --unknown use
-    thresholds that are kept; the speakers of a cohort normalise the scores
-    of verification, and are kept with the thresholds.
+    and det.png into the model's folder. --calibrate keeps the thresholds for
+    verify and identify --unknown; the speakers of a --cohort normalise the
+    scores of verification and are kept with them.
 
     example: amsincnet evaluate results/demo/1234 --manifest \\
         results/demo/1234/manifests/test.csv --data_folder demo/corpus
