@@ -94,7 +94,7 @@ def _windows_of(audio, window, hop, sample_rate, batch_size):
 
     That a file is silent is said after its last window.
     """
-    # Whoever gives samples may know why they are what they are.
+    # A tensor of zeros is taken as it is.
     silent = not torch.is_tensor(audio)
     rest, seen = torch.zeros(0), False
     for block in _blocks_of(audio, sample_rate):

@@ -139,7 +139,7 @@ class _Means(NamedTuple):
 
 def _score_utterances(model, utterances, data_folder, labels):
     """The _Means; a label of -1 is a speaker the model does not know."""
-    # Where nobody is unknown, everybody is for once.
+    # Where all speakers are known, each is scored as unknown too.
     leave_out = len(model.speakers) > 1 and bool((labels >= 0).all())
     labels = labels.to(model.device)
 

@@ -1,4 +1,4 @@
-"""Models for other programs: the same numbers, and nothing to execute."""
+"""Models for other programs: the same scores, and nothing to execute."""
 
 import json
 import sys
@@ -100,7 +100,7 @@ class TestOnnx:
                 assert theirs.dtype == np.float32
                 np.testing.assert_allclose(theirs, ours, atol=1e-4)
 
-    def test_what_is_in_the_file(self, exported):
+    def test_content_of_the_file(self, exported):
         import onnx
 
         who, path, _ = exported

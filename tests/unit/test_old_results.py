@@ -46,7 +46,7 @@ class TestOldResults:
 
 
 def test_old_module_paths():
-    """What the yaml of an older run names is found where it is today."""
+    """Classes are found under the paths that older yaml files name."""
     for path in (
         "amsincnet_sb.nnet.augment.RandomEqualizer",
         "amsincnet_sb.utils.checkpoints.AtomicCheckpointer",

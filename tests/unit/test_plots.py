@@ -1,4 +1,4 @@
-"""What is drawn: learning curves, DET, confusions, filters, margins."""
+"""Pictures: learning curves, DET, confusions, filters, margins."""
 
 import pytest
 import torch
@@ -164,7 +164,7 @@ class TestMargins:
         return path
 
     @pytest.mark.parametrize("published", [False, True])
-    def test_what_is_drawn(self, table, tmp_path, figures, published):
+    def test_curves_and_bands(self, table, tmp_path, figures, published):
         assert plot_margins(table, tmp_path / "m.png", published) is True
         frames, sentences = figures[0].axes
         curve, baseline, *theirs = frames.get_lines()

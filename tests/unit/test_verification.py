@@ -1,4 +1,4 @@
-"""EER, detection cost and DET curve, and what is evaluated with them."""
+"""EER, detection cost and DET curve; open-set scores; lists of trials."""
 
 import pytest
 import soundfile
