@@ -152,6 +152,8 @@ def _read_evaluation(path):
             [float(rate) for rate in det[name]]
             for name in ("miss", "false_alarm")
         ]
+        if rates and len(rates[0]) != len(rates[1]):
+            raise ValueError("not a false-alarm rate for each miss rate")
         return report(found), rates
     except (LookupError, OSError, TypeError, ValueError) as error:
         raise InputError(
