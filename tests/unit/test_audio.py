@@ -27,22 +27,21 @@ def write(path, wave, rate=RATE, **kwargs):
     return path
 
 
-def sphere(path, samples, header=()):
+def sphere(path, samples):
     """A SPHERE file as LDC writes it, without the help of libsndfile."""
-    fields = {
-        "channel_count": 1,
-        "sample_count": len(samples),
-        "sample_rate": RATE,
-        "sample_n_bytes": 2,
-        "sample_sig_bits": 16,
-    } | dict(header)
-    lines = ["NIST_1A", "   1024", "database_id -s5 TIMIT"]
-    for name, value in fields.items():
-        kind = "-i" if isinstance(value, int) else f"-s{len(value)}"
-        lines.append(f"{name} {kind} {value}")
-    lines += ["sample_byte_format -s2 01", "end_head", ""]
-    data = "\n".join(lines).encode().ljust(1024)
-    path.write_bytes(data + np.asarray(samples, "<i2").tobytes())
+    header = f"""NIST_1A
+   1024
+database_id -s5 TIMIT
+channel_count -i 1
+sample_count -i {len(samples)}
+sample_rate -i {RATE}
+sample_n_bytes -i 2
+sample_sig_bits -i 16
+sample_byte_format -s2 01
+end_head
+"""
+    data = np.asarray(samples, "<i2").tobytes()
+    path.write_bytes(header.encode().ljust(1024) + data)
     return path
 
 
@@ -59,7 +58,6 @@ def test_sphere_is_recognised_by_content(tmp_path):
     "kwargs",
     [
         {"format": "NIST", "subtype": "PCM_16"},
-        {"format": "WAV", "subtype": "PCM_16"},
         {"format": "WAV", "subtype": "FLOAT"},
         {"format": "FLAC", "subtype": "PCM_16"},
         {"format": "AIFF", "subtype": "PCM_24"},
@@ -81,7 +79,7 @@ def test_long_files_are_read_in_blocks(tmp_path, monkeypatch):
     assert torch.allclose(read_audio(path), expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000])
+@pytest.mark.parametrize("rate", [8000, 44100])
 def test_resampling_keeps_the_tone(tmp_path, rate):
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
     path = write(tmp_path / "a.wav", tone, rate)
@@ -124,14 +122,11 @@ def _swap(old, new):
     ("kind", "damage", "words"),
     [
         ("NIST", lambda d: d[:3000], "cut short, with 25%"),
-        ("NIST", lambda d: d[:1024], "cut short, with 0%"),
         ("NIST", lambda d: d[:500], "cannot be read as audio"),
         ("NIST", _swap(b"count -i 4000", b"count -i 4" + b"0" * 11), "cut sho"),
         ("NIST", _swap(b"rate -i 16000", b"rate -i 00000"), "cannot be read"),
-        ("NIST", _swap(b"rate -i 16000", b"rate -i 1    "), "1 samples per"),
         ("NIST", _swap(b"nel_count -i 1", b"nel_count -i 999"), "999 channels"),
         ("WAV", lambda d: d[:4044], "cut short, with 50%"),
-        ("WAV", lambda d: d[:44], "cut short|no samples"),
         ("WAV", lambda d: _field(d, 24, "<I", 0), "cannot be read"),
         ("WAV", lambda d: _field(d, 24, "<I", 2**31 - 1), "samples per second"),
         ("WAV", lambda d: _field(d, 22, "<H", 1000), "1000 channels"),
@@ -143,7 +138,6 @@ def _swap(old, new):
             "cannot be read|cut short",
         ),
         ("WAV", lambda d: b"", "is empty"),
-        ("WAV", lambda d: b"not audio " * 99, "cannot be read"),
     ],
 )
 def test_damaged_files(tmp_path, kind, damage, words):
@@ -165,26 +159,31 @@ def test_files_written_to_a_pipe_have_no_size(tmp_path):
 
 
 def test_shorten_names_its_cure(tmp_path):
-    coding = {"sample_coding": "pcm,embedded-shorten-v2.00"}
-    path = sphere(tmp_path / "a.wav", np.arange(500), coding)
+    path = sphere(tmp_path / "a.wav", np.arange(500))
+    coding = b"sample_coding -s26 pcm,embedded-shorten-v2.00\ndatabase_id"
+    path.write_bytes(path.read_bytes().replace(b"database_id", coding))
     with pytest.raises(InputError, match="sph2pipe or w_decode"):
         read_audio(path)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers(tmp_path, value):
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.nan, "NaN or infinite"),
+        (-np.inf, "NaN or infinite"),
+        (9000.0, "full scale is 1"),
+    ],
+)
+def test_samples_that_are_refused(tmp_path, value, words):
     wave = noise()
     wave[1234] = value
     path = write(tmp_path / "a.wav", wave, subtype="FLOAT")
     assert read_audio(path, 0, 1234).shape == (1234,)
-    with pytest.raises(InputError, match="NaN or infinite"):
+    with pytest.raises(InputError, match=words):
         read_audio(path)
 
 
-def test_samples_and_rates_that_are_refused(tmp_path):
-    path = write(tmp_path / "a.wav", noise() * 32768, subtype="FLOAT")
-    with pytest.raises(InputError, match="full scale is 1"):
-        read_audio(path)
+def test_files_that_are_refused(tmp_path):
     path = write(tmp_path / "a.wav", noise(), 15999)
     with pytest.raises(InputError, match="cannot be resampled"):
         read_audio(path)

@@ -40,16 +40,16 @@ def test_the_margin_hardly_changes_the_released_gradient():
 
 
 @BOTH
-@pytest.mark.parametrize("predictions", [(6, 5), (6, 1, 5)])
-@pytest.mark.parametrize("targets", [(6,), (6, 1)])
-def test_shapes_and_lengths(kind, predictions, targets):
+def test_shapes_and_lengths(kind):
     x, labels = cosines()
     x = x.log_softmax(-1)
-    expected = kind(0.25)(x, labels)
+    loss = kind(0.25)
+    expected = loss(x, labels)
     assert expected.shape == ()
-    for lengths in ([], [torch.linspace(0.1, 1, 6)]):
-        arguments = x.view(predictions), labels.view(targets), *lengths
-        assert torch.equal(kind(0.25)(*arguments), expected)
+    assert torch.equal(loss(x[:, None], labels), expected)
+    assert torch.equal(loss(x, labels[:, None]), expected)
+    lengths = torch.linspace(0.1, 1, 6)
+    assert torch.equal(loss(x[:, None], labels[:, None], lengths), expected)
 
 
 @BOTH
@@ -100,14 +100,13 @@ def test_set_margin_is_in_place_and_counts():
 # Inside SpeechBrain's LogSoftmaxWrapper ---------------------------------------
 
 
-@pytest.mark.parametrize("margin, scale", [(0.2, 30.0), (0.35, 15.0)])
-def test_am_softmax_equals_speechbrains(margin, scale):
+def test_am_softmax_equals_speechbrains():
     """Alone and in the place of AngularMargin."""
     results = []
     for cost in (
-        AMSoftmax(margin, scale),
-        LogSoftmaxWrapper(AMSoftmax(margin, scale)),
-        LogSoftmaxWrapper(AngularMargin(margin, scale)),
+        AMSoftmax(0.35, 15.0),
+        LogSoftmaxWrapper(AMSoftmax(0.35, 15.0)),
+        LogSoftmaxWrapper(AngularMargin(0.35, 15.0)),
     ):
         x, labels = cosines(batch=8, classes=40)
         x = x.float().unsqueeze(1).requires_grad_()
@@ -118,11 +117,10 @@ def test_am_softmax_equals_speechbrains(margin, scale):
         torch.testing.assert_close(ours, results[2], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_logits_of_half_precision_scores_are_float32(dtype):
+def test_the_logits_of_half_precision_scores_are_float32():
     x, labels = cosines()
-    x, labels = x.unsqueeze(1).to(dtype), labels[:, None]
-    with torch.autocast("cpu", dtype):
+    x, labels = x.unsqueeze(1).to(torch.bfloat16), labels[:, None]
+    with torch.autocast("cpu", torch.bfloat16):
         loss = LogSoftmaxWrapper(AMSoftmax(0.2))(x, labels)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, AMSoftmax(0.2)(x.float(), labels))
@@ -145,7 +143,7 @@ def loss_of(cost):
 
 def test_the_margin_of_every_batch():
     cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=4)
-    for step, margin in enumerate([0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4]):
+    for step, margin in enumerate([0, 0.1, 0.2, 0.3, 0.4, 0.4]):
         assert cost.steps == step
         loss = loss_of(cost)
         assert torch.equal(loss, loss_of(AMSoftmax(margin)))
