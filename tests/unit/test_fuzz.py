@@ -65,35 +65,37 @@ def broken(draw, *valid, words=()):
     return bytes(data)
 
 
-def only_input_errors(read, *arguments):
+def only_input_errors(read, path):
     """What it answers, or None for a refusal in one sentence."""
     try:
-        return read(*arguments)
+        return read(path)
     except InputError as error:
         assert str(error).strip() and "Traceback" not in str(error)
         return None
 
 
+def written(write, *arguments, **options):
+    """What a function writes into a file."""
+    file = io.BytesIO()
+    write(file, *arguments, **options)
+    return file.getvalue()
+
+
 def audio_file(**options):
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, (400, 2))
-    file = io.BytesIO()
-    soundfile.write(file, wave, 16000, **options)
-    return file.getvalue()
+    return written(soundfile.write, wave, 16000, **options)
 
 
 def saved_labels(protocol):
     labels = np.array({"train/a.wav": 0, "train/b.wav": np.int64(1)}, object)
-    file = io.BytesIO()
     header = np.lib.format.header_data_from_array_1_0(labels)
-    np.lib.format.write_array_header_1_0(file, header)
-    return file.getvalue() + pickle.dumps(labels, protocol=protocol)
+    header = written(np.lib.format.write_array_header_1_0, header)
+    return header + pickle.dumps(labels, protocol=protocol)
 
 
 def saved_weights(zipped):
-    file = io.BytesIO()
-    weights = {"a": torch.ones(2)}
-    torch.save(weights, file, _use_new_zipfile_serialization=zipped)
-    return file.getvalue()
+    options = {"_use_new_zipfile_serialization": zipped}
+    return written(lambda f: torch.save({"a": torch.ones(2)}, f, **options))
 
 
 RIFF = audio_file(format="WAV", subtype="PCM_16")
@@ -162,14 +164,9 @@ READERS = {
             audio_file(format="NIST", subtype="PCM_16"),
             audio_file(format="FLAC"),
             audio_file(format="WAV", subtype="FLOAT"),
-            words=[
-                b"sample_count -i 99999999999",
-                b"sample_rate -i 0",
-                b"channel_count -i 1000",
-                b"sample_n_bytes -i 0",
-                b"sample_coding -s26 pcm,embedded-shorten-v2.00",
-                b"end_head",
-            ],
+            words=[b"sample_count -i 99999999999", b"sample_rate -i 0"]
+            + [b"channel_count -i 1000", b"sample_n_bytes -i 0", b"end_head"]
+            + [b"sample_coding -s26 pcm,embedded-shorten-v2.00"],
         ),
     ),
     "manifest.csv": (

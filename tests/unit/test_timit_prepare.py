@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -143,7 +144,6 @@ def test_speechbrain_gives_the_released_labels(timit, tmp_path):
     encoder.update_from_didataset(data, "spk_id")
     order = ["fsxa0", "mcpm0", "faem0", "mzmb0"]
     assert [encoder.encode_label(s) for s in order] == [0, 1, 2, 3]
-    assert all(os.path.isfile(row["wav"]) for row in data.data.values())
 
 
 def test_all_speakers(timit, tmp_path):
@@ -179,21 +179,15 @@ def test_validation_sentences_are_the_last(timit, tmp_path):
 def test_up_to_date_until_something_changes(
     timit, tmp_path, monkeypatch, caplog
 ):
-    scans = []
-    scan = timit_prepare.scan_timit
-
-    def counted(*args):
-        scans.append(args)
-        return scan(*args)
-
-    monkeypatch.setattr(timit_prepare, "scan_timit", counted)
+    scan = Mock(wraps=timit_prepare.scan_timit)
+    monkeypatch.setattr(timit_prepare, "scan_timit", scan)
     out = tmp_path / "out"
 
     def scanned(**kwargs):
-        before = len(scans)
+        scan.reset_mock()
         summary = prepare(timit, out, **kwargs)
         assert summary == Provenance.read(out)
-        return len(scans) > before
+        return scan.called
 
     assert scanned()
     with caplog.at_level(logging.INFO, logger="timit_prepare"):
@@ -219,7 +213,6 @@ def test_up_to_date_until_something_changes(
     assert len(rows(out)["train"]) == 11
     (out / "prepare.json").unlink()
     assert scanned()
-    assert not scanned()
     whole, timit = timit, timit.parent  # now paths start with TIMIT/
     assert scanned()
     timit = whole
@@ -244,26 +237,20 @@ def test_skip_prep(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def spoilt_samples(value):
-    wave = np.full(FRAMES, value)
-    return lambda path: soundfile.write(path, wave, 16000, subtype="FLOAT")
+def constant(path, value):
+    soundfile.write(path, np.full(FRAMES, value), 16000, subtype="FLOAT")
 
 
-def shorten(path):
-    data = path.read_bytes()
-    coding = b"sample_coding -s26 pcm,embedded-shorten-v2.00"
-    path.write_bytes(data.replace(b"sample_coding -s3 pcm", coding))
-
-
+# Each kind of damage: test_audio.py
 SPOILT = [
     ("empty", lambda p: p.write_bytes(b"")),
     ("cannot be read", lambda p: p.write_bytes(b"text" * 99)),
     ("cut short", lambda p: p.write_bytes(p.read_bytes()[:5000])),
     ("0.187 s", lambda p: p.with_suffix(".WRD").write_text("9 3008 a")),
     ("no such file", lambda p: p.unlink() or p.symlink_to("absent")),
-    ("sph2pipe", shorten),
-    ("silent", spoilt_samples(0.0)),
-    ("NaN", spoilt_samples(np.nan)),
+    ("silent", lambda p: constant(p, 0.0)),
+    ("NaN", lambda p: constant(p, np.nan)),
+    ("infinite", lambda p: constant(p, -np.inf)),
 ]
 
 
@@ -282,20 +269,10 @@ def test_bad_files_are_left_out(timit, tmp_path, caplog):
     assert rows(tmp_path) == {**good, "train": good["train"][2::3]}
 
 
-def test_short_test_sentences_are_kept(timit, tmp_path):
-    wrd = timit / "TRAIN" / "DR1" / "MCPM0" / "SI70.WRD"
-    wrd.write_text("1000 2600 a\n")
-    summary = prepare(timit, tmp_path)
-    assert summary.left_out == []
-    assert summary.notes == ["TRAIN/DR1/MCPM0/SI70.WAV: 0.100 s of speech"]
-    assert rows(tmp_path)["test"][2][2:] == (1000, 2600, 0.1)
-
-
 # What a .WRD file holds, the limits of the speech, and the note.
 LIMITS = [
     (None, (0, FRAMES), "no .WRD file, taken whole"),
     ("", (0, FRAMES), "malformed"),
-    ("hello\n", (0, FRAMES), "malformed"),
     ("10 5000 a\n20 word b\n", (0, FRAMES), "malformed"),
     ("5000 10 a\n", (0, FRAMES), "malformed"),
     ("-5 5000 a\n", (0, FRAMES), "malformed"),
@@ -303,39 +280,43 @@ LIMITS = [
     ("8000 9000 a\n", (0, FRAMES), "longer recording"),
     ("10 8001 a\n", (10, FRAMES), "clipped"),
     ("\r\n  10\t5000\tété\r\n\r\n", (10, 5000), ""),
-    ("10 5000\n", (10, 5000), ""),
 ]
 
 
 def test_speech_limits(timit, tmp_path):
-    for path, (text, _, _) in zip(
-        sorted(timit.rglob("TRAIN/*/*/SX*.WRD")), LIMITS
-    ):
+    paths = sorted(timit.rglob("TRAIN/*/*/SX*.WRD"))
+    for path, (text, _, _) in zip(paths, LIMITS):
         path.unlink()
         if text is not None:
             path.write_bytes(text.encode("latin-1"))
     summary = prepare(timit, tmp_path)
     assert summary.left_out == []
-    for row, (_, limits, note) in zip(rows(tmp_path)["train"], LIMITS):
-        sentence = row[0].split("-")[2].upper()
+    for path, row, (_, limits, note) in zip(
+        paths, rows(tmp_path)["train"], LIMITS
+    ):
         assert row[2:4] == limits
-        notes = [
-            n for n in summary.notes if f"{row[1].upper()}/{sentence}." in n
-        ]
+        notes = [n for n in summary.notes if f"{path.stem}." in n]
+        notes = [n for n in notes if path.parent.name in n]
         assert len(notes) == bool(note) and note in "".join(notes)
 
 
-def test_other_rates_and_channels(timit, tmp_path):
-    path = timit / "TRAIN" / "DR1" / "FSXA0" / "SX10.WAV"
-    path.with_suffix(".WRD").write_text("1001 6001 a\n")
+def test_what_is_kept_with_a_note(timit, tmp_path):
+    folder = timit / "TRAIN" / "DR1" / "FSXA0"
+    (folder / "SX10.WRD").write_text("1001 6001 a\n")
     wave = np.random.default_rng(0).normal(0, 0.1, (FRAMES // 2, 2))
-    soundfile.write(path, wave, 8000)
+    soundfile.write(folder / "SX10.WAV", wave, 8000)
+    (folder / "SI70.WRD").write_text("1000 2600 a\n")
     summary = prepare(timit, tmp_path)
+    assert summary.left_out == []
     # .WRD files count at 16 kHz, manifests at the file's own rate.
     assert rows(tmp_path)["train"][0][2:] == (500, 3001, 2501 / 8000)
-    first, second = (note.split(": ")[1] for note in summary.notes)
-    assert first == "2 channels, averaged"
-    assert second == "8000 Hz, resampled when read"
+    # Too short to train on, long enough for a test
+    assert rows(tmp_path)["test"][0][2:] == (1000, 2600, 0.1)
+    assert {note.split(": ")[1] for note in summary.notes} == {
+        "0.100 s of speech",
+        "2 channels, averaged",
+        "8000 Hz, resampled when read",
+    }
 
 
 def test_second_copies(timit, tmp_path):
@@ -346,7 +327,7 @@ def test_second_copies(timit, tmp_path):
     put(folder, "FSXA0", "SA1", "WAV", "{}.WAV.wav")
     summary = prepare(timit, tmp_path)
     assert rows(tmp_path) == expected()
-    names = [file.rsplit("/")[-1] for file, _ in summary.left_out]
+    names = [os.path.basename(file) for file, _ in summary.left_out]
     assert names == ["SX10.WAV", "SX9.WAV.wav"]
     assert summary.left_out[1][1].endswith("copy of TRAIN/DR1/FSXA0/SX9.WAV")
     used = read_manifest(tmp_path / "train.csv")
@@ -365,10 +346,10 @@ def test_a_speaker_in_two_places(timit, tmp_path):
 
 
 def test_speakers_without_training_or_test(timit, tmp_path):
-    for sentence in ("SX9", "SX10", "SX100"):
-        (timit / f"TRAIN/DR1/MCPM0/{sentence}.WAV").unlink()
-    for sentence in ("SI70", "SI700"):
-        (timit / f"TRAIN/DR2/FAEM0/{sentence}.WAV").unlink()
+    for file in timit.glob("TRAIN/DR1/MCPM0/SX*.WAV"):
+        file.unlink()
+    for file in timit.glob("TRAIN/DR2/FAEM0/SI*.WAV"):
+        file.unlink()
     summary = prepare(timit, tmp_path)
     assert summary.left_out == [
         (f"TRAIN/DR1/MCPM0/{s}.WAV", "speaker mcpm0 has no training sentence")
@@ -387,14 +368,8 @@ def test_strangers_are_left_out_and_hidden_files_ignored(timit, tmp_path):
     shutil.copy(folder / "SX9.WAV", timit / "SX9.WAV")
     summary = prepare(timit, tmp_path)
     assert rows(tmp_path) == expected()
-    names = [file.rsplit("/")[-1] for file, _ in summary.left_out]
+    names = [os.path.basename(file) for file, _ in summary.left_out]
     assert names == ["SX9.WAV", "SX9.old.wav", "noise.wav"]
-
-
-def librispeech(root):
-    folder = root / "LibriSpeech" / "train-clean-100" / "103" / "1240"
-    folder.mkdir(parents=True)
-    (folder / "103-1240-0000.flac").touch()
 
 
 @pytest.mark.parametrize(
@@ -403,12 +378,10 @@ def librispeech(root):
         (lambda r: shutil.rmtree(r), "cannot be listed"),
         (lambda r: shutil.rmtree(r) or r.touch(), "cannot be listed"),
         (lambda r: None, "is not TIMIT.*looked for.*holds nothing"),
-        (librispeech, "is not TIMIT.*looked for.*holds LibriSpeech"),
-        (lambda r: (r / "TRAIN" / "clean").mkdir(parents=True), "is not TIMIT"),
+        (lambda r: (r / "TRAIN/a").mkdir(parents=True), "not TIMIT.*TRAIN"),
         (lambda r: tree(r, halves=["TEST"]), "TEST but no TRAIN"),
         (lambda r: put(r / "DR1/FSXA0", "FSXA0", "SX1"), "holds TRAIN"),
         (lambda r: (r / "TRAIN/DR1").mkdir(parents=True), "no speaker"),
-        (lambda r: put(r / "TRAIN/DR1/A", "A", "SX1"), "no speaker"),
         (lambda r: put(r / "TRAIN/DR1/A", "A", "SI1"), "no speaker.*no train"),
     ],
 )
@@ -423,7 +396,6 @@ def test_what_is_not_timit(tmp_path, make, words):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("folder", ["", None])
-def test_no_folder_given(tmp_path, folder):
+def test_no_folder_given(tmp_path):
     with pytest.raises(InputError, match="data_folder"):
-        timit_prepare.prepare_timit(folder, tmp_path / "a", tmp_path / "b")
+        prepare("", tmp_path)
