@@ -61,7 +61,11 @@ class Recipe:
             "data_folder": self.corpus,
             "output_folder": output,
             **SMALL,
-            **(TDNN if Path(hparams).name.startswith("sinc_tdnn") else SINCNET),
+            **(
+                TDNN
+                if Path(hparams).name in ("sinc_tdnn.yaml", "demo.yaml")
+                else SINCNET
+            ),
             **options,
         }
         return [str(RECIPE / "hparams" / hparams)] + [

@@ -117,7 +117,7 @@ class TestHyperPyYAMLAlone:
                 ReleasedAMSoftmax,
             ),
             ("sinc_tdnn.yaml", SincTDNN, CosineClassifier, AMSoftmax),
-            ("demo.yaml", SincNet, CosineClassifier, AMSoftmax),
+            ("demo.yaml", SincTDNN, CosineClassifier, AMSoftmax),
         ],
     )
     def test_others(self, name, network, classifier, loss):
