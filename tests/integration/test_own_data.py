@@ -24,13 +24,12 @@ def recordings(corpus, tmp_path_factory):
             file = root / person / f"day {i // 4}" / f"{i}.wav"
             file.parent.mkdir(parents=True, exist_ok=True)
             if i == 1:
-                soundfile.write(file.with_suffix(".flac"), wave, rate)
+                file = file.with_suffix(".flac")
             elif i == 2:
-                soundfile.write(file, np.stack([wave, wave], 1), rate)
+                wave = np.stack([wave, wave], 1)
             elif i == 3:
-                soundfile.write(file, wave[::2], rate // 2)
-            else:
-                soundfile.write(file, wave, rate)
+                wave, rate = wave[::2], rate // 2
+            soundfile.write(file, wave, rate)
     (root / "Ann" / "broken.wav").write_text("This is no audio.")
     return root
 
@@ -58,13 +57,15 @@ def test_the_summary(recordings, tmp_path, capsys):
     folder = prepare(recordings, tmp_path / "manifests", *options)
     out = capsys.readouterr().out
     assert f"{recordings}: folder with a folder for each speaker\n" in out
-    assert "  train: 4 speakers, 16 utterances, 0.0" in out
-    assert "  test: 4 speakers, 12 utterances, 0.0" in out
-    assert "  valid: 4 speakers, 4 utterances, 0.0" in out
-    assert "left out Ann/broken.wav: it cannot be read as audio" in out
-    assert "noted utterances" not in out
-    assert "utterances at 8000 Hz, resampled when read: 4" in out
-    assert "utterances with 2 channels, averaged: 4" in out
+    for words in (
+        "  train: 4 speakers, 16 utterances, 0.0",
+        "  test: 4 speakers, 12 utterances, 0.0",
+        "  valid: 4 speakers, 4 utterances, 0.0",
+        "left out Ann/broken.wav: it cannot be read as audio",
+        "utterances at 8000 Hz, resampled when read: 4",
+        "utterances with 2 channels, averaged: 4",
+    ):
+        assert words in out
     program, script, hparams, *options = shlex.split(out.splitlines()[-1])
     assert (program, script) == ("python", "train.py")
     assert options == [f"--manifest={folder}", f"--data_folder={recordings}"]
@@ -90,8 +91,6 @@ def test_the_command_trains(recipe, prepared, trained, recordings):
     log = (trained / "log.txt").read_text()
     assert "train: 4 speakers, 24 utterances" in log
     assert "left out Ann/broken.wav" in log
-    config = json.loads((trained / "pretrained" / "config.json").read_text())
-    assert config["speakers"] == ["Ann", "Bob", "Cem", "Dora"]
 
 
 def test_a_file_is_identified(trained, recordings, capsys):

@@ -40,12 +40,8 @@ def train(tmp_path):
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(recipe_process.RECIPE)
-        sys.argv = recipe_process.arguments(
-            "sinc_tdnn.yaml",
-            data_folder=corpus,
-            output_folder=output,
-            **OPTIONS,
-        )
+        options = {"data_folder": corpus, "output_folder": output, **OPTIONS}
+        sys.argv = recipe_process.arguments("sinc_tdnn.yaml", **options)
         script.main()
 
     def forked(output, seconds=float("inf")):
@@ -79,12 +75,10 @@ def train(tmp_path):
 
 def newest_step(output):
     """Steps in the newest whole checkpoint; whether one was being written."""
-    save = output / "save"
     steps = [0]
-    for folder in save.glob("CKPT*"):
-        state = yaml.safe_load((folder / "brain.ckpt").read_text())
-        steps.append(state["optimizer_step"])
-    return max(steps), bool(list(save.glob(".CKPT*.*")))
+    for file in output.glob("save/CKPT*/brain.ckpt"):
+        steps.append(yaml.safe_load(file.read_text())["optimizer_step"])
+    return max(steps), any(output.glob("save/.CKPT*.*"))
 
 
 def result(output):
