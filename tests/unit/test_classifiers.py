@@ -31,7 +31,6 @@ def test_an_embedding_of_zeros_has_no_direction():
 
 
 def test_cosines_are_exact_under_autocast():
-    torch.manual_seed(0)
     classify = CosineClassifier(64, 10)
     x = torch.randn(8, 1, 64).to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):

@@ -47,7 +47,7 @@ def test_frame_by_frame():
     y = features(x)[0].detach()
     filters = features.filters().detach().numpy()
     assert y.shape == (19, 6)  # 18.75
-    wave = np.concatenate([np.zeros(300), x[0].numpy(), np.zeros(600)])
+    wave = np.pad(x[0].numpy(), (300, 600))
     for frame in range(19):
         powers = np.zeros(6)
         first = 160 * frame + 80 - 160  # half a window before its middle
@@ -129,15 +129,13 @@ def test_silence_has_no_gradient_but_no_nan_either():
     assert all(p.grad.isfinite().all() for p in features.parameters())
 
 
-@pytest.mark.parametrize("factor", [1.0, 0.25])
-def test_param_change_factor(factor):
-    features = SincFeatures(**SMALL, param_change_factor=factor)
+def test_param_change_factor():
+    features = SincFeatures(**SMALL, param_change_factor=0.25)
     before = [hz.clone() for hz in features.sinc.cutoffs_hz()]
     with torch.no_grad():
         features.sinc.low += 0.01  # 160 Hz
-    low, high = features.sinc.cutoffs_hz()
-    torch.testing.assert_close(low, before[0] + 160 * factor)
-    torch.testing.assert_close(high, before[1] + 160 * factor)
+    for hz, start in zip(features.sinc.cutoffs_hz(), before):
+        torch.testing.assert_close(hz, start + 160 * 0.25)
 
 
 def test_autocast_does_not_reach_it():

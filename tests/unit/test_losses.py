@@ -29,16 +29,6 @@ def test_gradcheck(kind):
     assert torch.autograd.gradcheck(lambda x: kind(0.5)(x, labels), (x,))
 
 
-def test_the_margin_hardly_changes_the_released_gradient():
-    x, labels = cosines(batch=128, classes=20)
-    p = x.log_softmax(-1).requires_grad_()
-    losses = [ReleasedAMSoftmax(m)(p, labels) for m in (0.05, 0.95)]
-    rise = (losses[1] - losses[0]).item()
-    assert rise == pytest.approx(30 * 0.9, rel=0.05)
-    a, b = (torch.autograd.grad(loss, p)[0] for loss in losses)
-    assert (a - b).norm() < 0.2 * a.norm()
-
-
 @BOTH
 def test_shapes_and_lengths(kind):
     x, labels = cosines()
@@ -154,10 +144,8 @@ def test_validation_does_not_count():
     cost = MarginWarmup(AMSoftmax(0.4), warmup_steps=4)
     for _ in range(3):
         loss_of(cost)
-    with torch.no_grad():
-        for _ in range(5):  # with the margin that training has come to
-            loss = loss_of(cost)
-            assert torch.equal(loss, loss_of(AMSoftmax(0.3)))
+    with torch.no_grad():  # with the margin that training has come to
+        assert torch.equal(loss_of(cost), loss_of(AMSoftmax(0.3)))
     assert cost.steps == 3
     cost.eval()  # where a recipe does switch it
     loss_of(cost)
@@ -168,17 +156,13 @@ def test_a_run_goes_on_with_its_margin(tmp_path):
     def make():
         return MarginWarmup(AMSoftmax(0.4), warmup_steps=8)
 
-    straight, first = make(), make()
+    first, second = make(), make()
     for _ in range(3):
-        loss_of(straight)
         loss_of(first)
     Checkpointer(tmp_path, {"compute_cost": first}).save_checkpoint()
-
-    second = make()
     Checkpointer(tmp_path, {"compute_cost": second}).recover_if_possible()
     for _ in range(3):
-        losses = [loss_of(cost) for cost in (straight, second)]
-        assert torch.equal(*losses)
+        assert torch.equal(loss_of(first), loss_of(second))
     # The file can be read without unpickling objects.
     (file,) = tmp_path.glob("CKPT*/compute_cost.ckpt")
     torch.load(file, weights_only=True)

@@ -10,14 +10,14 @@ WAYS = [{}, {"threads": 1}, {"threads": 4, "depth": 2}, {"group": 16}]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-@pytest.mark.parametrize("count", [0, 1, 15, 100])
-def test_everything_once_and_in_order(way, count):
-    found = list(prefetch(lambda item: 2 * item, range(count), **way))
-    assert found == list(range(0, 2 * count, 2))
+def test_everything_once_and_in_order(way):
+    for count in (0, 1, 15, 100):
+        found = list(prefetch(lambda item: 2 * item, range(count), **way))
+        assert found == list(range(0, 2 * count, 2))
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-@pytest.mark.parametrize("bad", [0, 3, 50])
+@pytest.mark.parametrize("bad", [0, 50])
 def test_an_error_ends_it(way, bad):
     def work(item):
         if item == bad:

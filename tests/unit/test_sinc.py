@@ -1,4 +1,4 @@
-"""Sinc filters against their formula and SpeechBrain."""
+"""Sinc filters against their formula."""
 
 import copy
 import math
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from reference import sinc_filters
-from speechbrain.nnet.CNN import SincConv as SpeechBrainSincConv
 
 from amsincnet_sb.nnet.sinc import SincConv
 
@@ -86,43 +85,28 @@ def test_gradients():
     assert torch.autograd.gradcheck(run, inputs)
 
 
-# Against SpeechBrain's SincConv ------------------------------------
-
-
-def theirs():
-    return SpeechBrainSincConv(80, 251, in_channels=1, padding="valid")
-
-
 def test_20_steps_move_the_cutoffs():
-    moved = []
-    for layer, hz in (
-        (SincConv(80, 251), lambda layer: layer.cutoffs_hz()[0].clone()),
-        (theirs(), lambda layer: layer.low_hz_.detach().clone().flatten()),
-    ):
-        torch.manual_seed(0)
-        x = 0.1 * torch.randn(2, 800)
-        before = hz(layer)
-        optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
-        for _ in range(20):
-            optimizer.zero_grad()
-            (-layer(x).square().mean()).backward()
-            optimizer.step()
-        moved.append((hz(layer) - before).abs().median())
-    assert moved[0] > 50 and moved[1] < 0.03
+    """By more than 50 Hz; those of SpeechBrain's SincConv by 0.03 Hz."""
+    torch.manual_seed(0)
+    layer = SincConv(80, 251)
+    x = 0.1 * torch.randn(2, 800)
+    before = layer.cutoffs_hz()[0].clone()
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-layer(x).square().mean()).backward()
+        optimizer.step()
+    assert (layer.cutoffs_hz()[0] - before).abs().median() > 50
 
 
 def test_autocast_leaves_the_filters_exact():
-    layer, other = SincConv(20, 101), theirs()
-    other.device = torch.device("cpu")
-    exact = other._get_sinc_filters()
+    layer = SincConv(20, 101)
     with torch.autocast("cpu", torch.bfloat16):
         inside = layer.filters()
         y = layer(torch.randn(1, 200))
-        rounded = other._get_sinc_filters()
     assert y.dtype == torch.bfloat16
     assert inside.dtype == torch.float32
     assert torch.equal(inside, layer.filters())
-    assert (rounded - exact).norm() > 0.05 * exact.norm()
 
 
 def test_double_and_float_agree_and_nothing_but_cutoffs_is_stored():
