@@ -225,7 +225,8 @@ def test_a_debug_run_leaves_results_alone(recipe, tmp_path):
     assert [(output / name).read_bytes() for name in kept] == before
 
 
-@pytest.mark.parametrize("name", [*sorted(OTHERS), *MARGINS])
+# Those with a margin in their name differ in that line alone.
+@pytest.mark.parametrize("name", [*sorted(OTHERS), "am_sincnet_m095.yaml"])
 def test_a_debug_epoch(name, recipe, tmp_path):
     output = recipe(
         name,

@@ -230,19 +230,3 @@ def test_layout():
     assert audio.labels.dtype == torch.int64
     assert audio.ids == ["a", "b", "c"] and len(audio) == 3
     assert audio.to("cpu") is audio
-
-
-def test_a_data_set_keeps_its_order():
-    class Items:
-        def __len__(self):
-            return 50
-
-        def __getitem__(self, i):
-            wave, label = steps(*range(i, 2 * i + 1)), torch.tensor(i % 7)
-            return {"sig": wave, "spk_id_encoded": label, "id": f"s{i}"}
-
-    audio = ResidentAudio.from_dataset(Items())
-    assert audio.ids == [f"s{i}" for i in range(50)]
-    assert audio.labels.tolist() == [i % 7 for i in range(50)]
-    expected = [x for i in range(50) for x in range(i, 2 * i + 1)]
-    assert audio.samples.tolist() == expected

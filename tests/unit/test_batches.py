@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
+from amsincnet_sb.nnet.windows import count_windows
 
 WINDOW = 10
 LENGTHS = [30, 10, 14, 100, 7, 1]
@@ -146,11 +147,21 @@ SIZE, HOP = 20, 6
 SPOKEN = [*range(1, 60), 20, 26, 200, 3]
 
 
-def naive_starts(length, released):
-    if length < SIZE:
+def naive_starts(length, released, size=SIZE, hop=HOP):
+    if length < size:
         return [0]
-    last = length - SIZE - (1 if released else 0)
-    return list(range(0, last + 1, HOP))
+    last = length - size - (1 if released else 0)
+    return list(range(0, last + 1, hop))
+
+
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("size, hop", [(20, 6), (20, 1), (5, 9), (1, 1)])
+def test_number_of_windows(size, hop, released):
+    lengths = range(1, 150)
+    counts = count_windows(torch.tensor(lengths), size, hop, released)
+    assert counts.tolist() == [
+        len(naive_starts(n, released, size, hop)) for n in lengths
+    ]
 
 
 @pytest.fixture(scope="module")

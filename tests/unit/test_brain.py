@@ -11,7 +11,6 @@ from amsincnet_sb.dataio.batches import RandomChunks
 from amsincnet_sb.training.brain import CapturedBrain
 from amsincnet_sb.training.captured_step import CapturedStep
 from amsincnet_sb.training.checkpoints import AtomicCheckpointer
-from amsincnet_sb.training.totals import Totals
 from amsincnet_sb.utils.errors import InputError
 
 
@@ -74,16 +73,6 @@ def test_totals_are_those_of_the_epoch(tmp_path, chunks):
     totals = brain.totals.read()
     assert totals["steps"] == 5
     assert totals["loss"] == pytest.approx(float(sum(losses[5:])), rel=1e-6)
-
-
-def test_totals_survive_a_checkpoint_within_an_epoch(tmp_path):
-    totals = Totals(["loss"], "cpu")
-    totals.add(loss=2.5)
-    totals._save(tmp_path / "totals.ckpt")
-    for end_of_epoch, expected in ((False, 2.5), (True, 0.0)):
-        again = Totals(["loss"], "cpu")
-        again._load(tmp_path / "totals.ckpt", end_of_epoch)
-        assert again.read() == {"loss": expected}
 
 
 def test_step_seed_depends_on_seed_and_step_alone(tmp_path):
