@@ -72,21 +72,18 @@ def load(options):
         for split in ("train", "test")
         for utterance in read_manifest(f"{options.manifests}/{split}.csv")
     ]
-    speakers = sorted({utterance.spk_id for _, utterance in rows})
+    speakers = sorted({u.spk_id for _, u in rows})
     strangers = speakers[4::5]
     known = [name for name in speakers if name not in strangers]
     sets = {name: ([], [], []) for name in ("train", "test", "strangers")}
-    for split, utterance in rows:
-        path = Path(options.data_folder, utterance.wav)
-        wave = read_audio(
-            str(path), utterance.start, utterance.stop, SAMPLE_RATE
-        )
-        unknown = utterance.spk_id in strangers
+    for split, u in rows:
+        path = Path(options.data_folder, u.wav)
+        unknown = u.spk_id in strangers
         labels = strangers if unknown else known
         waves, targets, ids = sets["strangers" if unknown else split]
-        waves.append(torch.as_tensor(wave))
-        targets.append(labels.index(utterance.spk_id))
-        ids.append(utterance.id)
+        waves.append(read_audio(path, u.start, u.stop))
+        targets.append(labels.index(u.spk_id))
+        ids.append(u.id)
     return sets, len(known)
 
 
@@ -152,16 +149,14 @@ def evaluate(system, sets, device):
     """Identification error and EER, in per cent."""
     system.eval()
     one = torch.ones(1, device=device)
-    embeddings = {}
-    for name in ("test", "strangers"):
-        found = [
-            system.embed(x[None].to(device), one)[0] for x in sets[name][0]
-        ]
-        embeddings[name] = torch.stack(found)
-    scores = system.classifier(embeddings["test"]).squeeze(1).cpu()
+    known, strangers = (
+        torch.stack([system.embed(x[None].to(device), one)[0] for x in waves])
+        for waves in (sets["test"][0], sets["strangers"][0])
+    )
+    scores = system.classifier(known).squeeze(1).cpu()
     wrong = scores.argmax(-1) != torch.tensor(sets["test"][1])
     labels = torch.tensor(sets["strangers"][1])
-    unit = torch.nn.functional.normalize(embeddings["strangers"].squeeze(1))
+    unit = torch.nn.functional.normalize(strangers.squeeze(1))
     one, other = torch.triu_indices(len(labels), len(labels), 1)
     cosines = (unit @ unit.T).cpu()[one, other]
     error = eer(cosines, labels[one] == labels[other])[0]

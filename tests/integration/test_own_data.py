@@ -101,15 +101,6 @@ def test_a_file_is_identified(trained, recordings, capsys):
     assert names == {"Ann", "Bob", "Cem", "Dora"}
 
 
-def test_held_out_utterances_are_watched(recipe, recordings, tmp_path):
-    folder = tmp_path / "manifests"
-    prepare(recordings, folder, "--validation-sentences", 1)
-    options = {"data_folder": recordings, "manifest": folder}
-    output = recipe("am_sincnet.yaml", tmp_path / "results", **options)
-    splits = [record["split"] for record in recipe.metrics(output)]
-    assert splits == ["valid", "valid", "test"]
-
-
 def test_repeated_from_its_results(recipe, trained, tmp_path):
     again = recipe(
         trained / "hyperparams.yaml",

@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,34 +40,30 @@ def epochs(args):
 
     def timed(self, train_set, epoch, enable):
         """An epoch; the run ends when the time is up."""
-        start = time.perf_counter()
+        begun.append(time.perf_counter())
         fit_train(self, train_set, epoch, enable)
         if args.device == "cuda":
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-        begun.append(start)
-        measured.append((1e3 * seconds / args.steps, *memory()))
-        if time.perf_counter() - begun[0] > 60 * args.minutes:
+        end = time.perf_counter()
+        measured.append((1e3 * (end - begun[-1]) / args.steps, *memory()))
+        if end - begun[0] > 60 * args.minutes:
             raise KeyboardInterrupt
 
     train.SpeakerBrain._fit_train = timed
-    small = {**recipe_process.SMALL, "batch_size": 16}
-    with tempfile.TemporaryDirectory() as folder:
+    options = {
+        "number_of_epochs": 1_000_000,
+        "batches_per_epoch": args.steps,
+        "valid_interval": 5,
+        "device": args.device,
+    }
+    if args.device == "cpu":
+        options |= {**recipe_process.SMALL, "batch_size": 16}
+    with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
+        options["data_folder"] = recipe_process.corpus(folder, speakers=4)
+        options["output_folder"] = Path(folder) / "results"
         os.chdir(recipe_process.RECIPE)
-        sys.argv = recipe_process.arguments(
-            args.hparams,
-            data_folder=recipe_process.corpus(folder, speakers=4),
-            output_folder=Path(folder) / "results",
-            number_of_epochs=1_000_000,
-            batches_per_epoch=args.steps,
-            valid_interval=5,
-            device=args.device,
-            **(small if args.device == "cpu" else {}),
-        )
-        try:
-            train.main()
-        except KeyboardInterrupt:
-            pass
+        sys.argv = recipe_process.arguments(args.hparams, **options)
+        train.main()
     # The first ones compile, and caches fill.
     return measured[max(2, len(measured) // 20) :]
 

@@ -6,6 +6,7 @@ import os
 import re
 import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_folders_of_speakers(tree, out):
 
 def test_a_data_folder_around_it(tree, out, tmp_path):
     prepare_own_corpus(tree, out, data_folder=tmp_path)
-    assert {u.wav.split("/")[0] for u in splits(out)["train"]} == {"corpus"}
+    assert all(u.wav.startswith("corpus/") for u in splits(out)["train"])
     assert "outside" in refused(tree, out, data_folder=tree / "ann")
 
 
@@ -275,18 +276,18 @@ def test_a_split_column_wins(tree, out):
         for split, found in splits(out).items()
     }
     assert found == {"test": {"1"}, "train": {"2", "3"}, "valid": {"4"}}
-    sentence = refused(source, out, validation_sentences=1)
-    assert "validation_sentences" in sentence
+    words = refused(source, out, validation_sentences=1)
+    assert "validation_sentences" in words
 
 
 def test_parts_of_a_recording(tmp_path, out):
     rows = []
     for speaker in SPEAKERS:
         put(tmp_path / f"{speaker}.wav", noise(speaker, 9000))
+        row = {"wav": f"{speaker}.wav", "spk": speaker}
         for start, stop in ((0, 3000), (3000, 6000), (6000, "")):
-            part = {"start": start, "stop": stop}
-            rows.append({"wav": f"{speaker}.wav", "spk": speaker, **part})
-    rows.append({**rows[0], "start": 8999, "stop": 20000})
+            rows.append({**row, "start": start, "stop": stop})
+    rows.append({**row, "start": 8999, "stop": 20000})
     summary = prepare_own_corpus(write_csv(tmp_path / "parts.csv", rows), out)
     used = [u for rows in splits(out).values() for u in rows]
     limits = sorted((u.start, u.stop) for u in used if u.spk_id == "bob")
@@ -433,10 +434,7 @@ def test_found_by_the_recipe(tree, out):
 def test_unfinished(tree, out, monkeypatch):
     """Interrupted between two files, it is no preparation."""
     prepare_own_corpus(tree, out)
-
-    def full(path, utterances):
-        raise InputError(f"{path}: it cannot be written.")
-
+    full = Mock(side_effect=InputError("The disk is full."))
     with monkeypatch.context() as patch:
         patch.setattr("amsincnet_sb.dataio.manifest.write_manifest", full)
         refused(tree, out, seed=1)

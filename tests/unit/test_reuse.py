@@ -173,10 +173,8 @@ def test_features_in_onnx(tmp_path):
     (argument,) = session.get_inputs()
     for wavs in (x, noise(3, 5600, seed=5)):
         (y,) = session.run(None, {argument.name: wavs.numpy()})
-        expected = module(wavs).detach()
-        torch.testing.assert_close(
-            torch.tensor(y), expected, atol=1e-3, rtol=1e-4
-        )
+        y, expected = torch.tensor(y), module(wavs).detach()
+        torch.testing.assert_close(y, expected, atol=1e-3, rtol=1e-4)
 
 
 @every_network
