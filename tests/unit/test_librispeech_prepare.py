@@ -1,7 +1,7 @@
 """LibriSpeech's preparation on a small generated tree of its shape."""
 
-import importlib.util
 import os
+import runpy
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,12 +13,9 @@ from amsincnet_sb.dataio.corpus import find_manifests
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.utils.errors import InputError
 
-_SCRIPT = Path(__file__).parents[2] / "recipes/LibriSpeech"
-_SCRIPT /= "librispeech_prepare.py"
-_spec = importlib.util.spec_from_file_location("librispeech_prepare", _SCRIPT)
-librispeech_prepare = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(librispeech_prepare)
-prepare = librispeech_prepare.prepare_librispeech
+RECIPE = Path(__file__).parents[2] / "recipes/LibriSpeech"
+SCRIPT = runpy.run_path(str(RECIPE / "librispeech_prepare.py"))
+prepare = SCRIPT["prepare_librispeech"]
 
 RATE = 1000  # Hz; a sixteenth of the samples to write
 SPEAKERS = {

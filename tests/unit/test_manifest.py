@@ -43,13 +43,10 @@ def test_round_trip_with_speechbrain(tmp_path):
     write_manifest(path, ROWS)
     assert read_manifest(path) == ROWS
     data = DynamicItemDataset.from_csv(path, {"data_root": "/corpus"}).data
-    assert list(data) == [u.id for u in ROWS]
-    for u in ROWS:
-        row = data[u.id]
-        assert row["wav"] == f"/corpus/{u.wav}"
-        assert row["duration"] == u.duration
+    for u, (id_, row) in zip(ROWS, data.items(), strict=True):
+        assert (id_, row["wav"]) == (u.id, f"/corpus/{u.wav}")
+        assert (row["duration"], row["spk_id"]) == (u.duration, u.spk_id)
         assert (int(row["start"]), int(row["stop"])) == (u.start, u.stop)
-        assert row["spk_id"] == u.spk_id
     assert os.listdir(path.parent) == ["train.csv"]
 
 

@@ -135,12 +135,10 @@ def test_labels_of_anything_else(npy, other, words, protocol):
     assert words in reason or protocol == 0
 
 
-@pytest.mark.parametrize(
-    "array", [np.arange(3), np.array([TIMIT], object), np.array(1)], ids=repr
-)
-def test_arrays_are_no_labels(npy, array):
-    np.save(npy, array, allow_pickle=True)
-    assert "does not start like one" in refusal(read_labels, npy)
+def test_arrays_are_no_labels(npy):
+    for array in (np.arange(3), np.array([TIMIT], object), np.array(1)):
+        np.save(npy, array, allow_pickle=True)
+        assert "does not start like one" in refusal(read_labels, npy)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -197,8 +195,7 @@ def test_labels_truncated_missing_or_too_large(npy):
     for size in range(len(whole)):
         npy.write_bytes(whole[:size])
         refusal(read_labels, npy)
-    with open(npy, "wb") as file:
-        file.truncate(129 * 2**20)  # a hole: takes no room
+    os.truncate(npy, 129 * 2**20)  # a hole: takes no room
     assert "larger than" in refusal(read_labels, npy)
 
 
@@ -233,12 +230,12 @@ def test_scp(tmp_path):
     assert read_scp(path) == ["train/a/1.wav", "train/b c/2.wav"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\n# nothing\n", b"\xff\xfe\n"])
-def test_scp_that_is_none(tmp_path, content):
-    path = tmp_path / "train.scp"
-    path.write_bytes(content)
-    for bad in (path, tmp_path, tmp_path / "missing.scp"):
-        refusal(read_scp, bad)
+def test_scp_that_is_none(tmp_path):
+    for content in (b"", b"\n# nothing\n", b"\xff\xfe\n"):
+        (tmp_path / "train.scp").write_bytes(content)
+        refusal(read_scp, tmp_path / "train.scp")
+    refusal(read_scp, tmp_path)
+    refusal(read_scp, tmp_path / "missing.scp")
 
 
 @pytest.fixture
