@@ -34,14 +34,10 @@ def test_every_evaluation_is_a_record(finished, recipe):
             *errors,
             *("epoch", "step", "split", "train_loss", "loss"),
         }
-
-
-def test_the_log_has_the_errors_in_per_cent(finished, recipe):
-    final = recipe.metrics(finished)[-1]
     for name in ("train_log.txt", "log.txt"):
         text = (finished / name).read_text()
-        assert f"test frame_error: {final['frame_error']:.3f}" in text
-        assert f"test sentence_error: {final['sentence_error']:.3f}" in text
+        for error in ("frame_error", "sentence_error"):
+            assert f"test {error}: {records[-1][error]:.3f}" in text
     assert "train: 4 speakers, 20 utterances" in text
     picture = (finished / "curves.png").read_bytes()
     assert picture.startswith(b"\x89PNG\r\n")
@@ -103,14 +99,9 @@ def _contents(folder):
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-@pytest.mark.parametrize("moved", [False, True])
-def test_speechbrain_loads_the_model(
-    finished, corpus, tmp_path, monkeypatch, moved
-):
-    pretrained = finished / "pretrained"
-    if moved:
-        pretrained = tmp_path / "elsewhere" / "model"
-        shutil.copytree(finished / "pretrained", pretrained)
+def test_speechbrain_loads_the_model(finished, corpus, tmp_path, monkeypatch):
+    pretrained = tmp_path / "elsewhere" / "model"
+    shutil.copytree(finished / "pretrained", pretrained)
     who = SpeakerIdentifier.from_results(pretrained)
     wave = read_audio(next(corpus.glob("TRAIN/DR1/*/SI*.WAV")))
     with torch.inference_mode():
@@ -138,7 +129,9 @@ def test_speechbrain_loads_the_model(
     assert who.speakers == list(dict.fromkeys(u.spk_id for u in train))
 
 
-def test_the_model_tells_what_trained_speakers_score(finished, tested):
+def test_the_model_tells_what_trained_speakers_score(
+    finished, tested, tmp_path
+):
     """Enrolled ones are made to score the same, without a calibration."""
     net, classifier, config = read_pretrained(finished)
     scores = []
@@ -151,8 +144,7 @@ def test_the_model_tells_what_trained_speakers_score(finished, tested):
     mean = torch.cat(scores).mean().item()
     assert config["own_cosine"] == pytest.approx(mean, abs=1e-4)
     who = SpeakerIdentifier.from_results(finished)
-    assert who.own_cosine == config["own_cosine"]
     # A copy, as enrolment makes it, keeps it.
-    copy = finished.parent / "own_cosine_copy"
-    who.save(copy)
-    assert SpeakerIdentifier.from_results(copy).own_cosine == who.own_cosine
+    who.save(tmp_path / "copy")
+    copy = SpeakerIdentifier.from_results(tmp_path / "copy")
+    assert copy.own_cosine == who.own_cosine == config["own_cosine"]

@@ -72,31 +72,20 @@ def at(step):
     return lambda brain, *_, **__: brain.optimizer_step == step
 
 
-def test_between_epochs(recipe, finished, tmp_path):
-    output = tmp_path / "results"
-
-    def second(brain, stage, epoch=None):
-        return epoch == 2
-
-    with (
-        hooked(recipe, "on_stage_start", second, stop),
-        pytest.raises(Stopped),
-    ):
-        recipe(HPARAMS, output)
-    assert len(recipe.metrics(output)) == 1
-    recipe(HPARAMS, output)
-    assert_same(recipe, output, finished)
-
-
 def in_validation(step):
     return lambda brain, stage, *_, **__: (
         "VALID" in str(stage) and brain.optimizer_step == step
     )
 
 
+def second_epoch(brain, stage, epoch=None):
+    return epoch == 2
+
+
 @pytest.mark.parametrize(
     "method, when, after",
     [
+        ("on_stage_start", second_epoch, False),  # between two epochs
         ("on_fit_batch_start", at(2), False),
         ("on_fit_batch_start", at(4), False),
         ("on_fit_batch_start", at(7), False),
@@ -105,7 +94,7 @@ def in_validation(step):
         ("report", at(4), True),  # after the record, before the checkpoint
     ],
 )
-def test_within_an_epoch(recipe, uninterrupted, tmp_path, method, when, after):
+def test_interrupted(recipe, uninterrupted, tmp_path, method, when, after):
     output = tmp_path / "results"
     with hooked(recipe, method, when, stop, after), pytest.raises(Stopped):
         recipe(HPARAMS, output, **EVERY_STEP)

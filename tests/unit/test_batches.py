@@ -91,14 +91,12 @@ def test_pure_function_of_seed_and_step(audio):
             assert not same(expected[a], expected[b])
     for step in (0, 5, 10**9):
         assert same(one.draw(torch.tensor(step)), one.draw(step))
-
-
-@pytest.mark.parametrize("other", [0, 2, 1234])
-def test_seeds_differ(audio, other):
-    drawn = [chunks(audio, seed=1).draw(step)[2] for step in range(50)]
-    others = [chunks(audio, seed=other).draw(step)[2] for step in range(50)]
-    equal = (torch.cat(drawn) == torch.cat(others)).double().mean()
-    assert 0.05 < equal < 0.30  # one in six
+    for seed in (0, 2, 1234):
+        others = torch.cat(
+            [chunks(audio, seed=seed).draw(i)[2] for i in range(50)]
+        )
+        drawn = torch.cat([one.draw(i)[2] for i in range(50)])
+        assert 0.05 < (drawn == others).double().mean() < 0.30  # one in six
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

@@ -18,11 +18,9 @@ class Toy(CapturedBrain):
     """Tells which of two utterances a chunk is from."""
 
     def compute_forward(self, batch, stage):
-        """Linear scores."""
         return self.modules["model"](batch.sig.data)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Cross-entropy."""
         labels = batch.spk_id_encoded.data.squeeze(1)
         return torch.nn.functional.cross_entropy(predictions, labels)
 
@@ -119,7 +117,6 @@ class Normalized(Toy):
     wrong = {}
 
     def compute_objectives(self, predictions, batch, stage):
-        """Cross-entropy, spoilt."""
         loss = super().compute_objectives(predictions, batch, stage)
         # Of either form of the step.
         what = self.wrong.get(self.optimizer_step)

@@ -51,7 +51,6 @@ class Task:
         self.optimizer = OPTIMIZERS[name](self.net.parameters())
 
     def batch(self, step):
-        """Inputs and labels of a step."""
         x = torch.sin(self.grid * (step + 1))
         return x, (self.grid[:, 0].long() + step) % 3
 
@@ -61,18 +60,16 @@ class Task:
         return loss
 
     def captured(self, loss_fn=None, **options):
-        """A captured step that trains it."""
         state = [*self.net.buffers(), self.total]
         loss_fn = loss_fn or self
         return CapturedStep(loss_fn, self.optimizer, state=state, **options)
 
     def train(self, step, numbers):
-        """Some steps of a captured step."""
         for number in numbers:
             step(number, *self.batch(number))
 
     def by_hand(self, numbers, max_grad_norm=math.inf):
-        """The same, with a loop."""
+        """The same with a loop."""
         for number in numbers:
             self.optimizer.zero_grad()
             self(*self.batch(number)).backward()
@@ -80,12 +77,10 @@ class Task:
             self.optimizer.step()
 
     def saved(self):
-        """A copy of its state."""
         states = self.net.state_dict(), self.optimizer.state_dict()
         return copy.deepcopy(states)
 
     def load(self, saved):
-        """Go back to it."""
         saved = copy.deepcopy(saved)
         self.net.load_state_dict(saved[0])
         self.optimizer.load_state_dict(saved[1])
