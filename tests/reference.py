@@ -171,3 +171,82 @@ def as_if_trained(net, seed=0):
                 module.running_mean.normal_(std=0.3)
                 module.running_var.uniform_(0.5, 2.0)
     return net
+
+
+# Kernels against formulas ----------------------------------------------------
+
+
+def conv_problem(shape, dtype=torch.float64, device="cpu"):
+    """Random arguments of a conv and the list of its leaves."""
+    batch, time, c_in, c_out, taps, stride = shape
+    torch.manual_seed(0)
+    x = torch.randn(batch, time, c_in, dtype=torch.float64)
+    weight = torch.randn(c_out, c_in, taps, dtype=torch.float64)
+    weight *= (c_in * taps) ** -0.5
+    leaves = [t.to(device, dtype).requires_grad_() for t in (x, weight)]
+    return (*leaves, stride), leaves
+
+
+def problem(shape, batch, dtype=torch.float64, device="cpu"):
+    """The same of a cnn; shape: samples, channels, taps, pools."""
+    samples, channels, taps, pools = shape
+    leaves = []
+
+    def leaf(*size, scale=1.0, offset=0.0):
+        value = torch.randn(*size, dtype=torch.float64) * scale + offset
+        leaves.append(value.to(device, dtype).requires_grad_())
+        return leaves[-1]
+
+    def affine(*size):
+        return leaf(*size, scale=0.1, offset=1.0), leaf(*size, scale=0.1)
+
+    torch.manual_seed(0)
+    x = leaf(batch, samples)
+    input_norm = affine(samples)
+    filters = leaf(channels[0], taps[0], scale=taps[0] ** -0.5)
+    convs = [
+        (leaf(out, c, k, scale=(c * k) ** -0.5), leaf(out, scale=0.1))
+        for c, out, k in zip(channels, channels[1:], taps[1:])
+    ]
+    norms, time = [], samples
+    for c, k, pool in zip(channels, taps, pools):
+        time = (time - k + 1) // pool
+        norms.append(affine(c, time))
+    return (x, input_norm, filters, convs, norms, pools, 1e-6, 0.2), leaves
+
+
+def relative(a, b, scale=1e-12):
+    """Distance from ``b`` relative to its norm, or to a larger scale."""
+    return ((a.double() - b).norm() / b.norm().clamp_min(scale)).item()
+
+
+def errors(function, plain, given, exact=None):
+    """Relative errors of the value and of every gradient."""
+    arguments, leaves = given
+    exact, exact_leaves = exact or given
+    y, want = function(*arguments), plain(*exact)
+    weight = torch.randn(
+        want.shape, dtype=torch.float64, generator=torch.manual_seed(1)
+    ).to(want.device)
+    got = torch.autograd.grad(y, leaves, weight.to(y.dtype))
+    right = torch.autograd.grad(want, exact_leaves, weight)
+    # A bias before a normalisation has no gradient: the exact one is noise,
+    # small against the others.
+    scale = max(b.norm().item() for b in right)
+    return [
+        relative(y, want),
+        *(
+            relative(a, b, scale if b.norm() < 1e-9 else 1e-12)
+            for a, b in zip(got, right)
+        ),
+    ]
+
+
+def under_bfloat16(function, enabled=True):
+    """A function under autocast on the device of its first argument."""
+
+    def run(x, *more):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=enabled):
+            return function(x, *more)
+
+    return run

@@ -15,6 +15,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from reference import conv_problem, errors, problem, relative, under_bfloat16
 
 from amsincnet_sb import kernels
 from amsincnet_sb.kernels import cuda
@@ -53,81 +54,12 @@ CONVS = [
 ]
 
 
-def conv_problem(shape, dtype=torch.float64, device="cpu"):
-    """Random arguments of a conv and the list of its leaves."""
-    batch, time, c_in, c_out, taps, stride = shape
-    torch.manual_seed(0)
-    x = torch.randn(batch, time, c_in, dtype=torch.float64)
-    weight = torch.randn(c_out, c_in, taps, dtype=torch.float64)
-    weight *= (c_in * taps) ** -0.5
-    leaves = [t.to(device, dtype).requires_grad_() for t in (x, weight)]
-    return (*leaves, stride), leaves
-
-
-def sinc_problem(shape, batch, dtype, device):
-    """The same of a sinc map with a logarithm."""
-    arguments, _ = problem(shape, batch, dtype, device)
+def sinc_problem(batch, dtype):
+    """Arguments and leaves of a sinc map with a logarithm, on the GPU."""
+    arguments, _ = problem(DEFAULT, batch, dtype, "cuda")
     x, norm, filters, _, norms, pools, *rest = arguments
     leaves = [x, *norm, filters, *norms[0]]
     return (x, norm, filters, norms[0], pools[0], *rest, 0.01), leaves
-
-
-def problem(shape, batch, dtype=torch.float64, device="cpu"):
-    """The same of a cnn."""
-    samples, channels, taps, pools = shape
-    leaves = []
-
-    def leaf(*size, scale=1.0, offset=0.0):
-        value = torch.randn(*size, dtype=torch.float64) * scale + offset
-        leaves.append(value.to(device, dtype).requires_grad_())
-        return leaves[-1]
-
-    def affine(*size):
-        return leaf(*size, scale=0.1, offset=1.0), leaf(*size, scale=0.1)
-
-    torch.manual_seed(0)
-    x = leaf(batch, samples)
-    input_norm = affine(samples)
-    filters = leaf(channels[0], taps[0], scale=taps[0] ** -0.5)
-    convs = [
-        (leaf(out, c, k, scale=(c * k) ** -0.5), leaf(out, scale=0.1))
-        for c, out, k in zip(channels, channels[1:], taps[1:])
-    ]
-    norms, time = [], samples
-    for c, k, pool in zip(channels, taps, pools):
-        time = (time - k + 1) // pool
-        norms.append(affine(c, time))
-    return (x, input_norm, filters, convs, norms, pools, 1e-6, 0.2), leaves
-
-
-def relative(a, b):
-    """Distance from ``b`` relative to its norm."""
-    return ((a.double() - b).norm() / (b.norm() + 1e-12)).item()
-
-
-def errors(function, plain, given, exact=None):
-    """Relative errors of the value and of every gradient."""
-    arguments, leaves = given
-    exact, exact_leaves = exact or given
-    y, want = function(*arguments), plain(*exact)
-    weight = torch.randn(
-        want.shape, dtype=torch.float64, generator=torch.manual_seed(1)
-    ).to(want.device)
-    got = torch.autograd.grad(y, leaves, weight.to(y.dtype))
-    right = torch.autograd.grad(want, exact_leaves, weight)
-    # A bias before a normalisation has no gradient: the exact one is noise.
-    right = [b if b.norm() > 1e-9 else torch.zeros_like(b) for b in right]
-    return [relative(a, b) for a, b in zip([y, *got], [want, *right])]
-
-
-def under_bfloat16(function, enabled=True):
-    """A function under autocast on a GPU."""
-
-    def run(*arguments):
-        with torch.autocast("cuda", torch.bfloat16, enabled=enabled):
-            return function(*arguments)
-
-    return run
 
 
 def check_finiteness(device, dtype=torch.float32):
@@ -392,8 +324,8 @@ def test_conv_on_gpu(shape, tf32):
 @pytest.mark.parametrize("bf16", [False, True])
 def test_logarithmic_sinc_map_on_gpu(bf16, tf32):
     """Like the plain form; in bfloat16 maxima and small magnitudes move."""
-    exact = sinc_problem(DEFAULT, 8, torch.float64, "cuda")
-    given = sinc_problem(DEFAULT, 8, torch.float32, "cuda")
+    exact = sinc_problem(8, torch.float64)
+    given = sinc_problem(8, torch.float32)
     run = under_bfloat16(cuda.sinc_map, bf16)
     value, *grads = errors(run, reference.sinc_map, given, exact)
     assert value < (3e-2 if bf16 else 1e-5)

@@ -5,7 +5,6 @@ architectures and sample rates that are not among that, against its formulas
 in float64 (``tests/reference.py``), which share no code with the package.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
 from amsincnet_sb.nnet.sinc import SincConv
+from amsincnet_sb.original import _their_names, load_original
 from amsincnet_sb.training.metrics import SentenceErrors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -73,54 +73,24 @@ def test_loss(margin):
         assert _relative(ours, losses[f"grad_{key}"]) < 1e-4
 
 
-def _named(network, classifier):
+def _named(models):
     """(released name, our tensor) of all parameters and statistics."""
-    yield "CNN/ln0.gamma", network.input_norm.weight
-    yield "CNN/ln0.beta", network.input_norm.bias
-    yield "CNN/conv.0.filt_b1", network.sinc.low
-    yield "CNN/conv.0.filt_band", network.sinc.band
-    for i, conv in enumerate(network.convs, start=1):
-        yield f"CNN/conv.{i}.weight", conv.weight
-        yield f"CNN/conv.{i}.bias", conv.bias
-    for i, norm in enumerate(network.cnn_norms):
-        yield f"CNN/ln.{i}.gamma", norm.weight
-        yield f"CNN/ln.{i}.beta", norm.bias
-    yield "DNN1/ln0.gamma", network.flat_norm.weight
-    yield "DNN1/ln0.beta", network.flat_norm.bias
-    for i, (linear, norm) in enumerate(zip(network.linears, network.fc_norms)):
-        yield f"DNN1/wx.{i}.weight", linear.weight
-        yield f"DNN1/wx.{i}.bias", linear.bias
-        yield f"DNN1/bn.{i}.weight", norm.weight
-        yield f"DNN1/bn.{i}.bias", norm.bias
-        yield f"DNN1/bn.{i}.running_mean", norm.running_mean
-        yield f"DNN1/bn.{i}.running_var", norm.running_var
-    yield "DNN2/wx.0.weight", classifier.linear.weight
-    yield "DNN2/wx.0.bias", classifier.linear.bias
+    tables = _their_names(models[0].arguments)
+    for model, table in zip(models, tables):
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if name in table:
+                yield table[name].replace("_model_par", ""), tensor
 
 
 def _parameters(models):
-    return [(k, v) for k, v in _named(*models) if v.requires_grad]
+    return [(k, v) for k, v in _named(models) if v.requires_grad]
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "fast"])
-def models(small, request):
-    """The small network with its weights, named without the loader."""
-    config = json.loads(str(small["config"]))
-    network = SincNet(
-        sample_rate=config["sample_rate"],
-        window=config["window"],
-        hop=40,
-        cnn_channels=config["cnn_channels"],
-        cnn_kernel_sizes=config["cnn_kernels"],
-        cnn_pools=config["cnn_pools"],
-        fc_neurons=config["fc"],
-        fast=request.param,
-    )
-    classifier = SoftmaxClassifier(config["fc"][-1], config["classes"])
-    parts = torch.load(FIXTURES / "model_raw_small.pkl", weights_only=True)
-    for name, tensor in _named(network, classifier):
-        part, name = name.split("/")
-        tensor.data.copy_(parts[f"{part}_model_par"][name])
+def models(request):
+    """The small network with its weights."""
+    network, classifier = load_original(FIXTURES / "model_raw_small.pkl")
+    network.hop, network.fast = 40, request.param
     return network, classifier
 
 
@@ -209,11 +179,7 @@ def test_one_rmsprop_step(small, models):
         ours = parameter.detach().double().numpy()
         assert np.abs(ours - theirs)[clear].max() < 1e-5, name
         assert (parameter - start).abs().max() > 4e-3, name
-
-
-def test_batchnorm_statistics_after_a_step(small, models):
-    _backward(small, models, "am_m005")
-    statistics = [(k, v) for k, v in _named(*models) if "running" in k]
+    statistics = [(k, v) for k, v in _named(models) if "running" in k]
     assert len(statistics) == 6
     for name, tensor in statistics:
         theirs = small[f"after_one_rmsprop_step_am_m005:{name}"]
@@ -283,25 +249,15 @@ def test_sentence_errors_and_decisions(sentences, models):
 
 @pytest.mark.parametrize("label", [0, 3])
 def test_the_empty_row_counts_for_speaker_0(sentences, models, label):
-    # 840 samples: one window, and one row that nobody fills.
-    wave = [s["wave"] for s in sentences if len(s["wave"]) == 840]
-    sentence = {"wave": wave[0], "label": label}
-    _, errors = _evaluate(models, [sentence], 4)
-    # The window itself is decided for 3.
-    assert errors.summarize() == {
-        "frame_error": 50.0,
-        "sentence_error": 100.0 * (label != 3),
-    }
-
-
-@pytest.mark.parametrize("label", [0, 3])
-def test_a_sentence_of_one_window_has_only_the_empty_row(
-    sentences, models, label
-):
     waves = {len(s["wave"]): s["wave"] for s in sentences}
+    # One window, decided for 3, and one row that nobody fills.
+    _, errors = _evaluate(models, [{"wave": waves[840], "label": label}], 4)
+    wrong = 100.0 * (label != 3)
+    summary = errors.summarize()
+    assert summary == {"frame_error": 50.0, "sentence_error": wrong}
+    # The empty row alone, beside a sentence without an error.
     one = {"wave": waves[839][:800], "label": label}
-    other = {"wave": waves[839], "label": 3}  # no error
-    rows, errors = _evaluate(models, [one, other], 4)
+    rows, errors = _evaluate(models, [one, {"wave": waves[839], "label": 3}], 4)
     assert [len(r) for r in rows] == [0, 1]
     half = 50.0 * (label != 0)
     assert errors.summarize() == {"frame_error": half, "sentence_error": half}
