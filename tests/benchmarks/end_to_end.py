@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import recipe_process  # noqa: E402
 import torch  # noqa: E402
-from train_step import make_step, timed  # noqa: E402
+from train_step import SPEAKERS, command_line, make_step, timed  # noqa: E402
 
 NETWORKS = {
     "am_sincnet.yaml": "sincnet",
@@ -35,14 +35,10 @@ NETWORKS = {
 def port_milliseconds(args, device):
     """Time per step of the straightforward port."""
     settings = argparse.Namespace(
-        device=device,
-        network=NETWORKS[args.hparams],
-        batch=128,
-        speakers=args.speakers,
-        optimizer="adamw",
+        device=device, network=NETWORKS[args.hparams], optimizer="adamw"
     )
     step = make_step(settings, False, "tf32", False, False)
-    return statistics.median(timed(step, device, 5, args.port_steps))
+    return statistics.median(timed(step, device, turns=5, steps=2))
 
 
 class GpuMemory(threading.Thread):
@@ -56,14 +52,12 @@ class GpuMemory(threading.Thread):
 
     @staticmethod
     def used():
-        """Now, by all processes."""
         if not torch.cuda.is_available():
             return 0.0
         free, total = torch.cuda.mem_get_info()
         return (total - free) / 2**30
 
     def run(self):
-        """Look every now and then."""
         while not self.done.wait(0.5):
             self.most = max(self.most, self.used() - self.before)
 
@@ -94,14 +88,9 @@ def run(args, corpus, output):
 
 def main():
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batches", type=int, default=800, help="per epoch")
-    parser.add_argument("--speakers", type=int, default=462)
-    parser.add_argument("--port-steps", type=int, default=2)
     parser.add_argument(
         "--hparams", default="am_sincnet.yaml", choices=NETWORKS
     )
@@ -112,7 +101,7 @@ def main():
     memory = GpuMemory()
     memory.start()
     with tempfile.TemporaryDirectory() as folder:
-        corpus = recipe_process.corpus(folder, args.speakers)
+        corpus = recipe_process.corpus(folder, SPEAKERS)
         seconds, found = run(args, corpus, Path(folder) / "results")
     memory.done.set()
     ram = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20

@@ -13,12 +13,11 @@ it: the 1386 test utterances of TIMIT (noise of 1.75 to 3.75 s each), their
 windows, decisions and errors. Claim: at most 1.5 s on one GPU.
 """
 
-import argparse
 import statistics
 import time
 
 import torch
-from train_step import NETWORKS, in_turns, machine, print_table
+from train_step import NETWORKS, command_line, in_turns, machine, print_table
 
 from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.dataio.batches import SlidingWindows
@@ -28,13 +27,14 @@ from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.training.device import has_bfloat16
 from amsincnet_sb.training.metrics import SentenceErrors
 
+WINDOWS = 1024
 FOLDED = {"sincnet": Folded, "sinc_tdnn": FoldedTDNN}
 
 
 def on_cpu(args):
     """Some windows, in turns."""
     net = NETWORKS[args.network](fast=False).eval()
-    wav = 0.1 * torch.randn(net.window + (args.windows - 1) * net.hop)
+    wav = 0.1 * torch.randn(net.window + (WINDOWS - 1) * net.hop)
     windows = wav.unfold(0, net.window, net.hop)
 
     def straightforward():
@@ -45,10 +45,7 @@ def on_cpu(args):
 
     kind = FOLDED[args.network]
     folded = kind(net), kind(net, torch.bfloat16)
-    print(
-        f"evaluation of {args.network}, {args.windows} windows; "
-        f"{machine('cpu')}"
-    )
+    print(f"evaluation of {args.network}, {WINDOWS} windows; {machine('cpu')}")
     rows = {
         "straightforward, float32": straightforward,
         "folded, float32": lambda: folded[0].embed_windows(windows),
@@ -57,7 +54,7 @@ def on_cpu(args):
     }
     if not has_bfloat16("cpu"):
         del rows["folded, bfloat16"]
-    print_table(in_turns(rows, args.turns), args.windows)
+    print_table(in_turns(rows, 7), WINDOWS)
 
 
 def noise(sentences):
@@ -83,8 +80,8 @@ def on_gpu(args):
     fp16 = torch.float16
     for name, fast, dtype, size, sentences, turns in (
         ("straightforward, float32", False, None, 128, 139, 3),
-        ("fast, TF32 matmuls", True, torch.float32, 4096, 1386, args.turns),
-        ("fast, float16 matmuls", True, fp16, 4096, 1386, args.turns),
+        ("fast, TF32 matmuls", True, torch.float32, 4096, 1386, 7),
+        ("fast, float16 matmuls", True, fp16, 4096, 1386, 7),
     ):
         audio = noise(sentences)
         net = NETWORKS[args.network](fast=fast).to("cuda").eval()
@@ -114,17 +111,11 @@ def on_gpu(args):
 
 def main():
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--network", default="sincnet", choices=NETWORKS)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--windows", type=int, default=1024)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(2)
     torch.manual_seed(0)
     on_gpu(args) if args.device == "cuda" else on_cpu(args)
 

@@ -23,7 +23,6 @@ import train  # noqa: E402
 
 
 def synchronize():
-    """Wait for the device, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -37,7 +36,6 @@ class Timed(train.SpeakerBrain):
     begun = started = 0.0
 
     def on_fit_start(self):
-        """Gets called before the first step."""
         super().on_fit_start()
         Timed.started = time.perf_counter() - self.begun
 
@@ -60,14 +58,10 @@ class Timed(train.SpeakerBrain):
 
 def main():
     """Train, and print what it took."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hparams", default="am_sincnet.yaml")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--steps", type=int, default=800, help="per epoch")
-    parser.add_argument("--speakers", type=int, default=32)
     parser.add_argument("more", nargs="*", help="--key=value, after --")
     args = parser.parse_args()
     Timed.args = args
@@ -75,7 +69,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         sys.argv = recipe_process.arguments(
             args.hparams,
-            data_folder=recipe_process.corpus(folder, args.speakers),
+            data_folder=recipe_process.corpus(folder, speakers=32),
             output_folder=Path(folder) / "results",
             number_of_epochs=args.epochs,
             batches_per_epoch=args.steps,

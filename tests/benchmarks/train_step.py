@@ -34,6 +34,7 @@ from amsincnet_sb.nnet.losses import AMSoftmax  # noqa: E402
 from amsincnet_sb.training.captured_step import CapturedStep  # noqa: E402
 from amsincnet_sb.training.device import has_bfloat16  # noqa: E402
 
+BATCH, SPEAKERS = 128, 462
 NETWORKS = {"sincnet": SincNet, "sinc_tdnn": SincTDNN}
 OPTIMIZERS = {
     "rmsprop": partial(torch.optim.RMSprop, lr=1e-3, alpha=0.95, eps=1e-8),
@@ -44,13 +45,12 @@ OPTIMIZERS = {
 class Resident:
     """Random chunks of generated audio that lies on the device."""
 
-    def __init__(self, device, batch, speakers, window):
+    def __init__(self, device, window):
         self.audio = torch.randint(
             -9000, 9000, (16_000_000,), dtype=torch.int16, device=device
         )
-        self.nth = torch.arange(batch, device=device)
+        self.nth = torch.arange(BATCH, device=device)
         self.at = torch.arange(window, device=device)
-        self.speakers = speakers
 
     def draw(self, step):
         """Chunks ``[batch, window]`` and their labels ``[batch]``."""
@@ -59,7 +59,7 @@ class Resident:
         key = (key ^ (key >> 31)) & 0x7FFFFFFF
         start = key % (len(self.audio) - len(self.at))
         chunks = self.audio[start[:, None] + self.at]
-        return chunks.float() / 32768, key % self.speakers
+        return chunks.float() / 32768, key % SPEAKERS
 
 
 def make_step(args, fast, precision, captured, compiled):
@@ -72,9 +72,9 @@ def make_step(args, fast, precision, captured, compiled):
         )
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
     net = NETWORKS[args.network](fast=fast).to(device)
-    head = CosineClassifier(net.embedding_size, args.speakers).to(device)
+    head = CosineClassifier(net.embedding_size, SPEAKERS).to(device)
     loss = AMSoftmax(0.2).to(device)
-    source = Resident(device, args.batch, args.speakers, net.window)
+    source = Resident(device, net.window)
     parameters = [*net.parameters(), *head.parameters()]
     optimizer = OPTIMIZERS[args.optimizer](parameters)
     bf16 = precision == "bf16"
@@ -127,7 +127,6 @@ def in_turns(functions, turns):
 
 
 def table_head():
-    """Of the rows of :func:`print_row`."""
     print("| version | ms, median | 10-90 % | per second | ratio |")
     print("|---|---|---|---|---|", flush=True)
 
@@ -152,6 +151,14 @@ def print_table(times, examples):
     base = next(iter(times.values()))
     for name, row in times.items():
         print_row(name, row, base, examples)
+
+
+def command_line(description):
+    """A parser whose help is the header of a benchmark as it stands."""
+    return argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def machine(device):
@@ -188,25 +195,17 @@ def variants(device, chosen):
 
 def main():
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--network", default="sincnet", choices=NETWORKS)
     kinds = ["fp32", "tf32", "bf16"]
     parser.add_argument("--precision", nargs="+", default=kinds, choices=kinds)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--speakers", type=int, default=462)
     parser.add_argument("--optimizer", default="rmsprop", choices=OPTIMIZERS)
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=100, help="GPU: per turn")
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(2)
     print(
-        f"training step of {args.network}, batch {args.batch}, {args.speakers} "
-        f"speakers, {args.optimizer}; {machine(args.device)}"
+        f"training step of {args.network}, batch {BATCH}, {SPEAKERS} speakers, "
+        f"{args.optimizer}; {machine(args.device)}"
     )
     chosen = args.precision
     if args.device == "cpu" and not has_bfloat16("cpu"):
@@ -214,15 +213,15 @@ def main():
     rows = variants(args.device, chosen)
     if args.device == "cpu":
         steps = {name: make_step(args, *row) for name, row in rows.items()}
-        print_table(in_turns(steps, args.turns), args.batch)
+        print_table(in_turns(steps, 9), BATCH)
         return
     table_head()
     base = None
     for name, row in rows.items():
         step = make_step(args, *row)
-        times = timed(step, args.device, args.turns, args.steps)
+        times = timed(step, args.device, turns=9, steps=100)
         base = base or times
-        print_row(name, times, base, args.batch)
+        print_row(name, times, base, BATCH)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,6 @@ def test_formats(parts, save, zipped, container):
     parts = container((k, container(v)) for k, v in parts.items())
     path = save(parts, _use_new_zipfile_serialization=zipped)
     assert zipfile.is_zipfile(path) == zipped
-    _assert_equals_theirs(load_original(path))
     _assert_equals_theirs(load_original(str(path)))
     for part in parts.values():  # old checkpoints do not count batches
         for name in [k for k in part if "num_batches" in k]:
@@ -275,7 +274,8 @@ def test_a_plain_pickle_bomb(tmp_path, canary):
 
 
 @pytest.mark.parametrize("other", [1.5, "text", None, [torch.zeros(1)], {}])
-def test_other_things_than_tensors(parts, save, other):
+def test_other_things_than_tensors_and_other_parts(parts, save, other):
+    _refusal(save({**parts, "optimizer": {}}), "nothing else")
     parts[CNN]["ln0.gamma"] = other
     _refusal(save(parts), CNN)
     _refusal(save(other))
@@ -339,12 +339,6 @@ def test_every_used_weight_is_needed_and_has_one_shape(save):
         for wrong in (tensor[:-1], tensor[None], tensor.sum()):
             parts[part][name] = wrong
             _refusal(save(parts), part)
-
-
-def test_missing_and_added_parts(parts, save):
-    _refusal(save({**parts, "optimizer": {}}), "nothing else")
-    del parts[DNN]
-    _refusal(save(parts), "nothing else")
 
 
 @pytest.mark.parametrize(
