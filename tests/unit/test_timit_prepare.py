@@ -44,12 +44,13 @@ def put(folder, speaker, sentence, kind="NIST", name="{}.WAV"):
     return path
 
 
-def tree(
-    root, case=str.upper, kind="NIST", halves=("TRAIN", "TEST"), name="{}.WAV"
-):
+HALVES = {"TRAIN": TRAIN, "TEST": TEST}
+
+
+def tree(root, case=str.upper, kind="NIST", halves=HALVES, name="{}.WAV"):
     """LDC's layout."""
     for half in halves:
-        for dialect, speaker in TRAIN if half == "TRAIN" else TEST:
+        for dialect, speaker in HALVES[half]:
             folder = root.joinpath(*map(case, (half, dialect, speaker)))
             for sentence in SENTENCES:
                 put(folder, speaker, case(sentence), kind, name)
