@@ -5,8 +5,6 @@ import socket
 import subprocess
 import sys
 
-__all__ = ["free_port", "start", "start_two"]
-
 
 def free_port():
     """A port that nobody listens on."""

@@ -14,19 +14,6 @@ from demo_corpus import generate_demo_corpus  # noqa: E402
 
 from amsincnet_sb.training.metrics_log import MetricsLog  # noqa: E402
 
-__all__ = [
-    "RECIPE",
-    "SMALL",
-    "TDNN",
-    "TINY",
-    "arguments",
-    "corpus",
-    "environment",
-    "metrics",
-    "records",
-    "state",
-]
-
 # Options with which a step takes milliseconds on a CPU: of any network, and
 # of sinc_tdnn.yaml.
 TINY = {

@@ -128,14 +128,6 @@ class TestHyperPyYAMLAlone:
         made = hparams["compute_cost"]
         assert loss in (made, type(made), getattr(made, "func", None))
 
-    def test_overrides_reach_everything(self):
-        """As train.py passes on the command line."""
-        hparams = load("am_sincnet_m005.yaml", margin=0.4, lr=0.01)
-        assert hparams["compute_cost"].margin.item() == pytest.approx(0.4)
-        assert hparams["margin_schedule"](10**9) == 0.4
-        assert hparams["lr_schedule"].peak == 0.01
-        assert "/m0.4/" in hparams["output_folder"]
-
 
 @pytest.mark.parametrize("name", MARGINS)
 def test_a_margin_file_is_three_lines(name):

@@ -218,15 +218,3 @@ def test_all_16_bit_values_survive():
 def test_one_value_that_does_not_fit_keeps_all_in_float32(value):
     waves = [steps(1, 2, 3), torch.tensor([0.25, value]), steps(-32768)]
     assert_kept(waves, torch.float32)
-
-
-def test_layout():
-    waves = [steps(1, 2), steps(3), steps(4, 5, 6)]
-    audio = ResidentAudio(waves, [7, 8, 9], ("a", "b", "c"))
-    assert audio.samples.tolist() == [1, 2, 3, 4, 5, 6]
-    assert audio.starts.tolist() == [0, 2, 3]
-    assert audio.lengths.tolist() == [2, 1, 3]
-    assert audio.labels.tolist() == [7, 8, 9]
-    assert audio.labels.dtype == torch.int64
-    assert audio.ids == ["a", "b", "c"] and len(audio) == 3
-    assert audio.to("cpu") is audio
