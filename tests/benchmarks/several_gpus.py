@@ -34,6 +34,7 @@ from recipe_process import (  # noqa: E402
 
 from amsincnet_sb.training.signals import STOPPED  # noqa: E402
 
+BATCH = 128
 NOT_RANDOM = dict.fromkeys(
     ("dropout", "equalizer_std_db", "mixture_probability", "band_mask"), 0
 )
@@ -75,19 +76,15 @@ def finish(process, statuses=(0,)):
 
 
 def run(args, gpus, output, **options):
-    """The recipe from start to end."""
     return finish(start(args, gpus, output, **options))
 
 
 def speed(args, folder):
-    """The table."""
-    print("| GPUs | sync_batchnorm | ms per step | examples/s | ratio |")
-    print("|---|---|---|---|---|", flush=True)
+    print("| GPUs | ms per step | examples/s | ratio |")
+    print("|---|---|---|---|", flush=True)
     base = None
-    rows = [(gpus, False) for gpus in args.gpus]
-    rows += [(args.gpus[-1], True)] * (args.sync and args.gpus[-1] > 1)
-    for gpus, synchronized in rows:
-        output = folder / f"speed-{gpus}-{synchronized}"
+    for gpus in args.gpus:
+        output = folder / f"speed-{gpus}"
         run(
             args,
             gpus,
@@ -95,17 +92,15 @@ def speed(args, folder):
             number_of_epochs=4,
             batches_per_epoch=args.steps // 2,
             valid_interval=2,
-            batch_size=args.batch,
-            sync_batchnorm=synchronized,
+            batch_size=BATCH,
         )
         first, last = records(output)[:2]
         seconds = last["seconds"] - first["seconds"]
         milliseconds = 1e3 * seconds / (last["step"] - first["step"])
-        rate = gpus * args.batch / milliseconds * 1e3
+        rate = gpus * BATCH / milliseconds * 1e3
         base = base or rate
         print(
-            f"| {gpus} | {synchronized} | {milliseconds:.3f} | {rate:.0f} "
-            f"| {rate / base:.2f} | train loss {last['train_loss']:.4f}",
+            f"| {gpus} | {milliseconds:.3f} | {rate:.0f} | {rate / base:.2f} |",
             flush=True,
         )
 
@@ -131,7 +126,7 @@ def check(args, folder):
                 number_of_epochs=1,
                 batches_per_epoch=20,
                 valid_interval=1,
-                batch_size=args.batch // gpus,
+                batch_size=BATCH // gpus,
                 sync_batchnorm=True,
                 precision=precision,
             )
@@ -150,7 +145,7 @@ def resume(args, folder):
             "number_of_epochs": 3,
             "batches_per_epoch": args.steps,
             "valid_interval": 1,
-            "batch_size": args.batch,
+            "batch_size": BATCH,
         }
         run(args, gpus, outputs[0], **options)
         process = start(args, gpus, outputs[1], **options)
@@ -167,24 +162,24 @@ def resume(args, folder):
         print(f"{gpus} GPUs:", *stops[:1])
         run(args, gpus, outputs[1], **options)
         one, other = map(state, outputs)
-        differing = [key for key in one if one[key] != other.get(key)]
-        same = one.keys() == other.keys() and not differing
-        same_metrics = metrics(outputs[0]) == metrics(outputs[1])
+        differing = [
+            key
+            for key in one.keys() | other.keys()
+            if one.get(key) != other.get(key)
+        ]
+        if differing or not stops or metrics(outputs[0]) != metrics(outputs[1]):
+            raise SystemExit(f"not the same: {differing[:5]}")
         print(
-            f"{gpus} GPUs: {len(one)} tensors and other values "
-            f"{'are the same, bit for bit' if same else 'DIFFER'}; metrics "
-            f"{'the same' if same_metrics else 'DIFFER'}",
+            f"{gpus} GPUs: {len(one)} tensors and other values, and the "
+            "metrics, are the same, bit for bit",
             flush=True,
         )
-        if not (same and same_metrics and stops):
-            raise SystemExit(f"not the same: {differing[:5]}")
 
 
 def main():
     """Print what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument(
         "--steps",
         type=int,
@@ -192,7 +187,6 @@ def main():
         "checkpoint are 2 %%, or 1000 with --resume",
     )
     parser.add_argument("--hparams", default="am_sincnet_m005.yaml")
-    parser.add_argument("--sync", action="store_true")
     parser.add_argument(
         "--option",
         action="append",
@@ -207,8 +201,8 @@ def main():
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     print(
-        f"{device}, torch {torch.__version__}, batch "
-        f"{args.batch} a GPU, {args.hparams}"
+        f"{device}, torch {torch.__version__}, batch {BATCH} per GPU, "
+        f"{args.hparams}"
     )
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

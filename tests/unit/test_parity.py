@@ -20,6 +20,7 @@ from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
 from amsincnet_sb.nnet.sinc import SincConv
 from amsincnet_sb.original import _their_names, load_original
+from amsincnet_sb.plots import published_curves
 from amsincnet_sb.training.metrics import SentenceErrors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -261,6 +262,28 @@ def test_the_empty_row_counts_for_speaker_0(sentences, models, label):
     assert [len(r) for r in rows] == [0, 1]
     half = 50.0 * (label != 0)
     assert errors.summarize() == {"frame_error": half, "sentence_error": half}
+
+
+def test_published_curves():
+    curves = published_curves()
+    assert list(curves) == [None, *MARGINS]
+    for curve in curves.values():
+        assert len({len(column) for column in curve}) == 1
+        assert (np.diff(curve.epoch) == 8).all() and curve.epoch[0] == 0
+    # The figures that the paper and its logs are known by.
+    late = [
+        (curves[m].frame_error[i], curves[m].sentence_error[i])
+        for m in MARGINS
+        for i in np.flatnonzero(
+            (curves[m].epoch >= 296) & (curves[m].epoch <= 352)
+        )
+    ]
+    frame, sentence = np.mean(late, axis=0)
+    assert frame == pytest.approx(28.0, abs=0.05)
+    assert sentence == pytest.approx(0.43, abs=0.005)
+    for margin in MARGINS:
+        last = curves[margin].train_loss[-1]
+        assert 3.50 < last - 30 * margin < 3.51
 
 
 # Formulas of the released code, in float64, for other shapes -----------------

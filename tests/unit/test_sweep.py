@@ -143,9 +143,7 @@ def test_files_that_cannot_be_used(recipe, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_train_py_is_the_recipes(recipe, tmp_path):
-    sweep = Sweep(recipe / "am.yaml", tmp_path / "s", [0.1])
-    assert sweep.script == recipe.parent / "train.py"
+def test_without_a_train_py_it_is_the_recipes(recipe, tmp_path):
     (recipe.parent / "train.py").unlink()
     sweep = Sweep(recipe / "am.yaml", tmp_path / "s", [0.1])
     assert sweep.script.parts[-3:] == ("TIMIT", "speaker_id", "train.py")
