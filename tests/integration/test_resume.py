@@ -158,11 +158,6 @@ def test_signal(recipe, uninterrupted, tmp_path, name, method, when):
     assert_same(recipe, output, uninterrupted)
 
 
-def test_audio_in_its_files_changes_nothing(recipe, finished, tmp_path):
-    output = recipe(HPARAMS, tmp_path / "results", max_resident_gb=0)
-    assert_same(recipe, output, finished)
-
-
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, os.getcwd())
