@@ -15,6 +15,7 @@ import pytest
 import recipe_process
 import yaml
 
+pytestmark = pytest.mark.slow
 KILLS = 60
 OPTIONS = {
     **recipe_process.SMALL,

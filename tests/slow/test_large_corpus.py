@@ -18,6 +18,7 @@ import soundfile
 
 from amsincnet_sb.dataio.manifest import Provenance, Utterance, write_manifest
 
+pytestmark = pytest.mark.slow
 UTTERANCES = int(os.environ.get("LARGE_CORPUS", 1_200_000))
 FILES, SECONDS, RATE, SPEAKERS = 1000, 8, 16000, 7205
 

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
 FUZZ = Path(__file__).parents[1] / "unit" / "test_fuzz.py"
 
 
