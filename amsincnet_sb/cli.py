@@ -87,6 +87,7 @@ def _command(*arguments):
     """Make a command of a function."""
 
     def add(function):
+        """Enter the command under its name."""
         name = function.__name__.strip("_").replace("_", "-")
         COMMANDS[name] = function, arguments
         return function

@@ -84,6 +84,7 @@ def plot_curves(metrics_file, path, published=False):
     ]
 
     def fill(_, *axes):
+        """Draw into the axes."""
         for axis, (title, keys) in zip(axes, panels):
             for key in keys:
                 training = key.startswith("train_")
@@ -173,6 +174,7 @@ def plot_det(miss, false_alarm, path):
     limits = _quantiles([least, most])
 
     def fill(_, axis):
+        """Draw into the axes."""
         x, y = _quantiles(rates.clip(least / 10, 1 - least / 10))
         axis.plot(x, y, drawstyle="steps-post")
         style = {"color": "0.6", "linestyle": ":", "label": "equal errors"}
@@ -216,6 +218,7 @@ def plot_confusions(sentences_file, path):
     wrong = Counter(pair for pair in rows if pair[0] != pair[1])
 
     def fill(figure, matrix, pairs):
+        """Draw into the axes."""
         _matrix(figure, matrix, rows, wrong)
         _worst_pairs(pairs, wrong.most_common(PAIRS))
         title = f"{wrong.total()} of {len(rows)} utterances wrong"
@@ -270,6 +273,7 @@ def plot_margins(table, path, published=False):
         raise InputError(f"{table} has no recipe with two margins to compare.")
 
     def fill(figure, *axes):
+        """Draw into the axes."""
         for column, (axis, key) in enumerate(zip(axes, ERRORS)):
             for number, (name, runs) in enumerate(recipes.items()):
                 errors = {
@@ -359,6 +363,7 @@ def plot_filters(sinc, path):
     shown = np.unique(shown.clip(0, sinc.out_channels - 1))
 
     def fill(_, bands, few, sums):
+        """Draw into the axes."""
         dashed = {"color": "0.6", "linestyle": "--"}
         _filters((bands, few, sums), start, shown, -0.4, "start (mel)", dashed)
         _filters((bands, few, sums), sinc, shown, 0, "learned", {"color": "C0"})

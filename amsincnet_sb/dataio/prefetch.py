@@ -39,6 +39,7 @@ def prefetch(function, items, threads=2, depth=8, group=1):
     pool = ThreadPoolExecutor(threads, "prefetch")
 
     def work(members):
+        """Results of a group of items."""
         return [function(item) for item in members]
 
     def submitted():

@@ -120,15 +120,18 @@ class _Labels(pickle._Unpickler):
         super().__init__(io.BytesIO(data), encoding="latin-1")
 
     def find_class(self, module, name):
+        """A stand-in for one of the known names; refuse others."""
         path = f"{module}.{name}"
         if not _KNOWN.fullmatch(path):
             raise _RefusedError(f"it asks for {path!r}")
         return _StandIn(name)
 
     def load_setitem(self):
+        """Enter one item into a dictionary."""
         self._fill([self.stack.pop(-2), self.stack.pop()])
 
     def load_setitems(self):
+        """Enter several items into a dictionary."""
         self._fill(self.pop_mark())
 
     dispatch[pickle.SETITEM[0]] = load_setitem

@@ -37,6 +37,7 @@ def window_means(
     """
 
     def pieces():
+        """Windows of all recordings, piece by piece."""
         for number, audio in enumerate(recordings):
             end = None
             try:

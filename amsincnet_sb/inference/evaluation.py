@@ -144,6 +144,7 @@ def _score_utterances(model, utterances, data_folder, labels):
     labels = labels.to(model.device)
 
     def measure(embeddings, outputs, utterance):
+        """Scores of a block of windows, own classes masked."""
         label = labels[utterance]
         own = label.clamp(min=0)[:, None]
         scores = others = log_posteriors(outputs, model.scale)

@@ -193,6 +193,7 @@ def check_onnx(model, session):
     net = model.embedding_model
 
     def noise(samples):
+        """A waveform to compare on."""
         return 0.1 * torch.randn(samples, generator=generator)
 
     largest = 0.0

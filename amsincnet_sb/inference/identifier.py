@@ -191,6 +191,7 @@ class SpeakerIdentifier:
 
     @calibration.setter
     def calibration(self, found):
+        """Use other thresholds."""
         self._calibration = found
         self.classifier.own_cosine = found.get("identification", {}).get(
             "own_cosine", self.own_cosine
@@ -396,6 +397,7 @@ class SpeakerIdentifier:
 
         @torch.inference_mode()
         def measure_windows(windows, recording):
+            """Whatever is summed over a block of windows."""
             embeddings = self._embed(windows.to(self.device)).float()
             outputs = self.classifier(embeddings).squeeze(1).float()
             recording = recording.to(self.device)

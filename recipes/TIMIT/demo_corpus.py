@@ -238,6 +238,7 @@ def _timing(text, pace, rng):
     words, phones, accents = [], [], []
 
     def add(phone, stretch):
+        """Append a phone."""
         kind = NAMES.index(phone)
         start = phones[-1][1] if phones else 0
         seconds = stretch * MILLISECONDS[kind] / 1000

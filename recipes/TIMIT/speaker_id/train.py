@@ -560,9 +560,11 @@ def main():
     hparams["checkpointer"].add_recoverable("dataloader-TRAIN", train_loader)
 
     # 5. Brain
-    for key, best in best_precisions(run_opts["device"]).items():
-        if hparams[key] == "auto":
-            hparams[key] = best
+    best = best_precisions(run_opts["device"])
+    if hparams["precision"] == "auto":
+        hparams["precision"] = best["precision"]
+    if hparams["eval_precision"] == "auto":
+        hparams["eval_precision"] = best["eval_precision"]
     with as_input_error("The run options"):
         brain = SpeakerBrain(
             datasets,
