@@ -199,10 +199,7 @@ ARCHITECTURES = {
 
 
 def _their_parts(models):
-    """State dicts as the authors' code would save this network.
-
-    The names are those that the small model's file proves right.
-    """
+    """State dicts as the authors' code would save this network."""
     parts = {CNN: {}, DNN: {}, CLASSIFIER: {}}
     for model, table in zip(models, _their_names(models[0].arguments)):
         for name, tensor in model.state_dict().items():

@@ -197,7 +197,6 @@ def test_export(net):
         ({"cnn_kernel_sizes": (20, 5, 3)}, "odd"),
         ({"cnn_channels": (1, 3, 3)}, "at least 2"),
         ({"cnn_pools": (0, 3, 2)}, "cnn_pools"),
-        ({"cnn_kernel_sizes": (21, 0, 3)}, "cnn_kernel_sizes"),
         ({"cnn_channels": (4, -1, 3)}, "cnn_channels"),
         ({"fc_neurons": []}, "fc_neurons"),
         ({"fc_neurons": [8.0]}, "fc_neurons"),
