@@ -77,8 +77,9 @@ def train(tmp_path):
 def newest_step(output):
     """Steps in the newest whole checkpoint; whether one was being written."""
     steps = [0]
-    for file in output.glob("save/CKPT*/brain.ckpt"):
-        steps.append(yaml.safe_load(file.read_text())["optimizer_step"])
+    for folder in output.glob("save/CKPT*"):  # whole, or it raises
+        state = yaml.safe_load((folder / "brain.ckpt").read_text())
+        steps.append(state["optimizer_step"])
     return max(steps), any(output.glob("save/.CKPT*.*"))
 
 
