@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.dataio.rng import random_integers
 from amsincnet_sb.nnet.compiled import compiled, first_line
-from amsincnet_sb.nnet.windows import count_windows
+from amsincnet_sb.nnet.windows import count_windows, locate_windows
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["RandomChunks", "SlidingWindows", "WaveBatch"]
@@ -265,9 +265,8 @@ class SlidingWindows(Dataset):
         self.counts = count_windows(audio.lengths, window, hop, released)
         self.empty_row = None
         if released:
-            spare = audio.lengths - window
-            self.empty_row = (spare >= 0) & (spare % hop == 0)
-        self._ends = self.counts.cumsum(0)
+            whole = count_windows(audio.lengths, window, hop)
+            self.empty_row = whole > self.counts
         self._total = int(self.counts.sum())
 
     def __len__(self):
@@ -277,11 +276,8 @@ class SlidingWindows(Dataset):
     def __getitem__(self, item):
         if not 0 <= item < len(self):
             raise IndexError(item)
-        audio, device = self.audio, self.audio.labels.device
         begin = (item * self.world_size + self.rank) * self.batch_size
         end = min(begin + self.batch_size, self._total)
-        number = torch.arange(begin, end, device=device)
-        utterance = torch.searchsorted(self._ends, number, right=True)
-        nth = number - (self._ends - self.counts)[utterance]
-        wavs = audio.chunks(utterance, nth * self.hop, self.window)
-        return WaveBatch(wavs, audio.labels[utterance], utterance)
+        utterance, nth = locate_windows(self.counts, begin, end)
+        wavs = self.audio.chunks(utterance, nth * self.hop, self.window)
+        return WaveBatch(wavs, self.audio.labels[utterance], utterance)
