@@ -42,7 +42,7 @@ class SincConv(nn.Module):
 
     SpeechBrain's ``SincConv`` learns its cut-offs in Hz, where 20 steps of
     Adam with a learning rate of 1e-3 move them by 0.02 Hz and ours by some
-    90 Hz; and under bfloat16 autocast its filters are 7 % off, ours exact.
+    100 Hz; and under bfloat16 autocast its filters are 7 % off, ours exact.
 
     Arguments
     ---------
