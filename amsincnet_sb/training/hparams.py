@@ -75,20 +75,7 @@ def place_overrides(hparams_file, overrides):
         ...
     amsincnet_sb.utils.errors.InputError: The command line: there is no key ...
     """
-    trees = _trees(hparams_file)
-    known = {}
-    for _, tree in reversed(trees):
-        known.update(tree)
-    _check_keys(overrides, known, COMMAND_LINE, hparams_file)
-
-    placed = None
-    for _, tree in reversed(trees):
-        mine = _following(tree, overrides)
-        _merge(mine, {k: v for k, v in overrides.items() if k in tree})
-        if placed is not None:
-            mine[RECIPE] = placed
-        placed = mine
-    return placed
+    return _place(_trees(hparams_file), overrides, hparams_file)
 
 
 def plain_options(hparams_file, overrides, hints=None):
@@ -107,9 +94,10 @@ def plain_options(hparams_file, overrides, hints=None):
     >>> options["a"], options["b"]
     (4, '4/x')
     """
-    placed = place_overrides(hparams_file, overrides)
+    trees = _trees(hparams_file)
+    placed = _place(trees, overrides, hparams_file)
     values = {}
-    for path, tree in reversed(_trees(hparams_file)):
+    for path, tree in reversed(trees):
         values.update({key: (path, value) for key, value in tree.items()})
         changes = tree.get(RECIPE, {})
         values.update({key: (path, value) for key, value in changes.items()})
@@ -131,6 +119,23 @@ def plain_options(hparams_file, overrides, hints=None):
             resolved = resolved[RECIPE]
         return dict(resolved)
     raise InputError(f"{hparams_file} cannot be resolved: {reason}.")
+
+
+def _place(trees, overrides, hparams_file):
+    """The overrides of each tree, those of an included one within."""
+    known = {}
+    for _, tree in reversed(trees):
+        known.update(tree)
+    _check_keys(overrides, known, COMMAND_LINE, hparams_file)
+
+    placed = None
+    for _, tree in reversed(trees):
+        mine = _following(tree, overrides)
+        _merge(mine, {k: v for k, v in overrides.items() if k in tree})
+        if placed is not None:
+            mine[RECIPE] = placed
+        placed = mine
+    return placed
 
 
 def _trees(hparams_file):
