@@ -32,12 +32,11 @@ from recipe_process import (  # noqa: E402
     state,
 )
 
+from amsincnet_sb.training.hparams import plain_options  # noqa: E402
 from amsincnet_sb.training.signals import STOPPED  # noqa: E402
 
 BATCH = 128
-NOT_RANDOM = dict.fromkeys(
-    ("dropout", "equalizer_std_db", "mixture_probability", "band_mask"), 0
-)
+RANDOM = ("dropout", "equalizer_std_db", "mixture_probability", "band_mask")
 
 
 def start(args, gpus, output, **options):
@@ -113,6 +112,8 @@ def check(args, folder):
     gradient's sign of it, so the steps are small ones.
     """
     small = {"lr": 1e-5, "lr_final": 1e-5}
+    keys = plain_options(RECIPE / "hparams" / args.hparams, {"data_folder": ""})
+    small.update((key, 0) for key in RANDOM if key in keys)
     for precision, tolerance in (("fp32", 1e-3), ("bf16", 2e-2)):
         losses = []
         for gpus in (1, args.gpus[-1]):
@@ -121,7 +122,6 @@ def check(args, folder):
                 args,
                 gpus,
                 output,
-                **NOT_RANDOM,
                 **small,
                 number_of_epochs=1,
                 batches_per_epoch=20,
