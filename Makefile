@@ -38,6 +38,7 @@ test: install
 # Minutes: kill loops, many fuzz cases, a corpus of VoxCeleb's size.
 test-slow: install
 	$(bin)/python -m pytest -q -s -m slow tests
+	FUZZ_CASES=10000 $(bin)/python -m pytest -q -W ignore tests/unit/test_fuzz.py
 
 # On a CPU; with --device cuda the same benchmarks are for a GPU.
 bench: install

@@ -9,13 +9,11 @@ timed for some steps in this process first; what it would take for as many
 steps, its evaluations left out, is the last column.
 """
 
-import argparse
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -23,7 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import recipe_process  # noqa: E402
 import torch  # noqa: E402
-from train_step import SPEAKERS, command_line, make_step, timed  # noqa: E402
+from train_step import (  # noqa: E402
+    SPEAKERS,
+    command_line,
+    machine,
+    make_step,
+    timed,
+)
 
 NETWORKS = {
     "am_sincnet.yaml": "sincnet",
@@ -34,32 +38,10 @@ NETWORKS = {
 
 def port_milliseconds(args, device):
     """Time per step of the straightforward port."""
-    settings = argparse.Namespace(
-        device=device, network=NETWORKS[args.hparams], optimizer="adamw"
-    )
-    step = make_step(settings, False, "tf32", False, False)
+    args.device, args.optimizer = device, "adamw"
+    args.network = NETWORKS[args.hparams]
+    step = make_step(args, False, "tf32", False, False)
     return statistics.median(timed(step, device, turns=5, steps=2))
-
-
-class GpuMemory(threading.Thread):
-    """The most that other processes use of the GPU, in GiB."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.before = self.used()
-        self.most = 0.0
-        self.done = threading.Event()
-
-    @staticmethod
-    def used():
-        if not torch.cuda.is_available():
-            return 0.0
-        free, total = torch.cuda.mem_get_info()
-        return (total - free) / 2**30
-
-    def run(self):
-        while not self.done.wait(0.5):
-            self.most = max(self.most, self.used() - self.before)
 
 
 def run(args, corpus, output):
@@ -96,34 +78,27 @@ def main():
     )
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     port = port_milliseconds(args, device)
-    memory = GpuMemory()
-    memory.start()
     with tempfile.TemporaryDirectory() as folder:
         corpus = recipe_process.corpus(folder, SPEAKERS)
         seconds, found = run(args, corpus, Path(folder) / "results")
-    memory.done.set()
     ram = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     steps = args.epochs * args.batches
     last = found[-1]
-    print(f"{args.hparams}, {steps} steps of 128; {name}, generated speech")
-    print(
-        "| steps | evaluations | command to last figure, s | of that before "
-        "training and after, s | sentence error % | port, ms per step "
-        "| port, s | ratio | RAM GiB | GPU GiB | to the first evaluation, s "
-        "| from one to the next, s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     outside = seconds - last["seconds"]
     at = [record["seconds"] for record in found]
     between = [b - a for a, b in zip(at, at[1:])] or at
     print(
+        f"{args.hparams}, {steps} steps of 128; {machine(device)}, generated "
+        "speech; seconds but for the port's ms per step\n"
+        "| steps | evaluations | command to last figure | of that before "
+        "training and after | to the first evaluation | from one to the next "
+        "| port, ms | port | ratio | RAM GiB | sentence error % |\n"
+        f"|{'---|' * 11}\n"
         f"| {steps} | {len(found)} | {seconds:.1f} | {outside:.1f} "
-        f"| {last['sentence_error']:.3f} | {port:.2f} "
+        f"| {at[0]:.1f} | {statistics.median(between):.2f} | {port:.2f} "
         f"| {port * steps / 1e3:.1f} | {port * steps / 1e3 / seconds:.2f} "
-        f"| {ram:.2f} | {memory.most:.2f} | {at[0]:.1f} "
-        f"| {statistics.median(between):.2f} |"
+        f"| {ram:.2f} | {last['sentence_error']:.3f} |"
     )
 
 

@@ -16,8 +16,6 @@ scale are the same in all runs and were chosen for none of them.
     python tests/benchmarks/reuse.py manifests --data_folder=CORPUS
 """
 
-import argparse
-import sys
 import time
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -27,17 +25,16 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN, Classifier
 from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
 from speechbrain.processing.features import InputNormalization
+from train_step import command_line
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
-from amsincnet_sb.dataio.audio_store import ResidentAudio  # noqa: E402
-from amsincnet_sb.dataio.batches import RandomChunks  # noqa: E402
-from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
-from amsincnet_sb.inference.scoring import eer  # noqa: E402
-from amsincnet_sb.lobes.features import SincFeatures  # noqa: E402
-from amsincnet_sb.nnet.losses import AMSoftmax, MarginWarmup  # noqa: E402
-from amsincnet_sb.nnet.schedules import CosineSchedule  # noqa: E402
+from amsincnet_sb.dataio.audio import read_audio
+from amsincnet_sb.dataio.audio_store import ResidentAudio
+from amsincnet_sb.dataio.batches import RandomChunks
+from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.inference.scoring import eer
+from amsincnet_sb.lobes.features import SincFeatures
+from amsincnet_sb.nnet.losses import AMSoftmax, MarginWarmup
+from amsincnet_sb.nnet.schedules import CosineSchedule
 
 SAMPLE_RATE = 16000
 COMBINATIONS = [
@@ -49,10 +46,7 @@ COMBINATIONS = [
 
 def arguments():
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__)
     add = parser.add_argument
     add("manifests", help="folder that `amsincnet prepare` wrote")
     add("--data_folder", required=True)

@@ -9,22 +9,19 @@ position in the manifest alone. Prints a table of frame / sentence errors.
         --data_folder corpus results/am_sincnet/m0.3/1234
 """
 
-import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.signal import butter, sosfilt
 from tqdm import tqdm
+from train_step import command_line
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
-from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
-from amsincnet_sb.inference import SpeakerIdentifier  # noqa: E402
-from amsincnet_sb.nnet.scoring import log_posteriors  # noqa: E402
-from amsincnet_sb.training.metrics import error_summary  # noqa: E402
+from amsincnet_sb.dataio.audio import read_audio
+from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.inference import SpeakerIdentifier
+from amsincnet_sb.nnet.scoring import log_posteriors
+from amsincnet_sb.training.metrics import error_summary
 
 
 def noisy(wave, seed, snr):
@@ -69,10 +66,7 @@ def errors(model, utterances, waves, condition):
 
 def main():
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__)
     parser.add_argument("models", nargs="+", help="results folders")
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--data_folder", required=True)

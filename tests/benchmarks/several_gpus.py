@@ -11,7 +11,6 @@ time stopped by SIGTERM in the middle of an epoch and started again; every
 tensor of the last checkpoints must then be the same, bit for bit.
 """
 
-import argparse
 import signal
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from recipe_process import (  # noqa: E402
     records,
     state,
 )
+from train_step import command_line, machine  # noqa: E402
 
 from amsincnet_sb.training.hparams import plain_options  # noqa: E402
 from amsincnet_sb.training.signals import STOPPED  # noqa: E402
@@ -85,9 +85,7 @@ def speed(args, folder):
     for gpus in args.gpus:
         output = folder / f"speed-{gpus}"
         run(
-            args,
-            gpus,
-            output,
+            *(args, gpus, output),
             number_of_epochs=4,
             batches_per_epoch=args.steps // 2,
             valid_interval=2,
@@ -119,9 +117,7 @@ def check(args, folder):
         for gpus in (1, args.gpus[-1]):
             output = folder / f"check-{precision}-{gpus}"
             run(
-                args,
-                gpus,
-                output,
+                *(args, gpus, output),
                 **small,
                 number_of_epochs=1,
                 batches_per_epoch=20,
@@ -178,13 +174,12 @@ def resume(args, folder):
 
 def main():
     """Print what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
         "--steps",
         type=int,
-        help="between two evaluations; 16000, of which an evaluation and a "
-        "checkpoint are 2 %%, or 1000 with --resume",
+        help="between two evaluations; 16000, or 1000 with --resume",
     )
     parser.add_argument("--hparams", default="am_sincnet_m005.yaml")
     parser.add_argument(
@@ -197,13 +192,8 @@ def main():
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     args.steps = args.steps or (1000 if args.resume else 16000)
-    device = "no GPU"
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name()
-    print(
-        f"{device}, torch {torch.__version__}, batch {BATCH} per GPU, "
-        f"{args.hparams}"
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(f"{machine(device)}, batch {BATCH} per GPU, {args.hparams}")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         args.corpus = corpus(folder, speakers=8)

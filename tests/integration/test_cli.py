@@ -68,18 +68,6 @@ def test_a_bad_file_does_not_keep_the_others_from_an_answer(
     assert about_missing.startswith(f"Error: {missing}: there is no such file")
 
 
-def test_demo_corpus(tmp_path, capsys):
-    folder = tmp_path / "made"
-    arguments = ["demo-corpus", str(folder), "--speakers", "1", "--seed", "3"]
-    assert main(arguments) == 0
-    assert str(folder) in capsys.readouterr().out
-    made = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert sum(p.suffix == ".WAV" for p in made) == 8
-    # Again: left as it is.
-    assert main(arguments) == 0
-    assert {p: p.read_bytes() for p in made} == made
-
-
 def test_one_spelling(corpus, tmp_path, capsys):
     """Options take hyphens and underscores, in every command."""
     for folder in ("--data_folder", "--data-folder"):

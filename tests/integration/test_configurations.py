@@ -2,12 +2,10 @@
 
 import json
 import math
-import re
 from pathlib import Path
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
-from ruamel.yaml import YAML
 from speechbrain.nnet.losses import nll_loss
 from torch.nn import ModuleDict
 
@@ -179,34 +177,6 @@ def test_the_original_is_the_published_experiment():
         "compute_cost.margin",
         "compute_cost.scale",
     }
-
-
-@pytest.mark.parametrize("name", sorted(OTHERS))
-def test_no_key_is_missing_in_a_file(name):
-    """A key's absence never means anything: each file has all of them."""
-    keys = {key for key in plain(name) if key in plain("am_sincnet.yaml")}
-    loss_and_network = {"margin", "lr_final", "equalizer_std_db"} | {
-        "mixture_probability",
-        *("cnn_channels", "cnn_kernel_sizes", "cnn_pools"),
-        *("linear_embedding", "released_init"),
-    }
-    assert plain("am_sincnet.yaml") - keys <= loss_and_network
-
-
-def plain(name):
-    """Top-level keys of a file's recipe."""
-    return set(plain_options(str(HPARAMS / name), {"data_folder": ""}))
-
-
-@pytest.mark.parametrize("name", sorted(OTHERS))
-def test_style(name):
-    """SpeechBrain's: a header, the seed first, a placeholder with a hint."""
-    text = (HPARAMS / name).read_text()
-    assert text.startswith("# ")
-    if "!include:" not in text:
-        keys = list(YAML().load(text))
-        assert keys[:3] == ["__register", "seed", "__set_seed"]
-        assert re.search(r"data_folder: !PLACEHOLDER +# e\.g\. /path", text)
 
 
 def test_a_debug_run_leaves_results_alone(recipe, tmp_path):

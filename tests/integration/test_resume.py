@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
@@ -155,41 +153,4 @@ def test_signal(recipe, uninterrupted, tmp_path, name, method, when):
         signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)
     ]
     recipe(HPARAMS, output, **LONGER)
-    assert_same(recipe, output, uninterrupted)
-
-
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, os.getcwd())
-import train
-start = train.SpeakerBrain.on_fit_batch_start
-
-def killed(self, batch, should_step):
-    if self.optimizer_step == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-    start(self, batch, should_step)
-
-train.SpeakerBrain.on_fit_batch_start = killed
-train.main()
-"""
-
-
-def test_killed(recipe, uninterrupted, tmp_path):
-    output = tmp_path / "results"
-    arguments = recipe.arguments(HPARAMS, output, **EVERY_STEP)
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments],
-        cwd=recipe.folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            # As in this process: another number of threads rounds otherwise.
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        },
-        capture_output=True,
-        timeout=300,
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert not (output / "pretrained").exists()
-    recipe(HPARAMS, output, **EVERY_STEP)
     assert_same(recipe, output, uninterrupted)

@@ -9,6 +9,7 @@ import zlib
 import pytest
 import torch
 import yaml
+from strangers import Call
 
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.training.checkpoints import CHECKSUMS
@@ -17,21 +18,13 @@ from amsincnet_sb.utils.errors import InputError
 HPARAMS = "am_sincnet_m005.yaml"
 
 
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, canary):
-        self.canary = canary
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.canary),)
-
-
 BOMBS = {
     "pickle": lambda path, canary: path.write_bytes(
-        pickle.dumps({"weight": Bomb(canary)}, protocol=2)
+        pickle.dumps({"weight": Call(os.mkdir, str(canary))}, protocol=2)
     ),
-    "torch": lambda path, canary: torch.save({"weight": Bomb(canary)}, path),
+    "torch": lambda path, canary: torch.save(
+        {"weight": Call(os.mkdir, str(canary))}, path
+    ),
     "yaml": lambda path, canary: path.write_text(
         f'!!python/object/apply:os.mkdir ["{canary}"]\n'
     ),

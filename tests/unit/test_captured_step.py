@@ -13,11 +13,7 @@ from torch import nn
 from amsincnet_sb.nnet.compiled import compiled
 from amsincnet_sb.nnet.losses import AMSoftmax
 from amsincnet_sb.training.captured_step import CapturedStep
-from amsincnet_sb.training.optimizer_state import (
-    _make_state,
-    make_capturable,
-    without_effect,
-)
+from amsincnet_sb.training.optimizer_state import _make_state, make_capturable
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 on_gpu = pytest.mark.skipif(
@@ -166,68 +162,6 @@ def test_says_why_it_does_not_capture(caplog):
     plain = Task("cuda")
     plain.by_hand(range(6))
     assert_equal(task, plain, 1e-3)
-
-
-@on_all_devices
-@with_all_optimizers
-@pytest.mark.parametrize("made", [False, True])
-def test_a_trial_has_no_effect(device, name, made):
-    """Whether the optimizer has a state already or not."""
-    tried, plain = Task(device, name), Task(device, name)
-    if made:
-        tried.by_hand(range(2))
-        plain.by_hand(range(2))
-    state = tried.net.state_dict()
-    before = copy.deepcopy(state)
-    torch.manual_seed(5)
-    with without_effect(tried.optimizer, tried.net.buffers()):
-        places = [p.data_ptr() for p in tried.net.parameters()]
-        tried.by_hand(range(7, 10))
-        torch.rand(3, device=device)
-        changed = copy.deepcopy(state)
-    drawn = torch.rand(1, device=device)
-    torch.manual_seed(5)
-    assert drawn == torch.rand(1, device=device)
-    assert not torch.equal(changed["0.weight"], before["0.weight"])
-    for key, value in before.items():
-        assert torch.equal(state[key], value)
-    assert places == [p.data_ptr() for p in tried.net.parameters()]
-    # From there on as if it had not been.
-    tried.by_hand(range(3, 6))
-    plain.by_hand(range(3, 6))
-    assert_equal(tried, plain)
-    states = (task.optimizer.state.values() for task in (tried, plain))
-    for a, b in zip(*states, strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert torch.equal(a[key], b[key])
-
-
-@on_all_devices
-@with_all_optimizers
-def test_update_on_a_condition(device, name):
-    """That needs no answer from the device."""
-    ours, plain = Task(device, name), Task(device, name)
-    for task in (ours, plain):
-        task.by_hand(range(2))
-    step = ours.captured()
-    no, yes = (torch.tensor(x, device=device) for x in (False, True))
-    for number in range(2, 5):
-        for task in (ours, plain):
-            task.optimizer.zero_grad()
-            task(*task.batch(number)).backward()
-        before = [t.clone() for t in step._updated()]
-        gradients = [p.grad.clone() for p in ours.net.parameters()]
-        for parameter in ours.net.parameters():
-            parameter.grad.fill_(float("nan"))
-        step._guarded_update(no, step._updated())
-        for a, b in zip(before, step._updated(), strict=True):
-            assert torch.equal(a, b)
-        for parameter, gradient in zip(ours.net.parameters(), gradients):
-            parameter.grad.copy_(gradient)
-        step._guarded_update(yes, step._updated())
-        plain.optimizer.step()
-    assert_equal(ours, plain, 1e-5)
 
 
 @on_all_devices

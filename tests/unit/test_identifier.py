@@ -102,10 +102,6 @@ def test_useless_tensors(who, wave, complaint):
         who.identify(wave)
 
 
-def test_a_silent_tensor_is_no_error(who):
-    assert all(np.isfinite(c.score) for c in who.identify(torch.zeros(1000)))
-
-
 def test_files(who, tmp_path):
     steps = (recording(3000) * 32768).round()
     path = tmp_path / "a.wav"

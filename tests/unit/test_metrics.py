@@ -67,23 +67,6 @@ def test_errors(evaluation, batch_size):
     assert again.summarize() == summary
 
 
-def test_means_are_over_utterances_and_not_over_windows():
-    errors = SentenceErrors(torch.tensor([0, 0]))
-    good, bad = [-0.1, -3.0], [-3.0, -0.1]
-    errors.append(torch.tensor([0, 1, 1, 1]), torch.tensor([bad] + [good] * 3))
-    assert errors.summarize() == {"frame_error": 50.0, "sentence_error": 50.0}
-
-
-def test_an_utterance_is_decided_by_sums_and_not_by_votes():
-    errors = SentenceErrors(torch.tensor([1]))
-    scores = torch.tensor([[-0.6, -0.8], [-0.6, -0.8], [-9.0, -0.1]])
-    errors.append(torch.tensor([0, 0, 0]), scores)
-    assert errors.summarize() == {
-        "frame_error": pytest.approx(200 / 3),
-        "sentence_error": 0.0,
-    }
-
-
 def written(errors, folder, ids=IDS, names=NAMES):
     path = folder / "new" / "sentences.csv"
     errors.write_csv(path, ids, names)

@@ -104,15 +104,6 @@ def test_a_moved_folder_and_an_overwritten_one(folder, small, tmp_path):
     ]
 
 
-def test_speechbrain_reads_the_speakers(folder):
-    """It loads the whole model in integration/test_outputs.py."""
-    from speechbrain.dataio.encoder import CategoricalEncoder
-
-    encoder = CategoricalEncoder()
-    assert encoder.load_if_possible(folder / "label_encoder.ckpt")
-    assert encoder.lab2ind == {name: i for i, name in enumerate(SPEAKERS)}
-
-
 def test_a_full_disk_keeps_the_old_model(
     folder, net, classifier, tmp_path, monkeypatch
 ):

@@ -9,44 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from strangers import Call, refusal
 
 from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.scp import read_labels, read_scp, speaker_table
 from amsincnet_sb.utils.errors import InputError
-
-
-@pytest.fixture
-def canary(tmp_path):
-    """A file that the code in a pickle would make."""
-    path = tmp_path / "canary"
-    # It works where nobody is careful.
-    pickle.loads(pickle.dumps(Call(open, os.fspath(path), "w"))).close()
-    assert path.exists()
-    path.unlink()
-    yield os.fspath(path)
-    assert not path.exists()
-
-
-class Call:
-    """Calls a function when it is unpickled."""
-
-    def __init__(self, *call):
-        self.call = call
-
-    def __reduce__(self):
-        function, *arguments = self.call
-        return function, tuple(arguments)
-
-
-def refusal(read, path):
-    """The one sentence about a file, without its name."""
-    with pytest.raises(InputError) as caught:
-        read(path)
-    where, _, reason = str(caught.value).partition(": ")
-    assert where == str(path)
-    assert reason.endswith(".") and "\n" not in reason and ". " not in reason
-    return reason
-
 
 # Labels ----------------------------------------------------------------------
 

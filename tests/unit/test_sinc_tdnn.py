@@ -63,14 +63,6 @@ def test_fast_form_in_bfloat16_is_as_good_as_the_plain_one():
     assert distance[True] < 1.5 * distance[False]
 
 
-def test_arguments_make_the_same_network():
-    net = make_net(torch.float32).eval()
-    x = audio(net, 2, torch.float32)
-    other = SincTDNN(**net.arguments).eval()
-    other.load_state_dict(net.state_dict())
-    assert torch.equal(other(x), net(x))
-
-
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

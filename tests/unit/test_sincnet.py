@@ -1,7 +1,6 @@
 """The network: its parts in the right order, and waveforms of any length."""
 
 import copy
-import pickle
 
 import pytest
 import reference
@@ -148,45 +147,6 @@ def test_long_recordings_in_bfloat16():
 
 
 # What is done with a network -------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {
-            "sample_rate": 8000,
-            "window": 210,
-            "hop": 7,
-            "cnn_channels": [5, 2],
-            "cnn_kernel_sizes": [31, 3],
-            "cnn_pools": [2, 4],
-            "fc_neurons": [6],
-            "dropout": 0.25,
-            "linear_embedding": True,
-            "released_init": False,
-            "negative_slope": 0.1,
-            "min_low_hz": 10.0,
-            "min_band_hz": 20.0,
-        },
-    ],
-)
-def test_copies_pickles_and_arguments(changes):
-    net, x = network(**changes), waves(2, 500)
-    other = SincNet(**net.arguments).eval()
-    for key, value in changes.items():
-        assert net.arguments[key] == value
-    assert not torch.allclose(other(x), net(x))
-    other.load_state_dict(net.state_dict())
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), other):
-        assert torch.equal(twin(x), net(x))
-        assert twin.arguments == net.arguments
-
-
-def test_export(net):
-    program = torch.export.export(net, (waves(2, WINDOW),))
-    other = waves(2, WINDOW, seed=5)
-    torch.testing.assert_close(program.module()(other), net(other))
 
 
 @pytest.mark.parametrize(

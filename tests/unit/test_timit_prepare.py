@@ -395,8 +395,3 @@ def test_what_is_not_timit(tmp_path, make, words):
     assert str(root) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-
-
-def test_no_folder_given(tmp_path):
-    with pytest.raises(InputError, match="data_folder"):
-        prepare("", tmp_path)
