@@ -19,6 +19,12 @@ from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 __all__ = ["main", "one_spelling"]
 
 COMMANDS = {}
+STATUSES = """\
+exit status: 0 done; 1 the answer is no (verify) or a run failed (sweep); 2
+wrong input, options or place, or some of several recordings could not be used;
+70 a bug; 75 a training that was stopped and can go on; 130 interrupted
+(Ctrl-C); 141 the output is not read any more.
+"""
 # Names of version 0.1.0, which still work.
 OLD_NAMES = {"import-released": "import-original"}
 
@@ -53,7 +59,10 @@ def one_spelling(arguments):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="amsincnet", description="Speaker identification with AM-SincNet."
+        prog="amsincnet",
+        description="Speaker identification with AM-SincNet.",
+        epilog=STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(

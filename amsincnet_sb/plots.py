@@ -25,6 +25,7 @@ __all__ = [
     "plot_filters",
     "plot_margins",
     "published_curves",
+    "read_sentences",
 ]
 
 PAIRS = 15  # of speakers taken for one another, the most frequent ones
@@ -44,11 +45,19 @@ def _pyplot():
     except ImportError:
         return None
     matplotlib.use("Agg")
+    # A name is no formula, whatever dollars are in it.
+    matplotlib.rcParams["text.parse_math"] = False
     # SpeechBrain's log.txt takes everything, and fonts are looked at in detail.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     from matplotlib import pyplot
 
     return pyplot
+
+
+def _short(name):
+    """A name that leaves room for the picture."""
+    name = name.encode(errors="replace").decode()
+    return name if len(name) <= 40 else f"{name[:39]}…"
 
 
 def _draw(path, panels, size, fill):
@@ -76,12 +85,19 @@ def plot_curves(metrics_file, path, published=False):
     records = [record for record in records if "train_loss" in record]
     if not records:
         return False
-    epochs = [record["epoch"] for record in records]
     panels = [
         ("Loss", ["train_loss", "loss"]),
         (ERRORS["frame_error"], ["train_frame_error", "frame_error"]),
         (ERRORS["sentence_error"], ["sentence_error"]),
     ]
+    drawn = ["epoch", *(key for _, keys in panels for key in keys)]
+    try:
+        columns = {k: [float(record[k]) for record in records] for k in drawn}
+        split = str(records[-1]["split"])
+    except (KeyError, OverflowError) as error:
+        raise InputError(
+            f"{metrics_file} has an evaluation without {error}; train again."
+        ) from error
 
     def fill(_, *axes):
         """Draw into the axes."""
@@ -89,11 +105,11 @@ def plot_curves(metrics_file, path, published=False):
             for key in keys:
                 training = key.startswith("train_")
                 axis.plot(
-                    epochs,
-                    [record[key] for record in records],
+                    columns["epoch"],
+                    columns[key],
                     marker="." if len(records) < 60 else None,
                     color="C0" if training else "C1",
-                    label="training" if training else records[-1]["split"],
+                    label="training" if training else _short(split),
                 )
             if published and keys[-1] in ERRORS:
                 _published_curves(axis, keys[-1])
@@ -202,19 +218,9 @@ def _quantiles(rates):
 
 def plot_confusions(sentences_file, path):
     """Confusions of a ``sentences.csv``: a matrix, and the worst pairs."""
-    try:
-        with open(sentences_file, newline="", encoding="utf-8") as file:
-            rows = [
-                (row["speaker"], row["decision"])
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{sentences_file} cannot be read as the sentences.csv of a run "
-            f"({error!r}); evaluate the model again."
-        ) from error
-    if not rows:
-        raise InputError(f"{sentences_file} lists no utterance.")
+    rows = [
+        (r["speaker"], r["decision"]) for r in read_sentences(sentences_file)
+    ]
     wrong = Counter(pair for pair in rows if pair[0] != pair[1])
 
     def fill(figure, matrix, pairs):
@@ -225,6 +231,25 @@ def plot_confusions(sentences_file, path):
         pairs.set(title=title, xlabel="Utterances")
 
     return _draw(path, 2, (12, 5.2), fill)
+
+
+def read_sentences(path):
+    """The rows of a ``sentences.csv``, dictionaries of text."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            if None in row or None in row.values():
+                raise ValueError(f"a row of another length: {row}")
+            row["speaker"], row["decision"]
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{path} cannot be read as the sentences.csv of a run "
+            f"({error!r}); evaluate the model again."
+        ) from error
+    if not rows:
+        raise InputError(f"{path} lists no utterance.")
+    return rows
 
 
 def _matrix(figure, axis, rows, wrong):
@@ -241,8 +266,9 @@ def _matrix(figure, axis, rows, wrong):
         if speaker in index and decision in index:
             matrix[index[speaker], index[decision]] += 1
     picture = axis.imshow(matrix, cmap="Blues", vmin=0)
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    axis.set_yticks(range(len(names)), names, fontsize=7)
+    labels = [_short(name) for name in names]
+    axis.set_xticks(range(len(names)), labels, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(names)), labels, fontsize=7)
     axis.set(title="Test utterances", xlabel="Decision", ylabel="Speaker")
     bar = figure.colorbar(picture, ax=axis, label="Utterances")
     bar.locator = _pyplot().MaxNLocator(integer=True)
@@ -253,7 +279,7 @@ def _worst_pairs(axis, pairs):
     if not pairs:
         axis.axis("off")
         return
-    names = [f"{speaker} taken for {other}" for (speaker, other), _ in pairs]
+    names = [f"{_short(a)} taken for {_short(b)}" for (a, b), _ in pairs]
     axis.barh(names, [count for _, count in pairs], color="C3")
     axis.set_ylim(max(len(pairs), 12) - 0.5, -0.5)
     axis.xaxis.set_major_locator(_pyplot().MaxNLocator(integer=True))
@@ -299,7 +325,7 @@ def _margin_curve(axis, name, errors, color):
     counts = [len(each) for each in errors.values()]
     fewest, most = min(counts), max(counts)
     seeds = f"{fewest} to {most}" if fewest < most else f"{most}"
-    label = f"{name} ({seeds} seed{'s' * (most > 1)})"
+    label = f"{_short(name)} ({seeds} seed{'s' * (most > 1)})"
     if len(errors) > 1:
         axis.plot([*errors], means, color=color, marker=".", label=label)
         axis.fill_between([*errors], low, high, color=color, alpha=0.2)
@@ -318,7 +344,7 @@ def _read_margins(table):
                 margin = float(row["margin"]) if row["margin"] else None
                 if not np.isfinite([margin or 0.0, *errors]).all():
                     raise ValueError("a value is not finite")
-                runs = recipes.setdefault(row["recipe"], {})
+                runs = recipes.setdefault(str(row["recipe"]), {})
                 runs.setdefault(margin, []).append(errors)
         for name, runs in recipes.items():
             if None in runs and len(runs) > 1:

@@ -1,8 +1,6 @@
 """A results folder as one page, or one picture of it."""
 
 import base64
-import csv
-import json
 import tempfile
 from html import escape
 from pathlib import Path
@@ -15,10 +13,16 @@ from amsincnet_sb.plots import (
     plot_det,
     plot_filters,
     plot_margins,
+    read_sentences,
 )
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.files import (
+    atomic_write,
+    check_output,
+    is_plain_file,
+    read_json,
+)
 
 __all__ = ["draw_picture", "write_report"]
 
@@ -69,6 +73,9 @@ def write_report(results, path=None, published=False):
     and the hyperparameters, as far as the folder has them. ``published`` draws
     the published curves on TIMIT beside the learning curves. Returns the path,
     ``report.html`` in the folder if not given.
+
+    Raises InputError where a file of the folder cannot be read or is a link
+    out of it: nothing from elsewhere gets into the page.
     """
     results = Path(results)
     path = Path(path) if path else results / "report.html"
@@ -76,8 +83,11 @@ def write_report(results, path=None, published=False):
         raise InputError(
             f"{results} is not a folder; give the results folder of a run."
         )
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{path} must end with .html.")
+    check_output(path)
     model = None
-    if (find_pretrained(results) / "config.json").is_file():
+    if _own_file(results, find_pretrained(results) / "config.json"):
         model = read_pretrained(results)
     with tempfile.TemporaryDirectory() as pictures:
         picture = Path(pictures) / "picture.png"
@@ -98,6 +108,18 @@ def write_report(results, path=None, published=False):
     with atomic_write(path) as file:
         file.write(PAGE.format(title=title, sections="\n".join(sections)))
     return path
+
+
+def _own_file(results, path):
+    """Whether the folder has such a file; InputError for a link out of it."""
+    if not is_plain_file(path):
+        return False
+    if not path.resolve().is_relative_to(results.resolve()):
+        raise InputError(
+            f"{path} is a link out of the folder, and a report shows nothing "
+            "from elsewhere; copy the file."
+        )
+    return True
 
 
 def _model(model):
@@ -122,6 +144,8 @@ def _model(model):
 
 def _training(results, picture, published):
     metrics = results / "metrics.jsonl"
+    if not _own_file(results, metrics):
+        return
     records = MetricsLog(metrics).records()
     if not records:
         return
@@ -134,7 +158,7 @@ def _training(results, picture, published):
 
 def _evaluation(results, picture):
     path = results / "evaluation.json"
-    if not path.is_file():
+    if not _own_file(results, path):
         return
     lines, rates = _read_evaluation(path)
     yield "<h2>Identification and verification</h2>"
@@ -145,8 +169,8 @@ def _evaluation(results, picture):
 
 def _read_evaluation(path):
     """An evaluation.json as text, and its miss and false-alarm rates."""
+    found = read_json(path, "run amsincnet evaluate again")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
         det = found["verification"] and found["verification"]["det"]
         rates = det and [
             [float(rate) for rate in det[name]]
@@ -155,7 +179,7 @@ def _read_evaluation(path):
         if rates and len(rates[0]) != len(rates[1]):
             raise ValueError("not a false-alarm rate for each miss rate")
         return report(found), rates
-    except (LookupError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever other types of values raise
         raise InputError(
             f"{path} cannot be read ({error!r}); run amsincnet evaluate again."
         ) from error
@@ -163,11 +187,10 @@ def _read_evaluation(path):
 
 def _confusions(results, picture):
     path = results / "sentences.csv"
-    if not path.is_file():
+    if not _own_file(results, path):
         return
     drawn = plot_confusions(path, picture)
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_sentences(path)
     wrong = [row for row in rows if row["speaker"] != row["decision"]]
     yield "<h2>Test utterances</h2>"
     yield f"<p>{len(wrong)} of {len(rows)} are decided for another speaker."
@@ -188,7 +211,7 @@ def _filters(model, picture):
 
 def _hyperparameters(results):
     path = results / "hyperparams.yaml"
-    if not path.is_file():
+    if not _own_file(results, path):
         return
     text = path.read_text(encoding="utf-8", errors="replace")
     yield "<h2>Hyperparameters</h2>"
@@ -235,7 +258,10 @@ def draw_picture(results, kind, picture=None, published=False):
     """
     path = Path(results)
     folder = path.parent if path.is_file() else path
-    picture = picture or folder / f"{kind}.png"
+    picture = Path(picture) if picture else folder / f"{kind}.png"
+    check_output(picture, path)
+    if picture.suffix.lower() != ".png":
+        raise InputError(f"{picture} must end with .png.")
     if kind in DRAWN and not path.is_file():
         name, hint = DRAWN[kind]
         path = path / name

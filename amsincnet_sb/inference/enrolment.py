@@ -18,7 +18,12 @@ from torch import nn
 from amsincnet_sb.inference.scoring import MIN_COHORT
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write, exclusive
+from amsincnet_sb.utils.files import (
+    atomic_write,
+    exclusive,
+    is_plain_file,
+    read_json,
+)
 
 __all__ = [
     "Additions",
@@ -208,21 +213,21 @@ def _merge(folder, there, before, ours):
 
 
 def _read_calibration(path):
-    if not path.is_file():
+    if not is_plain_file(path):
         return {}
+    calibration = read_json(path, f"remove it and {CALIBRATE}")
     with _reading(path, "thresholds", CALIBRATE):
-        calibration = json.loads(path.read_text(encoding="utf-8"))
         if not set(calibration) <= set(TASKS):
             raise ValueError("unknown task")
         for task in calibration.values():
-            values = task["threshold"], task.get("own_cosine", 0.0)
-            if not all(map(math.isfinite, values)):
-                raise ValueError("a threshold that is NaN or infinite")
+            for value in (task["threshold"], task.get("own_cosine", 0.0)):
+                if isinstance(value, bool) or not math.isfinite(value):
+                    raise ValueError(f"{value!r} is not a finite number")
     return calibration
 
 
 def _read_cohort(path, size):
-    if not path.is_file():
+    if not is_plain_file(path):
         return None
     with _reading(path, "a cohort of this model", CALIBRATE):
         with np.load(path, allow_pickle=False) as file:
@@ -233,7 +238,7 @@ def _read_cohort(path, size):
 
 
 def _read_enrolled(path, size):
-    if not path.is_file():
+    if not is_plain_file(path):
         return {}
     with _reading(path, "enrolled speakers of this model", "enrol them again"):
         with np.load(path, allow_pickle=False) as file:

@@ -18,7 +18,7 @@ from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.nnet.sinc import SincConv
 from amsincnet_sb.nnet.windows import count_windows, window_samples
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.files import atomic_write, spreadsheet_cell
 
 __all__ = [
     "OnnxCheck",
@@ -232,7 +232,8 @@ def write_embeddings(path, files, embeddings):
     """Write d-vectors ``[files, embedding_size]``, whole or not at all.
 
     ``*.npz`` has the arrays ``files`` (text) and ``embeddings`` (float32),
-    without pickles; ``*.csv`` the column ``file``, then one per dimension.
+    without pickles; ``*.csv`` the column ``file``, then one per dimension. A
+    name that a spreadsheet would compute begins with ``'`` in it.
     Another suffix is an InputError.
     """
     suffix, values = Path(path).suffix, embeddings.numpy()
@@ -245,6 +246,7 @@ def write_embeddings(path, files, embeddings):
             writer.writerow(["file", *range(values.shape[1])])
             for name, row in zip(files, values):
                 # Nine digits bring every float32 back.
-                writer.writerow([name, *(f"{value:.9g}" for value in row)])
+                values = (f"{value:.9g}" for value in row)
+                writer.writerow([spreadsheet_cell(name), *values])
     else:
         raise InputError(f"{path} must end with .npz or .csv.")

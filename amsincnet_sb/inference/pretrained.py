@@ -10,7 +10,12 @@ from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write, replaced_folder
+from amsincnet_sb.utils.files import (
+    atomic_write,
+    is_plain_file,
+    read_json,
+    replaced_folder,
+)
 
 __all__ = [
     "OWN_COSINE",
@@ -188,7 +193,7 @@ def read_pretrained(folder, device="cpu"):
             "training run."
         )
     path = folder / "config.json"
-    if not path.is_file():
+    if not is_plain_file(path):
         raise InputError(
             f"{given} holds no trained model (no {path.name} in it or in "
             "pretrained/); give the results folder of a finished run."
@@ -208,8 +213,8 @@ def read_pretrained(folder, device="cpu"):
 
 def _build(path):
     """The modules that config.json describes, and its content."""
+    config = read_json(path, "write it again by training or importing")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         config["speakers"] = [str(name) for name in config["speakers"]]
         config["scale"] = float(config["scale"])
         config["own_cosine"] = float(config.get("own_cosine", OWN_COSINE))
@@ -231,8 +236,9 @@ def _build(path):
 
 def _load_weights(module, name, folder):
     path = folder / SAFETENSORS
-    if not path.is_file():
+    if not is_plain_file(path):
         path = folder / f"{name}.ckpt"
+        is_plain_file(path)  # a pipe would block
     try:
         if path.name == SAFETENSORS:
             start = f"{name}."

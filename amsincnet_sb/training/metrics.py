@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from amsincnet_sb.training.distributed import add_over_ranks, world_size
-from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.files import atomic_write, spreadsheet_cell
 
 __all__ = ["SentenceErrors", "error_summary"]
 
@@ -143,7 +143,8 @@ class SentenceErrors:
                 ids, *(column.tolist() for column in columns)
             ):
                 if has:
+                    text = name, names[label], names[decision]
                     writer.writerow(
-                        [name, names[label], names[decision]]
+                        [*map(spreadsheet_cell, text)]
                         + [f"{score:.4f}", f"{margin:.4f}", f"{error:.3f}"]
                     )

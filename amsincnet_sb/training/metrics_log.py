@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.files import atomic_write, is_plain_file
 
 __all__ = ["MetricsLog"]
+
+NUMBERS = re.compile("epoch|step|.*error|.*loss")
+MAX_NUMBER = float("inf")  # JSON's whole numbers may be larger
 
 
 class MetricsLog:
@@ -32,10 +36,11 @@ class MetricsLog:
     def records(self):
         """All records, a list of dict.
 
-        An InputError if a line is not a JSON object. A last line without its
-        newline, as a killed process leaves it, is ignored.
+        An InputError if a line is not a JSON object, or a value in it is not
+        what :meth:`append` writes. A last line without its newline, as a
+        killed process leaves it, is ignored.
         """
-        if not os.path.exists(self.path):
+        if not is_plain_file(self.path):
             return []
         with open(self.path, "rb") as file:
             lines = file.read().split(b"\n")
@@ -49,6 +54,11 @@ class MetricsLog:
                 raise InputError(
                     f"{self.path}, line {number}: this is not a JSON object."
                 )
+            for key, value in record.items():
+                if not _is_right(key, value):
+                    raise InputError(
+                        f"{self.path}, line {number}: {key} is not a number."
+                    )
             records.append(record)
         return records
 
@@ -70,8 +80,18 @@ class MetricsLog:
     def rewind(self, step):
         """Remove the records after a step, from which a run is resumed."""
         if os.path.exists(self.path):
-            self._write([r for r in self.records() if r["step"] <= step])
+            self._write([r for r in self.records() if r.get("step", 0) <= step])
 
     def _write(self, records):
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def _is_right(key, value):
+    """Whether it is a number where one is expected, and no absurd one."""
+    if not NUMBERS.fullmatch(key):
+        return not isinstance(value, dict | list)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    whole = key in ("epoch", "step")
+    return 0 <= value < 2**53 if whole else not abs(value) > MAX_NUMBER

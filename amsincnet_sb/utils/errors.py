@@ -1,10 +1,18 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and how programs end."""
 
 import contextlib
+import os
 import sys
 import traceback
 
 __all__ = ["InputError", "exit_on_input_error", "as_input_error"]
+
+# Exit statuses. 1 is left to answers: verify's no, a run of a sweep that
+# failed. That of a stopped training is in training/signals.py.
+WRONG = 2  # input, options, or a place that cannot be written
+CRASHED = 70  # a bug: EX_SOFTWARE of sysexits.h
+INTERRUPTED = 130  # by Ctrl-C
+UNREAD = 141  # nobody reads the output any more, as in `... | head -1`
 
 
 class InputError(ValueError):
@@ -27,7 +35,13 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def exit_on_input_error():
-    """End a program on an :class:`InputError`: its sentence and status 2.
+    """End a program as docs/reliability.md promises: a sentence, a status.
+
+    For an :class:`InputError`, whatever the system refuses (``OSError``) and
+    a lack of memory, it is a sentence and status 2; an interruption and an
+    output that nobody reads have statuses of their own. Only a bug in code
+    shows its traceback; with ``--debug`` on the command line, whatever the
+    system refuses does too.
 
     Example
     -------
@@ -38,12 +52,19 @@ def exit_on_input_error():
     SystemExit: 2
     """
     try:
-        yield
-    except InputError as error:
+        _open_streams()
+        try:
+            yield
+        except SystemExit:
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
-        if not error.told_elsewhere:
-            print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return
+    except (Exception, KeyboardInterrupt) as error:
+        written = _finish_output()
+        unread = isinstance(error, BrokenPipeError) and not written
+        status = UNREAD if unread else _tell(error)
+    sys.exit(status)
 
 
 @contextlib.contextmanager
@@ -79,6 +100,56 @@ def as_input_error(where):
             f"{where}: {_reason(error).rstrip('.')}; --debug shows the "
             "traceback."
         ) from error
+
+
+def _open_streams():
+    """Have a standard error and output that take any text."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    if sys.stdout is None:
+        raise InputError(
+            "The standard output is closed; send it to a file, or to "
+            f"{os.devnull}."
+        )
+    # A file's name need not be valid Unicode, nor a terminal know it.
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _finish_output():
+    """Write what is left; whether that was possible."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return True
+    except OSError:
+        # Python would try again at its exit, and complain.
+        with contextlib.suppress(OSError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+        return False
+
+
+def _tell(error):
+    """Say what has happened, once; the exit status for it."""
+    status, sentence = WRONG, f"Error: {error}"
+    if isinstance(error, InputError):
+        if error.told_elsewhere:
+            return status
+    elif isinstance(error, KeyboardInterrupt):
+        status, sentence = INTERRUPTED, "Interrupted."
+    elif isinstance(error, MemoryError):
+        sentence = "Error: there is not enough memory."
+    elif isinstance(error, OSError) and "--debug" not in sys.argv:
+        reason = error.strerror or str(error) or type(error).__name__
+        where = error.filename or "Reading or writing failed"
+        sentence = f"Error: {where}: {reason}."
+    else:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return CRASHED
+    with contextlib.suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
+    return status
 
 
 def _reason(error):

@@ -1,8 +1,11 @@
-"""Files and folders that are either whole or not there."""
+"""Files and folders that are either whole or not there, and what may be one."""
 
 import contextlib
+import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -13,7 +16,18 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["atomic_write", "exclusive", "replaced_folder"]
+__all__ = [
+    "atomic_write",
+    "check_output",
+    "exclusive",
+    "is_plain_file",
+    "read_json",
+    "replaced_folder",
+    "spreadsheet_cell",
+]
+
+# What spreadsheets take for a formula, in full width too.
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
 
 @contextlib.contextmanager
@@ -22,7 +36,8 @@ def atomic_write(path, mode="w"):
 
     Written beside its place, flushed to the disk and renamed, so that a
     reader sees the old content or the new; after an error, the old. Its
-    folder is made if need be; an InputError says that it cannot be written.
+    folder is made if need be. Raises InputError where it cannot be written,
+    or may not be: see :func:`check_output`.
 
     Example
     -------
@@ -35,6 +50,7 @@ def atomic_write(path, mode="w"):
     path = Path(path)
     temporary = None
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    _check_kind(path, stat.S_ISREG)
     try:
         with _written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +75,8 @@ def replaced_folder(folder):
     """Make a folder that takes its name, or another's place, when complete.
 
     Yields the folder to fill, beside the final one; its files are flushed to
-    the disk before it is renamed. An InputError says that it cannot be
-    written.
+    the disk before it is renamed. Raises InputError where it cannot be
+    written, or what has its name is a link or no folder.
 
     Example
     -------
@@ -72,6 +88,7 @@ def replaced_folder(folder):
     """
     folder = Path(folder)
     temporary = None
+    _check_kind(folder, stat.S_ISDIR)
     try:
         with _written(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +101,87 @@ def replaced_folder(folder):
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(path, *inputs):
+    """Raise InputError where a file cannot or may not be written.
+
+    To be called before the work whose result it is to hold. A device, a pipe,
+    a link or a folder is never replaced, nor is one of the ``inputs``.
+
+    Example
+    -------
+    >>> check_output("a.csv", "b.csv")
+    >>> check_output("a.csv", "./a.csv")
+    Traceback (most recent call last):
+        ...
+    amsincnet_sb.utils.errors.InputError: a.csv cannot be written: it is ...
+    """
+    path = Path(path)
+    _check_kind(path, stat.S_ISREG)
+    if any(os.path.realpath(path) == os.path.realpath(each) for each in inputs):
+        raise InputError(
+            f"{path} cannot be written: it is an input as well; give another "
+            "name."
+        )
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path} cannot be written: {folder} is no folder that may be "
+            "written to; choose another place."
+        )
+
+
+def is_plain_file(path):
+    """Whether there is such a file.
+
+    Raises InputError for what has its name but cannot be read as one: a
+    folder, a device, or a pipe, on which a reader would wait for ever.
+    """
+    try:
+        kind = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+    if not stat.S_ISREG(kind):
+        raise InputError(f"{path} is {_kind(kind)} and not a file.")
+    return True
+
+
+def read_json(path, advice):
+    """The object, a dict, in a JSON file.
+
+    Raises InputError, which ends with the ``advice``, where the file is
+    missing, is no plain file, no JSON, nested too deeply, or not an object.
+    """
+    try:
+        if not is_plain_file(path):
+            raise InputError(f"{path} does not exist; {advice}.")
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except InputError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path} cannot be read as JSON ({reason}); {advice}."
+        ) from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} does not hold a JSON object; {advice}.")
+    return found
+
+
+def spreadsheet_cell(text):
+    """Text for a CSV that people open: never taken for a formula.
+
+    Example
+    -------
+    >>> spreadsheet_cell("=1+1"), spreadsheet_cell("ann")
+    ("'=1+1", 'ann')
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 @contextlib.contextmanager
@@ -117,6 +215,28 @@ def _written(path):
         raise InputError(
             f"{path} cannot be written: {error.strerror or error}."
         ) from error
+
+
+def _check_kind(path, is_right):
+    """Refuse to replace anything of another kind, and links."""
+    try:
+        kind = os.lstat(path).st_mode
+    except (OSError, ValueError):  # writing it will say so
+        return
+    if not is_right(kind):
+        raise InputError(
+            f"{path} cannot be written: it is {_kind(kind)}; give another name."
+        )
+
+
+def _kind(mode):
+    names = {
+        stat.S_ISLNK: "a link",
+        stat.S_ISDIR: "a folder",
+        stat.S_ISFIFO: "a pipe",
+        stat.S_ISREG: "a file",
+    }
+    return next((n for is_it, n in names.items() if is_it(mode)), "a device")
 
 
 def _place(source, folder):

@@ -188,5 +188,8 @@ def test_damaged_enrolment(saved, tmp_path, content):
 )
 def test_damaged_calibration(saved, tmp_path, text):
     (tmp_path / "pretrained" / "calibration.json").write_text(text)
-    with pytest.raises(InputError, match="does not hold thresholds"):
+    with pytest.raises(
+        InputError,
+        match=r"calibration.json .*; remove it and run amsincnet evaluate",
+    ):
         SpeakerIdentifier.from_results(tmp_path)

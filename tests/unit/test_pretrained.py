@@ -164,7 +164,7 @@ def test_missing_damaged_and_foreign_weights(folder, name):
 )
 def test_config_that_is_none(folder, content):
     (folder / "config.json").write_bytes(content)
-    assert "config.json does not describe a model" in message(folder)
+    assert "write it again by training or importing" in message(folder)
 
 
 BAD = {

@@ -25,10 +25,16 @@ from amsincnet_sb.training.device import visible_gpus
 from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
-from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.files import (
+    atomic_write,
+    check_output,
+    read_json,
+    spreadsheet_cell,
+)
 
 COLUMNS = ["recipe", "margin", "seed", "frame_error", "sentence_error"]
 FIRST_SEED = 1234
+ANOTHER = "give another --output"
 
 
 def parse_margins(text):
@@ -100,13 +106,17 @@ class Sweep:
         self._keep_options()
 
     def _keep_options(self):
+        for suffix in ("csv", "md", "png"):
+            check_output(self.output / f"margins.{suffix}")
         path = self.output / "sweep.json"
         if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))["options"]
+            known = read_json(path, ANOTHER).get("options")
+            if not isinstance(known, list):
+                raise InputError(f"{path} is of no sweep; {ANOTHER}.")
             if known != self.options:
                 raise InputError(
                     f"{self.output} holds a sweep with other options "
-                    f"({' '.join(known)}); give another --output."
+                    f"({' '.join(map(str, known))}); {ANOTHER}."
                 )
             return
         with atomic_write(path) as file:
@@ -123,7 +133,11 @@ class Sweep:
         if not (folder / "pretrained" / "config.json").exists():
             return None
         records = MetricsLog(folder / "metrics.jsonl").records()
-        tests = [record for record in records if record["split"] == "test"]
+        tests = [
+            record
+            for record in records
+            if record.get("split") == "test" and {*COLUMNS[-2:]} <= {*record}
+        ]
         return tests[-1] if tests else None
 
     def run(self, devices=(), jobs_per_device=1, say=print):
@@ -208,7 +222,10 @@ class Sweep:
         with atomic_write(self.output / "margins.csv") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(
+                {**row, "recipe": spreadsheet_cell(row["recipe"])}
+                for row in rows
+            )
         with atomic_write(self.output / "margins.md") as file:
             file.write(summarize(rows))
         return rows
