@@ -1,6 +1,8 @@
 """The TIMIT recipe, for tests and benchmarks: how to start it, what it leaves."""
 
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,8 +47,36 @@ def arguments(hparams, **options):
 
 def environment(**more):
     """That of this process, with this checkout first on the path."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, **more}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
+
+
+def start(*command, cwd=RECIPE, **variables):
+    """A Python process of one thread, whose output is one text."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=cwd,
+        env=environment(**{"OMP_NUM_THREADS": "1", **variables}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])
+
+
+def start_two(*command):
+    """The two ranks of a group, as torchrun starts them."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    return [
+        start(*command, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", **common)
+        for rank in ("0", "1")
+    ]
 
 
 def records(output):

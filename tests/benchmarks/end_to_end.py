@@ -11,7 +11,6 @@ steps, its evaluations left out, is the last column.
 
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -54,17 +53,13 @@ def run(args, corpus, output):
         batches_per_epoch=args.batches,
     )
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=recipe_process.RECIPE,
-        env=recipe_process.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    process = recipe_process.start(
+        *command, OMP_NUM_THREADS=str(torch.get_num_threads())
     )
+    text, _ = process.communicate()
     seconds = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(done.stdout[-3000:])
+    if process.returncode:
+        raise SystemExit(text[-3000:])
     return seconds, recipe_process.records(output)
 
 

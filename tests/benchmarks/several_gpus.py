@@ -12,7 +12,6 @@ tensor of the last checkpoints must then be the same, bit for bit.
 """
 
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,12 +19,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import recipe_process  # noqa: E402
 import torch  # noqa: E402
 from recipe_process import (  # noqa: E402
     RECIPE,
     arguments,
     corpus,
-    environment,
     metrics,
     records,
     state,
@@ -41,7 +40,7 @@ RANDOM = ("dropout", "equalizer_std_db", "mixture_probability", "band_mask")
 
 def start(args, gpus, output, **options):
     """The recipe as a process, or as several under torchrun."""
-    command = [sys.executable]
+    command = []
     if gpus > 1:
         command += ["-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc_per_node={gpus}"]
@@ -52,14 +51,7 @@ def start(args, gpus, output, **options):
         **dict(option.split("=", 1) for option in args.option),
     }
     command += arguments(args.hparams, **options)
-    return subprocess.Popen(
-        command,
-        cwd=RECIPE,
-        env=environment(OMP_NUM_THREADS="1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return recipe_process.start(*command)
 
 
 def finish(process, statuses=(0,)):

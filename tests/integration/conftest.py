@@ -33,13 +33,7 @@ SINCNET = {"cnn_channels": "[4,4,4]", "cnn_kernel_sizes": "[51,5,5]"}
 
 
 class Recipe:
-    """``train.py`` as a person runs it, and a view of what it leaves.
-
-    Arguments
-    ---------
-    corpus : Path
-        What ``--data_folder`` is where nothing else is given.
-    """
+    """``train.py`` as a person runs it, and a view of what it leaves."""
 
     folder = RECIPE
     small = tuple(SMALL)
@@ -75,11 +69,7 @@ class Recipe:
         ]
 
     def __call__(self, hparams, output, whole=False, **options):
-        """Run it; a user's error raises SystemExit as in a process.
-
-        Most of a second goes into the picture and into the list of installed
-        packages, which are left out unless the whole is asked for.
-        """
+        """Run it; without the whole, what takes long is left out."""
         arguments = self.arguments(hparams, output, **options)
         with _as_script(arguments) as patch, exit_on_input_error():
             if not whole:

@@ -125,6 +125,12 @@ def place(finished, corpus, tmp_path, monkeypatch):
     (tmp_path / "half" / "embedding_model.ckpt").unlink()
     paths = sorted(corpus.glob("TRAIN/*/*/SI*.WAV"))
     shutil.copy(paths[0], "good.wav")
+    text = (finished / "manifests" / "test.csv").read_text()
+    lines = text.splitlines(keepends=True)
+    for name, kept in (("header", lines[:1]), ("one", lines[:2])):
+        (tmp_path / f"{name}.csv").write_text("".join(kept))
+    (tmp_path / "moved.csv").write_text(text.replace(".WAV", ".XYZ"))
+    (tmp_path / "corpus").symlink_to(corpus)
     samples, rate = soundfile.read("good.wav")
     (tmp_path / "text.wav").write_text("This is not audio.")
     (tmp_path / "empty.wav").touch()
@@ -151,6 +157,11 @@ def prepare(source):
     return ["prepare", source, "--output", "manifests"]
 
 
+def evaluate(manifest):
+    options = ["--manifest", manifest, "--data_folder", "corpus"]
+    return ["evaluate", "model", *options, "--calibrate"]
+
+
 CASES = {
     "no model": (["identify", "none", "good.wav"], "none is not a folder"),
     "empty folder": (["identify", "new", "good.wav"], "new holds no trained"),
@@ -167,6 +178,20 @@ CASES = {
         ["embed", "model", "silent.wav", "--output", "d.npz"],
         "silent.wav: it is silent",
     ),
+    "moved": (evaluate("moved.csv"), "there is no such file"),
+    "no utterance": (evaluate("header.csv"), "lists no utterance"),
+    "no pair": (evaluate("one.csv"), "no two utterances of one speaker"),
+    "kind of file": (
+        ["embed", "model", "good.wav", "--output", "d.txt"],
+        "d.txt",
+    ),
+    "threshold": (
+        ["verify", "model", "good.wav", "good.wav", "--threshold", "nan"],
+        "--threshold",
+    ),
+    "device": (["identify", "model", "good.wav", "--device", "abc"], "'abc'"),
+    "no filters": (["plot", "filters", "none"], "none is not a folder"),
+    "no DET": (["plot", "det", "model"], "amsincnet evaluate"),
     "unknown speaker": (["remove", "model", "zoe"], "'zoe' is not an enrolled"),
     "wrong columns": (prepare("columns.csv"), "no column gives the path"),
     "missing files": (prepare("missing.csv"), "none.wav and 1 more"),

@@ -46,10 +46,6 @@ def run(capsys, *arguments):
     return status, lines, captured.err.splitlines()
 
 
-def contents(folder):
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def test_enrol_identify_remove(model, files, capsys):
     found = run(capsys, "enroll", model, "zoe", *files[:3])
     answer = {"enrolled": "zoe", "files": 3, "speakers": 5}
@@ -178,44 +174,6 @@ def test_trials_and_strangers(model, corpus, tmp_path, capsys):
     assert (shown["open_set"]["known"], shown["open_set"]["unknown"]) == (9, 3)
 
 
-@pytest.mark.parametrize(
-    "change, complaint",
-    [
-        (lambda text: text.replace(".WAV", ".XYZ"), "there is no such file"),
-        (lambda text: text.splitlines()[0] + "\n", "lists no utterance"),
-        (
-            lambda text: "\n".join(text.splitlines()[:2]) + "\n",
-            "no two utterances of one speaker",
-        ),
-    ],
-)
-def test_unusable_manifests(model, corpus, capsys, change, complaint):
-    manifest = model / "manifests" / "test.csv"
-    manifest.write_text(change(manifest.read_text()))
-    before = contents(model)
-    status, out, err = evaluate(capsys, model, corpus, "--calibrate")
-    assert (status, out) == (2, []) and complaint in err[-1]
-    assert err[-1].startswith("Error: ") and err[-1].endswith((".", "?"))
-    assert contents(model) == before
-
-
-@pytest.mark.parametrize(
-    "arguments, complaint",
-    [
-        (["embed", "{model}", "a.wav", "--output", "d.txt"], "d.txt"),
-        (["verify", "{model}", "a", "b", "--threshold", "nan"], "--threshold"),
-        (["enroll", "{model}/none", "zoe", "{file}"], "none is not a folder"),
-        (["plot", "filters", "{model}/none"], "none is not a folder"),
-        (["identify", "{model}", "{file}", "--device", "abc"], "'abc'"),
-        (["plot", "det", "{model}"], "amsincnet evaluate"),
-    ],
-)
-def test_unusable_options(model, files, capsys, arguments, complaint):
-    arguments = [a.format(model=model, file=files[0]) for a in arguments]
-    status, out, (line,) = run(capsys, *arguments)
-    assert (status, out) == (2, []) and complaint in line
-
-
 def test_a_terminal_gets_sentences(model, files, corpus, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     for command, start in (
@@ -275,16 +233,6 @@ def test_examples_run_as_typed(
             if name == "demo-corpus":
                 patch.chdir(tmp_path / "empty")
             assert run(capsys, *found[name])[0] == 0, name
-
-
-def test_pictures(model, corpus, capsys, tmp_path):
-    pytest.importorskip("matplotlib")
-    evaluate(capsys, model, corpus)
-    for what in ("det", "filters", "confusions"):
-        path = tmp_path / f"{what}.png"
-        found = run(capsys, "plot", what, model, "--output", path)
-        assert found == (0, [str(path)], [])
-        assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_unknown(model, files, capsys, caplog):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from ranks import free_port, start, start_two
+from recipe_process import free_port, start, start_two
 
 from amsincnet_sb.training.signals import STOPPED
 
@@ -51,7 +51,7 @@ start = train.SpeakerBrain.on_fit_batch_start
 train_mode = torch.nn.BatchNorm1d.train
 rank = int(os.environ["RANK"])
 for number, run in enumerate(json.load(sys.stdin)):
-    os.environ["MASTER_PORT"] = str(run["port"])
+    os.environ["MASTER_PORT"] = run["port"]
     sys.argv = ["train.py", *run["arguments"]]
 
     def signalled(self, batch, should_step):
@@ -99,7 +99,7 @@ def two(recipe, tmp_path_factory):
             ("refused", None, {"sync_batchnorm": "True"}),
         )
     ]
-    ranks = start_two("-c", RUNS, cwd=recipe.folder)
+    ranks = start_two("-c", RUNS)
     for process in ranks:
         process.stdin.write(json.dumps(runs))
         process.stdin.close()
@@ -199,7 +199,7 @@ def test_two_nodes(recipe, two, tmp_path):
         command += ["--nproc_per_node=1", f"--node_rank={node}"]
         command += ["--master_addr=127.0.0.1", f"--master_port={port}"]
         command += ["train.py", *arguments]
-        agents.append(start(*command, cwd=recipe.folder))
+        agents.append(start(*command))
         time.sleep(0.2)
     for agent in agents:
         text, _ = agent.communicate(timeout=300)

@@ -101,17 +101,6 @@ def test_a_file_is_identified(trained, recordings, capsys):
     assert names == {"Ann", "Bob", "Cem", "Dora"}
 
 
-def test_repeated_from_its_results(recipe, trained, tmp_path):
-    again = recipe(
-        trained / "hyperparams.yaml",
-        tmp_path / "again",
-        data_folder=None,
-        **dict.fromkeys(recipe.small),
-    )
-    assert recipe.state(again) == recipe.state(trained)
-    assert recipe.sentences(again) == recipe.sentences(trained)
-
-
 def test_refused_by_the_recipe(refused, tmp_path):
     """One sentence, before anything is made."""
     sentence = refused(manifest=tmp_path / "none")

@@ -74,13 +74,6 @@ def tree(request, tmp_path_factory):
     return folder
 
 
-def check(run, folder, call):
-    """Whether one of SpeechBrain's test tools answers True, and its output."""
-    code = f"from tests.utils import {call.split('.')[0]}; print({call})"
-    said = run(folder, "python", "-c", code)
-    return said.strip().split("\n")[-1] == "True", said
-
-
 @needs_checkout
 def test_consistency(run, tree):
     checks = Path(CHECKOUT, "tests", "consistency")
@@ -93,29 +86,25 @@ def test_consistency(run, tree):
     assert "5 passed" in said, said
 
 
-@needs_checkout
-def test_yaml_files_load(run, tree):
-    passed, said = check(run, tree, "recipe_tests.load_yaml_test()")
-    assert passed, said
+CALLS = [
+    "recipe_tests.load_yaml_test()",
+    "recipe_tests.run_recipe_tests()",
+    f"check_docstrings.check_docstrings({str(ROOT)!r}, "
+    "['/amsincnet_sb/', '/recipes/'])",
+]
 
 
 @needs_checkout
-def test_docstrings(run):
-    folders = ["/amsincnet_sb/", "/recipes/"]
-    call = f"check_docstrings.check_docstrings({str(ROOT)!r}, {folders})"
-    passed, said = check(run, ROOT, call)
-    assert passed, said
-
-
-@needs_checkout
-def test_recipes_run(run, tree):
-    passed, said = check(run, tree, "recipe_tests.run_recipe_tests()")
-    said += "".join(
+@pytest.mark.parametrize("call", CALLS)
+def test_tools_answer_true(run, tree, call):
+    code = f"from tests.utils import {call.split('.')[0]}; print({call})"
+    said = run(tree, "python", "-c", code)
+    errors = "".join(
         file.read_text()[-2000:]
         for file in tree.glob("tests/tmp/*/stderr.txt")
         if not (file.parent / ".passed").exists()
     )
-    assert passed, said
+    assert said.strip().split("\n")[-1] == "True", said + errors
 
 
 # Without a checkout -----------------------------------------------------------

@@ -73,17 +73,6 @@ def test_totals_are_those_of_the_epoch(tmp_path, chunks):
     assert totals["loss"] == pytest.approx(float(sum(losses[5:])), rel=1e-6)
 
 
-def test_step_seed_depends_on_seed_and_step_alone(tmp_path):
-    brain = toy(tmp_path)
-    draws = {}
-    for seed, step in ((1, 0), (1, 1), (2, 0), (1, 0)):
-        brain.optimizer_step = step
-        brain.seed_step(seed)
-        draws.setdefault((seed, step), []).append(torch.rand(3).tolist())
-    assert draws[1, 0][0] == draws[1, 0][1]
-    assert draws[1, 0][0] != draws[1, 1][0] != draws[2, 0][0]
-
-
 def test_captured_loop_equals_the_ordinary_one(tmp_path, chunks, monkeypatch):
     """The same weights, the same sums; on a CPU the step is not a graph."""
     ordinary = toy(tmp_path / "a")

@@ -1,7 +1,6 @@
 """The captured training step against a loop written by hand."""
 
 import copy
-import io
 import logging
 import math
 from functools import partial
@@ -13,7 +12,6 @@ from torch import nn
 from amsincnet_sb.nnet.compiled import compiled
 from amsincnet_sb.nnet.losses import AMSoftmax
 from amsincnet_sb.training.captured_step import CapturedStep
-from amsincnet_sb.training.optimizer_state import _make_state, make_capturable
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 on_gpu = pytest.mark.skipif(
@@ -222,34 +220,3 @@ def test_however_many_in_a_process_all_are_compiled(device, monkeypatch):
             task.train(step, range(2))
             kept.append(step)
     assert len(programs) == (8 if device == "cuda" else 4)
-
-
-def test_the_same_program_for_a_state_that_was_loaded():
-    """Another one would round otherwise, and a resumed run end elsewhere."""
-    programs, saved = [], None
-
-    def kept(graph, _):
-        programs.append(graph.code)
-        return graph.forward
-
-    for _ in range(3):
-        task = Task("cpu", "adamw")
-        task(*task.batch(0)).backward()
-        if saved is None:
-            _make_state(task.optimizer, [*task.net.parameters()])
-            task(*task.batch(0)).backward()
-        else:
-            saved.seek(0)
-            state = torch.load(saved, weights_only=True)
-            task.optimizer.load_state_dict(state)
-        step = task.captured()
-        make_capturable(task.optimizer, False, step.device)  # as on a GPU
-        step._refresh_rates()
-        update = torch.compile(
-            lambda *arguments, step=step: step._guarded_update(*arguments),
-            backend=kept,
-        )
-        update(torch.tensor(True), step._updated())
-        saved = io.BytesIO()
-        torch.save(task.optimizer.state_dict(), saved)
-    assert len(programs) == 3 and len(set(programs)) == 1

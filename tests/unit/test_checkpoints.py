@@ -114,21 +114,6 @@ def test_scalars_of_torch_and_numpy_in_the_meta_data(tmp_path):
     assert (found.meta["a"], found.meta["b"]) == (1.5, 2.5)
 
 
-def test_no_save_asks_more_than_the_one_before(tmp_path, monkeypatch):
-    checkpointer, _ = make(tmp_path)
-    asked, find = [], checkpointer.find_checkpoints
-
-    def counted(**order):
-        asked.append(order)
-        return find(**order)
-
-    monkeypatch.setattr(checkpointer, "find_checkpoints", counted)
-    for number in range(5):
-        checkpointer.save_and_keep_only({"error": number}, name=f"v{number}")
-        assert names(tmp_path) == [f"CKPT+v{number}"]
-    assert len(asked) == 5
-
-
 def test_keep_the_best_and_the_latest(tmp_path):
     checkpointer = AtomicCheckpointer(tmp_path, {})
     for error in (3.0, 1.0, 2.0):

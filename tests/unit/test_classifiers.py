@@ -30,15 +30,6 @@ def test_an_embedding_of_zeros_has_no_direction():
     assert x.grad.isfinite().all()
 
 
-def test_cosines_are_exact_under_autocast():
-    classify = CosineClassifier(64, 10)
-    x = torch.randn(8, 1, 64).to(torch.bfloat16)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = classify(x)
-    assert y.dtype == torch.float32
-    assert torch.equal(y, classify(x.float()))
-
-
 def test_the_released_initialisation():
     torch.manual_seed(0)
     linear = SoftmaxClassifier(300, 100).linear

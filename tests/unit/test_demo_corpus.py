@@ -3,7 +3,6 @@
 import re
 
 import demo_corpus
-import numpy as np
 import pytest
 import soundfile
 from demo_corpus import generate_demo_corpus, make_voice, speak
@@ -44,30 +43,6 @@ def test_layout(corpus):
         assert 0 < limits[0] and limits[-1] < info.frames
     names = [make_voice(index).name for index in range(2500)]
     assert len(set(names)) == len(names)
-
-
-def mean_log_spectrum(samples, words):
-    """Mean log energy in bands of 250 Hz, level removed."""
-    frames = np.lib.stride_tricks.sliding_window_view(
-        samples[words[0][0] : words[-1][1]] / 32768, 512
-    )[::256]
-    power = np.abs(np.fft.rfft(frames * np.hanning(512))[:, :256]) ** 2
-    bands = np.log(power.reshape(-1, 32, 8).sum(2) + 1e-9).mean(0)
-    return bands - bands.mean()
-
-
-def test_speakers_differ_more_than_their_sentences_but_not_trivially():
-    # Five SX and three SI sentences of each speaker
-    sentences = (3, 50, 111, 222, 333, 500, 1000, 2000)
-    voices = [make_voice(index) for index in range(20)]
-    features = np.array(
-        [[mean_log_spectrum(*speak(v, s)) for s in sentences] for v in voices]
-    )
-    train, test = features[:, :5], features[:, 5:]
-    centres = train.mean(axis=1)
-    distances = ((test[:, :, None] - centres) ** 2).sum(-1)
-    right = distances.argmin(-1) == np.arange(len(voices))[:, None]
-    assert 0.4 < right.mean() < 0.97
 
 
 def test_a_larger_corpus_contains_the_smaller(corpus, tmp_path):

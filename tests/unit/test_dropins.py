@@ -12,7 +12,6 @@ import pytest
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.inference.classifiers import EncoderClassifier
 from torch.utils.data import DataLoader
 
 HPARAMS = Path(__file__).parents[2] / "recipes/VoxCeleb/SpeakerRec/hparams"
@@ -131,17 +130,3 @@ def test_verification_loads_what_training_saved(name, tmp_path):
     for hparams in (train, verify):
         hparams["embedding_model"].eval()
     assert torch.equal(embed(train, *speech()), embed(verify, *speech()))
-
-
-@each_model
-def test_in_speechbrains_encoder_classifier(name, tmp_path):
-    hparams = load(name, tmp_path)
-    modules = {key: hparams[key] for key in EncoderClassifier.MODULES_NEEDED}
-    model = EncoderClassifier(modules, {"label_encoder": None})
-    wavs, lens = speech()
-    with torch.no_grad():
-        embeddings = model.encode_batch(wavs, lens)
-        assert embeddings.shape == (4, 1, 16)
-        assert model.mods.classifier(embeddings).shape == (4, 1, 5)
-        # One recording as a row, as classify_file passes it
-        assert model.encode_batch(wavs[:1]).shape == (1, 1, 16)

@@ -81,12 +81,6 @@ def test_a_plain_softmax_cannot_enrol(models, voice):
     assert who.verify(voice(300), voice(300), 0.9).accepted
 
 
-def test_only_the_enrolled_can_be_removed(who):
-    for name in ("ann", "zed"):
-        with pytest.raises(InputError, match="not an enrolled speaker"):
-            who.remove(name)
-
-
 def test_saved_and_loaded(saved, voice, tmp_path):
     expected = saved.identify(voice(2000), 3)
     saved.save(tmp_path / "copy")
@@ -102,25 +96,12 @@ def test_saved_and_loaded(saved, voice, tmp_path):
     assert SpeakerIdentifier.from_results(folder).speakers == SPEAKERS
 
 
-def test_a_cohort_is_kept_with_the_threshold(saved, voice, analyse, tmp_path):
-    trial = voice(300), voice(700), 0.0
-    plain = saved.verify(*trial).score
-    saved.cohort = torch.stack(
-        [analyse(saved, voice(p)).direction for p in (300, 1500, 2500, 4000)]
-    )
-    saved.save()
-    expected = saved.verify(*trial)
-    assert expected.score != pytest.approx(plain)
-    saved.save(tmp_path / "copy")
-    again = SpeakerIdentifier.from_results(tmp_path / "copy")
-    assert again.verify(*trial) == expected
-    (tmp_path / "copy" / "calibration.json").unlink()
-    again = SpeakerIdentifier.from_results(tmp_path / "copy")
-    assert again.verify(*trial).score == pytest.approx(plain)
-    for vectors in (np.zeros((4, 9), np.float32), np.zeros((2, 16), "f4")):
-        np.savez(tmp_path / "pretrained" / "cohort.npz", vectors=vectors)
-        with pytest.raises(InputError, match="does not hold a cohort"):
-            SpeakerIdentifier.from_results(tmp_path)
+@pytest.mark.parametrize("shape", [(4, 9), (2, 16)])
+def test_damaged_cohort(saved, tmp_path, shape):
+    path = tmp_path / "pretrained" / "cohort.npz"
+    np.savez(path, vectors=np.zeros(shape, np.float32))
+    with pytest.raises(InputError, match="does not hold a cohort"):
+        SpeakerIdentifier.from_results(tmp_path)
 
 
 def test_several_enrol_at_once(saved, voice, tmp_path):

@@ -70,14 +70,6 @@ def test_a_complete_file(write):
     assert options["counter"]["x"] == 0.35
 
 
-def test_changes_reach_what_refers_to_them(write):
-    path = write("m.yaml", INCLUDE + "    seed: 7\n    margin: 0.1\n")
-    hparams = load(path)
-    assert hparams["folder"] == "results/7"
-    assert hparams["counter"] == {"x": 0.1, "y": 5}
-    assert load(path, "margin: 0.2")["counter"] == {"x": 0.2, "y": 5}
-
-
 def test_the_command_line_wins_on_every_level(write):
     write("m.yaml", "margin: 0.1\n" + INCLUDE + "    margin: !ref <margin>\n")
     path = write(
@@ -151,10 +143,9 @@ def test_unknown_keys(write, text, expected):
 
 def test_unknown_keys_of_the_command_line(write):
     path = write("m.yaml", INCLUDE + "    margin: 0.1")
-    for overrides in ("margni: 0.2", {"margni": 0.2}):
-        text = message(path, overrides)
-        assert text.startswith("The command line: there is no key `margni` in ")
-        assert text.endswith("did you mean `margin`?")
+    text = message(path, "margni: 0.2")
+    assert text.startswith("The command line: there is no key `margni` in ")
+    assert text.endswith("did you mean `margin`?")
 
 
 @pytest.mark.parametrize(
@@ -214,16 +205,6 @@ def test_bad_yaml(write, text, word):
     assert path in message(including)
 
 
-def test_what_cannot_be_resolved(write):
-    path = write("base.yaml", BASE)
-    for key in ("folder", "sizes", "seed"):  # a mapping where there is none
-        with pytest.raises(InputError, match="base.yaml cannot be resolved"):
-            plain_options(path, {"data_folder": "/x", key: {"a": 1}})
-    path = write("a.yaml", "a: !ref <nothing>")
-    with pytest.raises(InputError, match="a.yaml cannot be resolved.*nothing"):
-        plain_options(path, {})
-
-
 def test_nothing_is_executed(write, tmp_path):
     canary = tmp_path / "canary"
     path = write(
@@ -245,8 +226,6 @@ def test_placeholders(write):
     )
     with pytest.raises(InputError, match="no value yet; get it there"):
         plain_options(path, {}, {"data_folder": "get it there."})
-    # An including file can fill it in, and take another away.
+    # An including file can fill it in.
     path = write("n.yaml", INCLUDE + "    data_folder: /x")
     assert plain_options(path, {})["data_folder"] == "/x"
-    path = write("o.yaml", "recipe: !include:n.yaml\n    recipe: 1")
-    assert "there is no key" in message(path)

@@ -1,7 +1,5 @@
 """Naming and comparing speakers of recordings of any length."""
 
-import logging
-
 import numpy as np
 import pytest
 import soundfile
@@ -102,32 +100,6 @@ def test_useless_tensors(who, wave, complaint):
         who.identify(wave)
 
 
-def test_files(who, tmp_path):
-    steps = (recording(3000) * 32768).round()
-    path = tmp_path / "a.wav"
-    soundfile.write(path, steps.short().numpy(), 16000)
-    expected = who.identify(steps / 32768)
-    assert who.identify(path) == who.identify(str(path)) == expected
-    stereo = np.stack([steps.numpy() / 16384, np.zeros(3000)], 1)
-    soundfile.write(tmp_path / "b.wav", stereo, 16000, "FLOAT")
-    for a, b in zip(who.identify(tmp_path / "b.wav"), expected):
-        assert a.speaker == b.speaker
-        assert a.score == pytest.approx(b.score, abs=1e-4)
-
-
-def test_bad_files_among_good_ones(who, voice, tmp_path):
-    (tmp_path / "text.wav").write_text("text")
-    soundfile.write(tmp_path / "silent.wav", np.zeros(5000), 16000)
-    bad = [tmp_path / n for n in ("text.wav", "none.wav", ".", "silent.wav")]
-    for path in bad:
-        with pytest.raises(InputError, match=str(path)):
-            who.identify(path)
-    good = voice(300)
-    found = list(who.identify_all([good, *bad, good], errors=True))
-    assert all(isinstance(each, InputError) for each in found[1:-1])
-    assert found[0] == found[-1] == who.identify(good)
-
-
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 @pytest.mark.parametrize("seconds", [3, 3.37])
 def test_a_file_in_pieces(who, analyse, tmp_path, monkeypatch, rate, seconds):
@@ -178,16 +150,6 @@ def test_verification_against_a_cohort(who, voice, analyse):
     found = who.verify(a, b, 1.0)
     assert found.score == pytest.approx(expected, rel=1e-3)
     assert found.accepted is bool(expected > 1.0)
-
-
-def test_thresholds(who, voice, caplog):
-    with caplog.at_level(logging.WARNING):
-        assert who.threshold("verification") == 0.8
-    assert "no calibrated threshold" in caplog.text
-    caplog.clear()
-    who.calibration = {"verification": {"threshold": 2.0}}
-    assert not who.verify(voice(300), voice(300)).accepted
-    assert not caplog.records
 
 
 def test_the_unknown_win_below_the_threshold_and_not_above(who, voice):

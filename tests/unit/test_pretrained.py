@@ -120,15 +120,6 @@ def test_a_full_disk_keeps_the_old_model(
 # Damage; tests/integration/test_untrusted.py has files that would execute -----
 
 
-def test_no_model(tmp_path):
-    assert "is not a folder" in message(tmp_path / "none")
-    assert "no config.json" in message(tmp_path)
-    (tmp_path / "file").write_text("x")
-    assert "is not a folder" in message(tmp_path / "file")
-    (tmp_path / "pretrained").mkdir()
-    assert "no config.json" in message(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["embedding_model.ckpt", "classifier.ckpt"])
 def test_missing_damaged_and_foreign_weights(folder, name):
     path = folder / name

@@ -11,11 +11,7 @@ from hypothesis import (
 from speechbrain.utils.metric_stats import EER, minDCF
 
 from amsincnet_sb.dataio.manifest import Utterance
-from amsincnet_sb.inference.evaluation import (
-    _all_pairs,
-    _score_utterances,
-    read_trials,
-)
+from amsincnet_sb.inference.evaluation import _score_utterances, read_trials
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.scoring import det_points, eer, error_rates, min_dcf
 from amsincnet_sb.utils.errors import InputError
@@ -80,14 +76,6 @@ def test_useless_trials(score, labels, complaint):
     for errors in (eer, min_dcf, det_points):
         with pytest.raises(InputError, match=complaint):
             errors(torch.tensor([0.1, score]), torch.tensor(labels))
-
-
-def test_all_pairs():
-    names = ["a", "b", "a", "c", "b"]
-    rows = zip(*(each.tolist() for each in _all_pairs(names)))
-    assert {(i, j): same for i, j, same in rows} == {
-        (i, j): names[i] == names[j] for i in range(5) for j in range(i + 1, 5)
-    }
 
 
 def test_as_if_the_model_did_not_know_a_speaker(
