@@ -8,51 +8,44 @@ A recipe's yaml is either complete or includes a complete one under the key
         margin: !ref <margin>
 
 HyperPyYAML loads both. It accepts any key, though, so misspelt ones are found
-here, and options of the command line are put where they take effect.
+here, and options of the command line are put where they take effect. It reads
+``<x>`` in a text as a reference and ``5 #`` as a number, so a path goes through
+it as a token.
+
+The yaml of a finished run has every reference spelled out: a changed key would
+not reach what was made from it, and is refused.
 """
 
 import difflib
 import os
 import re
+import uuid
+from datetime import date
 
-from hyperpyyaml import resolve_references
-from ruamel.yaml import YAML
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML, Loader
 from ruamel.yaml.error import YAMLError
 
-from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.training.arguments import is_text
+from amsincnet_sb.training.options import HOW
+from amsincnet_sb.utils.errors import InputError, as_input_error
+from amsincnet_sb.utils.files import atomic_write
 
-__all__ = ["parse_overrides", "place_overrides", "plain_options"]
+__all__ = [
+    "load_recipe",
+    "place_overrides",
+    "plain_options",
+    "save_hyperparams",
+]
 
 RECIPE = "recipe"
 INCLUDE = "!include:"
 COMMAND_LINE = "The command line"
-
-
-def parse_overrides(overrides):
-    """The yaml text of ``speechbrain.parse_arguments`` as a mapping.
-
-    An InputError if it is not a mapping, or a key has no value.
-    """
-    if isinstance(overrides, str):
-        try:
-            overrides = YAML().load(overrides)
-        except (YAMLError, ValueError, RecursionError) as error:
-            raise InputError(
-                "The options on the command line cannot be read as yaml: "
-                f"{_one_line(error)}; write them as --key=value."
-            ) from error
-    if overrides is not None and not isinstance(overrides, dict):
-        raise InputError(
-            f"The command line has {str(overrides)!r} where --key=value was "
-            "expected."
-        )
-    for key, value in (overrides or {}).items():
-        if value is None:
-            raise InputError(
-                f"The command line has --{key} without a value; write "
-                f"--{key}=VALUE (True or False for a switch)."
-            )
-    return dict(overrides or {})
+GENERATED = (
+    "# Generated "  # first line of a finished run's file; as SpeechBrain
+)
+# Keys that nothing else in a file is made from, or that everything follows.
+ALONE = {"data_folder", "manifest", "output_folder"}
 
 
 def place_overrides(hparams_file, overrides):
@@ -105,20 +98,110 @@ def plain_options(hparams_file, overrides, hints=None):
         if _tag(value) == "!PLACEHOLDER" and key not in overrides:
             hint = (hints or {}).get(key, f"give one with --{key}=VALUE.")
             raise InputError(f"{path}: `{key}` has no value yet; {hint}")
+    return dict(_recipe(_resolved(hparams_file, placed)))
+
+
+def load_recipe(hparams_file, overrides):
+    """The recipe with its objects, made by HyperPyYAML.
+
+    ``overrides`` as in :func:`plain_options`; what HyperPyYAML or an object
+    complains of is an InputError. **This runs what the file names.**
+    """
+    literal = _Literal(place_overrides(hparams_file, overrides))
+    with open(hparams_file, encoding="utf-8") as file:
+        with as_input_error(hparams_file):
+            loader = literal.loader()
+            return _recipe(
+                load_hyperpyyaml(file, literal.tokens, loader=loader)
+            )
+
+
+def save_hyperparams(hparams_file, overrides):
+    """Write hyperparams.yaml, without references, into the output folder.
+
+    As ``speechbrain.create_experiment_directory`` does, which folds long paths
+    such that not all can be read again.
+    """
+    tree = _resolved(hparams_file, place_overrides(hparams_file, overrides))
+    path = os.path.join(_recipe(tree)["output_folder"], "hyperparams.yaml")
+    source = repr(os.path.abspath(hparams_file))[1:-1]
+    yaml = YAML()
+    yaml.width = 2**31
+    with atomic_write(path) as file:
+        file.write(f"{GENERATED}{date.today()} from:\n# {source}\n")
+        file.write("# yamllint disable\n")
+        yaml.dump(tree, file)
+
+
+class _Literal:
+    """Overrides whose texts pass through HyperPyYAML as they are."""
+
+    def __init__(self, overrides):
+        self._texts, self._prefix = [], f"text{uuid.uuid4().hex}n"
+        self.tokens = self._hide(overrides)
+
+    def _hide(self, overrides):
+        hidden = {}
+        for key, value in overrides.items():
+            if key == RECIPE:
+                value = self._hide(value)
+            elif is_text(key) and isinstance(value, str):
+                self._texts.append(value)
+                value = f"{self._prefix}{len(self._texts) - 1}n"
+            hidden[key] = value
+        return hidden
+
+    def show(self, tree):
+        """A tree of ruamel.yaml with the texts in place of their tokens."""
+        if isinstance(tree, str):
+            return self._shown(tree)
+        if isinstance(getattr(tree, "value", None), str):  # with a tag
+            tree.value = self._shown(tree.value)
+        items = tree.items() if isinstance(tree, dict) else ()
+        items = enumerate(tree) if isinstance(tree, list) else items
+        for key, value in list(items):
+            tree[key] = self.show(value)
+        return tree
+
+    def loader(self):
+        """A loader for HyperPyYAML that sees the texts."""
+        shown = self._shown
+
+        class _Loader(Loader):
+            def construct_scalar(self, node):
+                """The text of a scalar."""
+                return shown(super().construct_scalar(node))
+
+        return _Loader
+
+    def _shown(self, text):
+        return re.sub(
+            f"{self._prefix}([0-9]+)n",
+            lambda token: self._texts[int(token[1])],
+            text,
+        )
+
+
+def _resolved(hparams_file, placed):
+    """The whole tree, with its tags, without references."""
+    literal = _Literal(placed)
     try:
         with open(hparams_file, encoding="utf-8") as file:
-            resolved = YAML().load(resolve_references(file, placed))
+            text = resolve_references(file, literal.tokens)
+        return literal.show(YAML().load(text))
     except YAMLError as error:
         reason = _one_line(error)
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}"
-    except (ValueError, KeyError, RecursionError) as error:
+    except (ValueError, KeyError, RecursionError, ArithmeticError) as error:
         reason = str(error.args[0]).rstrip(".")
-    else:
-        while RECIPE in resolved:
-            resolved = resolved[RECIPE]
-        return dict(resolved)
     raise InputError(f"{hparams_file} cannot be resolved: {reason}.")
+
+
+def _recipe(tree):
+    while RECIPE in tree:  # a file that includes another
+        tree = tree[RECIPE]
+    return tree
 
 
 def _place(trees, overrides, hparams_file):
@@ -129,13 +212,34 @@ def _place(trees, overrides, hparams_file):
     _check_keys(overrides, known, COMMAND_LINE, hparams_file)
 
     placed = None
-    for _, tree in reversed(trees):
-        mine = _following(tree, overrides)
-        _merge(mine, {k: v for k, v in overrides.items() if k in tree})
+    for number, (path, tree) in reversed([*enumerate(trees)]):
+        changes = trees[number - 1][1][RECIPE] if number else {}
+        mine = {k: v for k, v in overrides.items() if k in tree}
+        _check_spelled_out(path, tree, {**changes, **mine})
+        values = {**tree, **changes}
+        own = {k: v for k, v in values.items() if is_text(k) and type(v) is str}
+        _merge(own, _following(tree, overrides))
+        _merge(own, mine)
         if placed is not None:
-            mine[RECIPE] = placed
-        placed = mine
+            own[RECIPE] = placed
+        placed = own
     return placed
+
+
+def _check_spelled_out(path, tree, changes):
+    """Refuse changes of a finished run's file that would not reach all uses."""
+    with open(path, encoding="utf-8") as file:
+        start, source = file.readline(), file.readline()
+    if not start.startswith(GENERATED):
+        return
+    for key, value in changes.items():
+        alone = key in HOW or key in ALONE or str(key).endswith("_annotation")
+        if not alone and value != tree[key]:
+            raise InputError(
+                f"{path} is of a finished run, with {key} spelled out wherever "
+                f"it is used; to change it to {value}, start from the file it "
+                f"was made of, {source.removeprefix('# ').strip()}."
+            )
 
 
 def _trees(hparams_file):
@@ -242,6 +346,12 @@ def _check_keys(changes, base, where, base_file, prefix=""):
             raise InputError(
                 f"{at}: there is no key `{prefix}{key}` in {base_file}{meant}"
             )
+        plain = not isinstance(value, dict) and not _tag(value)
+        if where == COMMAND_LINE and plain and _makes(base[key]):
+            raise InputError(
+                f"{at}: `{prefix}{key}` is {_tag(base[key])} in {base_file} "
+                f"and cannot become {value}; change it in a copy of that file."
+            )
         if isinstance(value, dict) and isinstance(base[key], dict):
             # HyperPyYAML would merge the arguments and keep the base's tag.
             new, old = _tag(value), _tag(base[key])
@@ -252,6 +362,11 @@ def _check_keys(changes, base, where, base_file, prefix=""):
                     "copy of that file."
                 )
             _check_keys(value, base[key], where, base_file, f"{prefix}{key}.")
+
+
+def _makes(node):
+    """Whether a node of a file is an object or a function to be made."""
+    return _tag(node).startswith(("!new:", "!name:", "!apply:", "!module:"))
 
 
 def _one_line(error):

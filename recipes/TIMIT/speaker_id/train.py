@@ -21,7 +21,6 @@ from dataclasses import replace
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.autocast import AMPConfig
 from timit_prepare import prepare_timit
 
@@ -34,6 +33,7 @@ from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.nnet.optimizers import parameter_groups
 from amsincnet_sb.plots import plot_curves
+from amsincnet_sb.training.arguments import parse_arguments
 from amsincnet_sb.training.brain import CapturedBrain
 from amsincnet_sb.training.device import (
     best_precisions,
@@ -47,12 +47,13 @@ from amsincnet_sb.training.distributed import (
     world_size,
 )
 from amsincnet_sb.training.hparams import (
-    parse_overrides,
-    place_overrides,
+    load_recipe,
     plain_options,
+    save_hyperparams,
 )
 from amsincnet_sb.training.metrics import SentenceErrors
 from amsincnet_sb.training.metrics_log import MetricsLog
+from amsincnet_sb.training.options import check_options
 from amsincnet_sb.utils.errors import (
     InputError,
     as_input_error,
@@ -525,28 +526,21 @@ def check_network(hparams):
 def main():
     """Prepare the corpus, train, evaluate, and write the model out."""
     # 1. Command line and hyperparameters; no object is made of them yet
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    overrides = parse_overrides(overrides)
+    hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
     options = plain_options(hparams_file, overrides, HINTS)
+    check_options(options)
     run_opts = check_run_options(run_opts)
     sb.utils.distributed.ddp_init_group(run_opts)
 
     # 2. Corpus: it says how many speakers there are, and a wrong folder stops
     #    the run before anything is made
     prepared, report = prepare_corpus(options)
-    overrides = place_overrides(hparams_file, {**overrides, **prepared})
+    overrides.update(prepared)
 
     # 3. Objects and results folder
-    with open(hparams_file, encoding="utf-8") as fin:
-        with as_input_error(hparams_file):
-            hparams = load_hyperpyyaml(fin, overrides)
-    while "recipe" in hparams:  # a file that includes another
-        hparams = hparams["recipe"]
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
+    hparams = load_recipe(hparams_file, overrides)
+    sb.create_experiment_directory(hparams["output_folder"])
+    on_main(save_hyperparams, hparams_file, overrides)
     for line in report:
         logger.info(line)
 

@@ -1,0 +1,106 @@
+"""The command line of a recipe.
+
+SpeechBrain's parser joins all options to one yaml text, in which ``run #2`` is
+``run``, ``2024_11_28`` a number, ``a=b`` is ``a b``, and one bad value spoils
+the rest. Here each value is read by itself, and a path is text.
+"""
+
+import os
+import re
+
+import speechbrain as sb
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from speechbrain.utils.run_opts import RunOptions
+
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["is_path", "is_text", "parse_arguments"]
+
+RUN_OPTIONS = {"help", *RunOptions().as_dict()}
+PATHS = ("_folder", "_file", "_annotation", "_log", "manifest")
+# What not even a quoted scalar of yaml keeps, or no file name has.
+_UNUSABLE = re.compile("[\0\x85\ud800-\udfff]")
+
+
+def is_path(key):
+    """Whether a key of a recipe holds a path, which its name's end tells."""
+    return str(key).endswith(PATHS)
+
+
+def is_text(key):
+    """Whether a value on the command line is text, not yaml."""
+    return is_path(key) or key == "experiment"  # a part of a path
+
+
+def parse_arguments(arguments):
+    """Read a recipe's command line, as ``speechbrain.parse_arguments``.
+
+    Arguments
+    ---------
+    arguments : list of str
+        ``sys.argv[1:]``. Keys of the recipe are written ``--key=value`` or
+        ``--key value``. A path is taken literally, but for a leading ``~``;
+        other values are yaml.
+
+    Returns
+    -------
+    hparams_file : str
+    run_opts : RunOptions
+    overrides : dict
+
+    Raises
+    ------
+    InputError
+        A key has no value or two, or a value that cannot be read.
+
+    Example
+    -------
+    >>> line = ["a.yaml", "--output_folder=run #2", "--sizes", "[1, 2]"]
+    >>> file, run_opts, overrides = parse_arguments([*line, "--debug"])
+    >>> file, run_opts.debug, overrides
+    ('a.yaml', True, {'output_folder': 'run #2', 'sizes': [1, 2]})
+    """
+    overrides, others, pending = {}, [], list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        key, equals, text = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or key in RUN_OPTIONS:
+            others.append(argument)
+            continue
+        if not equals and pending and not pending[0].startswith("--"):
+            text = pending.pop(0)
+        if key in overrides:
+            raise InputError(f"The command line has --{key} twice; give one.")
+        overrides[key] = _value(key, text)
+    hparams_file, run_opts, rest = sb.parse_arguments(others)
+    if rest:
+        raise InputError(
+            f"The command line has {rest!r} where --key=value was expected."
+        )
+    return hparams_file, run_opts, overrides
+
+
+def _value(key, text):
+    if is_text(key):
+        if _UNUSABLE.search(text):
+            raise InputError(
+                f"--{key} is {text!r}, which has characters that are not of "
+                "UTF-8 or that yaml cannot keep; give the path another name."
+            )
+        value = os.path.expanduser(text) if is_path(key) else text
+    else:
+        try:
+            value = YAML().load(text)
+        except (YAMLError, ValueError, RecursionError) as error:
+            problem = getattr(error, "problem", None) or error
+            raise InputError(
+                f"--{key}={text} cannot be read as yaml: "
+                f"{str(problem).splitlines()[0]}; put a text in quotes."
+            ) from error
+    if value is None or not text:
+        raise InputError(
+            f"The command line has --{key} without a value; write "
+            f"--{key}=VALUE (True or False for a switch)."
+        )
+    return value
