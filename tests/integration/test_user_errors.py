@@ -58,6 +58,7 @@ def test_a_wrong_folder(refused, tmp_path, results):
         ({"embedding_size": 9}, ["make them equal"]),
         ({"batch_size": 1}, ["at least 2"]),
         ({"batches_per_epoch": 0}, ["at least 1"]),
+        ({"max_grad_norm": -1}, ["max_grad_norm is -1.0", "above 0"]),
         ({"margin": 1.5}, ["margin", "1.5"]),
         ({"margin": ".nan"}, ["margin", "nan"]),
     ],

@@ -452,6 +452,7 @@ def check_run_options(run_opts):
     RunOptions
         With the device of this process.
     """
+    check_options(run_opts.as_dict())
     if run_opts["jit"] or run_opts["jit_module_keys"]:
         raise InputError(
             "--jit: TorchScript cannot compile this model's kernels; leave it "
