@@ -345,6 +345,15 @@ class CapturedBrain(StoppableBrain):
             )
         return totals
 
+    @property
+    def fallback(self):
+        """What of the step failed and runs more plainly, as a dict for a log.
+
+        Empty where the step runs as it was meant to.
+        """
+        sentence = self.captured_step and self.captured_step.fallback
+        return {"fallback": sentence} if sentence else {}
+
     def mean_over_ranks(self, mean, count):
         """Mean over processes of their means over ``count`` items each."""
         if world_size() == 1:

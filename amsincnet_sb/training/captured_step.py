@@ -36,8 +36,9 @@ class CapturedStep:
     call, the first one too, is one replay and waits for nothing. A step is
     thus the same function of its batch and of the state, whether a run starts
     or is resumed. Where compiling or capturing is not possible, and on a CPU,
-    steps run one kernel at a time; a line in the log says why. ``captured``
-    says whether steps are replays.
+    steps run one kernel at a time; a line in the log says why, and so does
+    ``fallback``, because a step that is not compiled draws other dropout masks
+    and rounds otherwise. ``captured`` says whether steps are replays.
 
     A step with a loss or gradient that is NaN or infinite changes nothing;
     see :meth:`read_skipped`.
@@ -104,6 +105,7 @@ class CapturedStep:
         ]
         self.device = self.parameters[0].device
         self.captured = False
+        self.fallback = ""
         # Number of the present step, how many were skipped so far, and the
         # numbers of the latest of these.
         self._step = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -263,17 +265,25 @@ class CapturedStep:
         if not self._compile:
             self._eager()
             return
-        try:
-            self._eager()
-        except (RuntimeError, ImportError) as error:
-            logger.warning(
-                "The training step runs uncompiled: %s.", first_line(error)
-            )
-            self._compile = False
-            self._forward = self._plain_forward
-            self._finish = self._plain_finish
-            make_capturable(self.optimizer, True, self.device)
-            self._eager()
+        for _ in range(2):
+            try:
+                self._eager()
+                return
+            except (RuntimeError, ImportError, OSError) as error:
+                reason = first_line(error)
+                # Processes share the compiler's files; another one may have
+                # been in the way.
+                logger.info("The compiler failed: %s.", reason)
+        self._fall_back(f"The training step runs uncompiled: {reason}.")
+        self._compile = False
+        self._forward = self._plain_forward
+        self._finish = self._plain_finish
+        make_capturable(self.optimizer, True, self.device)
+        self._eager()
+
+    def _fall_back(self, sentence):
+        logger.warning("%s", sentence)
+        self.fallback = sentence
 
     def _capture_graph(self):
         graph = torch.cuda.CUDAGraph()
@@ -284,9 +294,9 @@ class CapturedStep:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._eager()
         except RuntimeError as error:
-            logger.warning(
-                "The training step runs without a CUDA graph: %s.",
-                first_line(error),
+            self._fall_back(
+                "The training step runs without a CUDA graph: "
+                f"{first_line(error)}."
             )
             torch.cuda.synchronize(self.device)
             # A failed capture leaves the random generator waiting for its

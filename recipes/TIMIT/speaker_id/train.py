@@ -280,6 +280,7 @@ class SpeakerBrain(CapturedBrain):
                 **{f"train_{k}": v for k, v in self.train_stats.items()},
                 **stats,
                 seconds=round(time.time() - self.started, 3),
+                **self.fallback,
             )
 
     def on_evaluate_start(self, max_key=None, min_key=None):
