@@ -32,6 +32,14 @@ TDNN = {
     "tdnn_strides": "[3,1]",
 }
 SMALL = {**TINY, **TDNN}
+# A second for a run; one epoch is three steps.
+RUN = {
+    "batch_size": 8,
+    "batches_per_epoch": 3,
+    "number_of_epochs": 2,
+    "valid_interval": 1,
+    "windows_per_batch": 256,
+}
 
 
 def corpus(folder, speakers):

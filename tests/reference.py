@@ -26,11 +26,7 @@ def batch_norm(norm, x):
 
 
 def sinc_filters(net):
-    """The filters of a network's sinc layer, ``[channels, taps]``.
-
-    The difference of two ideal low-pass filters, scaled to a peak of one,
-    times the Hamming window of the released code.
-    """
+    """Differences of ideal low-passes with a peak of 1, in a window."""
     sinc, rate = net.sinc, net.arguments["sample_rate"]
     low = sinc.low.abs() + net.arguments["min_low_hz"] / rate
     high = low + sinc.band.abs() + net.arguments["min_band_hz"] / rate
@@ -148,6 +144,12 @@ def released_loss(log_posteriors, labels, margin, scale=30.0):
     p = log_posteriors
     q = p / ((p**2).sum(0, keepdim=True).sqrt() + 1e-12)
     return am_softmax(q, labels, margin, scale, 1e-12)
+
+
+def arguments_of(shape):
+    """Those of SincNet: rate, window, channels, taps, pools, layer widths."""
+    names = "sample_rate window cnn_channels cnn_kernel_sizes cnn_pools"
+    return dict(zip(f"{names} fc_neurons".split(), shape))
 
 
 def as_if_trained(net, seed=0):

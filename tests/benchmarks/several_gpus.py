@@ -95,12 +95,8 @@ def speed(args, folder):
 
 
 def check(args, folder):
-    """Several GPUs with joint statistics against one with the joint batch.
-
-    Without anything random in the network the losses of the first steps agree
-    but for rounding, of which bfloat16 has much. Adam makes steps of a
-    gradient's sign of it, so the steps are small ones.
-    """
+    """Several GPUs with joint statistics against one with the joint batch."""
+    # Adam makes steps of a gradient's sign of rounding, so they are small.
     small = {"lr": 1e-5, "lr_final": 1e-5}
     keys = plain_options(RECIPE / "hparams" / args.hparams, {"data_folder": ""})
     small.update((key, 0) for key in RANDOM if key in keys)

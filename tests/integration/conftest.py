@@ -11,6 +11,7 @@ import pytest
 import speechbrain as sb
 from recipe_process import (
     RECIPE,
+    RUN,
     TDNN,
     TINY,
     corpus as generated,
@@ -20,15 +21,7 @@ from recipe_process import (
 
 from amsincnet_sb.utils.errors import exit_on_input_error
 
-# A second for a run; one epoch is three steps.
-SMALL = {
-    **TINY,
-    "batch_size": 8,
-    "batches_per_epoch": 3,
-    "number_of_epochs": 2,
-    "valid_interval": 1,
-    "windows_per_batch": 256,
-}
+SMALL = {**TINY, **RUN}
 SINCNET = {"cnn_channels": "[4,4,4]", "cnn_kernel_sizes": "[51,5,5]"}
 
 

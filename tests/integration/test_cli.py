@@ -191,6 +191,7 @@ CASES = {
     ),
     "device": (["identify", "model", "good.wav", "--device", "abc"], "'abc'"),
     "no filters": (["plot", "filters", "none"], "none is not a folder"),
+    "no results": (["report", "new"], "new"),
     "no DET": (["plot", "det", "model"], "amsincnet evaluate"),
     "unknown speaker": (["remove", "model", "zoe"], "'zoe' is not an enrolled"),
     "wrong columns": (prepare("columns.csv"), "no column gives the path"),

@@ -108,11 +108,3 @@ def test_damaged_results(results, name, content, complaint):
     with pytest.raises(InputError, match=complaint):
         write_report(results)
     assert not (results / "report.html").exists()
-
-
-def test_nothing_to_report_on(tmp_path):
-    (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "none", tmp_path / "empty"):
-        with pytest.raises(InputError, match=folder.name):
-            write_report(folder)
-    assert [p.name for p in tmp_path.rglob("*")] == ["empty"]

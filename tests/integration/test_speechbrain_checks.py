@@ -172,8 +172,3 @@ def test_everything_has_a_docstring():
                 name = getattr(node, "name", "the file")
                 if isinstance(node, kinds) and not name.startswith("_"):
                     assert ast.get_docstring(node), f"{file}: {name}"
-
-
-def test_no_tests_package():
-    """SpeechBrain's `tests` would not be found beside one."""
-    assert not (ROOT / "tests" / "__init__.py").exists()

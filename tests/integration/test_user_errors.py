@@ -39,16 +39,10 @@ def test_no_data_folder(recipe, results):
     assert not (recipe.folder / "results" / "am_sincnet" / "m0.05").exists()
 
 
-def test_a_wrong_folder(refused, tmp_path, results):
-    """Nothing is made where the corpus is wrong."""
-    sentence = refused(data_folder=tmp_path / "TIMTI")
-    assert str(tmp_path / "TIMTI") in sentence and "TRAIN" in sentence
-    assert not results.exists()
-
-
 @pytest.mark.parametrize(
     "options, words",
     [
+        ({"data_folder": "/none/TIMTI"}, ["/none/TIMTI", "TRAIN"]),
         ({"all_speakers": "True"}, ["no TEST"]),
         ({"validation_sentences": 5}, ["validation_sentences"]),
         ({"number_of_epoch": 3}, ["`number_of_epoch`", "`number_of_epochs`"]),

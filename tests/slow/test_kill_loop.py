@@ -19,11 +19,9 @@ pytestmark = pytest.mark.slow
 KILLS = 60
 OPTIONS = {
     **recipe_process.SMALL,
-    "batch_size": 8,
+    **recipe_process.RUN,
     "batches_per_epoch": 25,
     "number_of_epochs": 6,
-    "valid_interval": 1,
-    "windows_per_batch": 256,
     "ckpt_interval_steps": 1,
     "device": "cpu",
 }

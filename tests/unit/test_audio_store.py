@@ -128,21 +128,6 @@ def test_windows_are_the_same(both):
         torch.testing.assert_close(a.sig.data, b.sig.data, **tolerance)
 
 
-def test_no_more_is_read_ahead_than_the_epoch_has(tmp_path, monkeypatch):
-    items, indices = dataset(tmp_path, PLAIN)
-    audio = open_audio(items, indices, RATE, 0)
-    chunks = RandomChunks(audio, WINDOW, 4, batches_per_epoch=12, seed=1)
-    read, draw = [], chunks.draw
-    monkeypatch.setattr(
-        chunks, "draw", lambda step: read.append(step) or draw(step)
-    )
-    for number, batch in enumerate(DataLoader(chunks, batch_size=None)):
-        assert len(read) - number <= 9
-        assert batch.step == number
-        assert batch.sig.data.shape == (4, WINDOW)
-    assert sorted(read) == list(range(12))
-
-
 def test_the_limit_decides(tmp_path):
     items, indices = dataset(tmp_path, PLAIN)
     samples = sum(

@@ -113,11 +113,6 @@ def test_processes_draw_together_what_one_would(audio, world_size):
         assert same(together, whole.draw(step))
 
 
-def test_batch_size_does_not_change_the_sequence(audio):
-    small, large = chunks(audio, batch_size=3), chunks(audio, batch_size=12)
-    assert same(joined(map(small.draw, range(4))), large.draw(0))
-
-
 def test_an_epoch_of_items(audio):
     epoch = chunks(audio, batches=4)
     assert len(epoch) == 4

@@ -3,13 +3,11 @@
 import copy
 import logging
 import math
-from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from amsincnet_sb.nnet.compiled import compiled
 from amsincnet_sb.nnet.losses import AMSoftmax
 from amsincnet_sb.training.captured_step import CapturedStep
 
@@ -193,30 +191,3 @@ def test_the_latest_skipped_steps_are_remembered():
     assert step.read_skipped() == list(range(6, 70))
     step(70, torch.ones(2))
     assert step.read_skipped() == [70]
-
-
-@on_all_devices
-def test_however_many_in_a_process_all_are_compiled(device, monkeypatch):
-    """The compiler gives up on code that it has compiled several times."""
-    programs = []
-
-    def counted(graph, _):
-        programs.append(graph)
-        return graph.forward
-
-    compiler = partial(torch.compile, backend=counted)
-    monkeypatch.setattr(
-        torch,
-        "compile",
-        lambda f, dynamic, options: compiler(f, fullgraph=True),
-    )
-    kept = []
-    with torch._dynamo.config.patch(recompile_limit=2):
-        for _ in range(4):
-            task = Task(device, "adamw")
-            step = task.captured(capture=False)
-            if device == "cpu":  # nothing is compiled there
-                step._forward = compiled(step._plain_forward)
-            task.train(step, range(2))
-            kept.append(step)
-    assert len(programs) == (8 if device == "cuda" else 4)

@@ -141,20 +141,18 @@ def linear_problem(batch, n_in, n_out, dtype=torch.float64):
     return leaves, leaves
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_linear(dtype):
-    given = linear_problem(5, 7, 3, dtype)
-    found = errors(cpu.linear, F.linear, given, linear_problem(5, 7, 3))
-    assert max(found) < (1e-6 if dtype == torch.float32 else 1e-14)
-
-
-def test_linear_under_autocast(monkeypatch):
+@pytest.mark.parametrize(
+    "dtype, bf16, bound",
+    [(torch.float32, False, 1e-6), (torch.float64, False, 1e-14)]
+    + [(torch.float32, True, 0.01)],
+)
+def test_linear(monkeypatch, dtype, bf16, bound):
     monkeypatch.setattr(linear_layer, "_ROWS", 8)
-    leaves, _ = given = linear_problem(16, 64, 20, torch.float32)
-    linear = under_bfloat16(cpu.linear)
-    assert linear(*leaves).dtype == torch.bfloat16
+    leaves, _ = given = linear_problem(16, 64, 20, dtype)
+    linear = under_bfloat16(cpu.linear, bf16)
+    assert linear(*leaves).dtype == (torch.bfloat16 if bf16 else dtype)
     found = errors(linear, F.linear, given, linear_problem(16, 64, 20))
-    assert max(found) < 0.01
+    assert max(found) < bound
 
 
 @pytest.mark.parametrize(

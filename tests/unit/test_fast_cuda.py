@@ -63,10 +63,7 @@ def sinc_problem(batch, dtype):
 
 
 def check_finiteness(device, dtype=torch.float32):
-    """Two bad values anywhere in small and large tensors are found.
-
-    Large ones that are finite, but whose sum is not, are none.
-    """
+    """Bad values are found; large finite ones with an infinite sum are not."""
     sizes = [(5,), (3, 7000), (2**14,)]
     for which, size in enumerate(sizes):
         for at in (0, -1, size[-1] // 2):

@@ -174,13 +174,7 @@ def _their_parts(models):
 def test_other_architectures(save, tmp_path, name):
     rate, window, channels, taps, pools, fc, classes = ARCHITECTURES[name]
     network = SincNet(
-        sample_rate=rate,
-        window=window,
-        hop=rate // 100,
-        cnn_channels=channels,
-        cnn_kernel_sizes=taps,
-        cnn_pools=pools,
-        fc_neurons=fc,
+        **reference.arguments_of(ARCHITECTURES[name]), hop=rate // 100
     )
     models = network, SoftmaxClassifier(fc[-1], classes)
     for model in models:

@@ -266,22 +266,13 @@ SHAPES = {
 def other(request):
     """A network of another shape, in float64, with windows and labels."""
     name, fast = request.param
-    rate, window, channels, taps, pools, fc, classes = SHAPES[name]
-    network = SincNet(
-        sample_rate=rate,
-        window=window,
-        hop=10,
-        cnn_channels=channels,
-        cnn_kernel_sizes=taps,
-        cnn_pools=pools,
-        fc_neurons=fc,
-        linear_embedding=name == "8kHz",
-        fast=fast,
-    )
-    classifier = SoftmaxClassifier(fc[-1], classes)
+    *shape, classes = SHAPES[name]
+    given = {**reference.arguments_of(shape), "fast": fast}
+    network = SincNet(**given, linear_embedding=name == "8kHz")
+    classifier = SoftmaxClassifier(network.embedding_size, classes)
     for seed, model in enumerate((network, classifier)):
         reference.as_if_trained(model, seed).double()
-    waves = torch.randn(6, window, dtype=torch.float64)
+    waves = torch.randn(6, network.window, dtype=torch.float64)
     return (network, classifier), waves, torch.randint(classes, (6,))
 
 

@@ -38,11 +38,3 @@ def test_ramp():
     ramp, values = LinearRamp(0.4, ramp_steps=4), [0.0, 0.1, 0.2, 0.3, 0.4, 0.4]
     assert [ramp(step) for step in range(6)] == pytest.approx(values, abs=1e-15)
     assert LinearRamp(0.4)(99) == 0.4
-
-
-@pytest.mark.parametrize("schedule", [COSINE, LinearRamp(0.4, 50)])
-def test_stateless(schedule):
-    before = dict(vars(schedule))
-    rising = [schedule(step) for step in range(120)]
-    assert [schedule(step) for step in reversed(range(120))] == rising[::-1]
-    assert vars(schedule) == before

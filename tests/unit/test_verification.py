@@ -122,15 +122,12 @@ def test_as_if_the_model_did_not_know_a_speaker(
         ("1 a b\n0 a zed\n", "'zed' is no utterance"),
         ("1 a b\n", "at least one of each"),
         ("", "at least one of each"),
+        (None, "cannot be read: No such file"),
     ],
 )
 def test_bad_trials(tmp_path, text, complaint):
     path = tmp_path / "trials.txt"
-    path.write_text(text)
+    if text is not None:
+        path.write_text(text)
     with pytest.raises(InputError, match=complaint):
         read_trials(path, ["a", "b", "c"])
-
-
-def test_missing_trials(tmp_path):
-    with pytest.raises(InputError, match="cannot be read: No such file"):
-        read_trials(tmp_path / "none.txt", ["a"])
