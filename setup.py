@@ -44,7 +44,15 @@ setup(
     extras_require={
         "plots": ["matplotlib"],
         "export": EXPORT,
-        "test": ["pytest", "pytest-xdist", "hypothesis", "matplotlib", *EXPORT],
+        "corpora": ["lhotse"],
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "matplotlib",
+            "lhotse",
+            *EXPORT,
+        ],
         "lint": ["ruff==0.12.4", "yamllint==1.35.1"],
     },
     entry_points={"console_scripts": ["amsincnet = amsincnet_sb.cli:main"]},

@@ -277,15 +277,20 @@ def _evaluate(options):
     _argument("--test-fraction", "of a speaker's utterances", float, 0.25),
     _argument("--validation-sentences", "of a speaker, to choose by", int, 0),
     _argument("--seed", "of the split", int, 1234),
+    _argument("--speaker-level", "level of the speakers' folders", int),
+    _argument("--speaker-pattern", "regex: its group is the speaker's name"),
+    _argument("--group", "column or regex: what to keep on one side"),
 )
 def _prepare(options):
     """Make manifests of your own recordings to train on.
 
-    The corpus is a folder with a folder for each speaker, a CSV or JSON
-    manifest with path and speaker (and id, split, start, stop), a Kaldi data
-    folder, or a folder with the .scp lists and .npy labels of the authors'
-    code. Every recording is checked, and each speaker's utterances are split
-    for training and testing. No audio is copied.
+    The corpus is a folder with a folder for each speaker, a CSV, TSV, JSON or
+    JSON lines manifest with path and speaker (and id, split; start and stop in
+    samples; start and end, or offset and duration, in seconds), a Kaldi data
+    folder, lhotse's manifests, or a folder with the .scp lists and .npy labels
+    of the authors' code. How it was understood is printed. Every recording
+    is checked, and each speaker's utterances are split for training and
+    testing. No audio is copied.
 
     example: amsincnet prepare recordings --output manifests
     """
@@ -298,13 +303,21 @@ def _prepare(options):
         options.test_fraction,
         options.validation_sentences,
         options.seed,
+        options.speaker_level,
+        options.speaker_pattern,
+        options.group,
     )
-    print(f"{options.source}: {summary.options['corpus']}")
-    for line in summary.report():
+    taken = [f"  {line}" for line in summary.options["taken"]]
+    report = [f"  {line}" for line in summary.report()]
+    for line in (
+        f"{options.source}: {summary.options['corpus']}",
+        *taken,
+        *report,
+        f"Manifests: {options.output}",
+        "Train on them in recipes/TIMIT/speaker_id with",
+    ):
         # A file's name need not be valid Unicode.
-        print(" ", line.encode(errors="backslashreplace").decode())
-    print(f"Manifests: {options.output}")
-    print("Train on them in recipes/TIMIT/speaker_id with")
+        print(line.encode(errors="backslashreplace").decode())
     print(f"  {training_command(options.output, summary)}")
 
 

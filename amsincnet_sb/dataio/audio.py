@@ -25,7 +25,25 @@ MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
 MAX_PEAK = 4.0  # float files mixed a little too loud stay below it
 MAX_RESAMPLING_TAPS = 20_000_000  # 80 MB; 44.1 kHz to 16 kHz needs 0.1 M
 BLOCK = 2**20  # samples decoded at once: all that a header can make us hold
-STREAMED = 0x7FFF0000  # sizes from here on are what pipes write for "unknown"
+# Sizes from here on are what pipes write for "unknown".
+STREAMED, STREAMED_64 = 0x7F000000, 2**62
+
+# What libsndfile logs of sizes in bytes that the file does not have.
+_BYTES = re.compile(
+    r"^ *(?:data|SSND|BODY|riff|Data Size|Data length) *:? (\d+) "
+    r"\(?should be (\d+)",
+    re.MULTILINE,
+)
+# Of others it logs the size of the data alone: the line, and the fewest bytes
+# that come before.
+_BLOCKS = {
+    "VOC": (r"^ (?:Extended II|Sound Data) : (\d+)", 30),
+    "W64": (r"^data : (\d+)", 80),
+    "RF64": (r"^  Data size : (\d+)", 80),
+}
+# And of these the samples of a channel, as the last such line.
+_COUNTED = ("AIFF", "AVR", "MAT4", "MAT5", "MPC2K", "RF64")
+_FRAMES = re.compile(r"^ *(?:Frames|.*Cols) +: (\d{1,18})$", re.MULTILINE)
 
 
 class AudioInfo(NamedTuple):
@@ -203,10 +221,22 @@ def _sizes(path, sound):
     if sound.format == "NIST":
         found = re.search(rb"sample_count -i (\d{1,18})\s", _sphere(path))
         return int(found[1]) if found else 0, sound.frames
-    line = r"^(?:data|SSND) : (\d+) \(should be (\d+)\)"
-    found = re.search(line, sound.extra_info, re.MULTILINE)
-    promised, held = map(int, found.groups()) if found else (0, 0)
-    return (promised, held) if promised < STREAMED else (0, 0)
+    log, wide = sound.extra_info, sound.format in ("W64", "RF64")
+    found = _BYTES.search(log)
+    if found:
+        promised, held = map(int, found.groups())
+        if promised > held:
+            endless = promised >= (STREAMED_64 if wide else STREAMED)
+            return (0, 0) if endless else (promised, held)
+    if sound.format in _BLOCKS:
+        line, header = _BLOCKS[sound.format]
+        found = re.search(line, log, re.MULTILINE)
+        promised = int(found[1]) if found else 0
+        held = int(re.search(r"^Length : (\d+)", log, re.MULTILINE)[1]) - header
+        if held < promised < STREAMED_64:
+            return promised, max(0, held)
+    found = _FRAMES.findall(log) if sound.format in _COUNTED else []
+    return (int(found[-1]), sound.frames) if found else (0, 0)
 
 
 def _part(path, sound, start, stop):

@@ -4,27 +4,29 @@ A corpus is listed (:mod:`amsincnet_sb.dataio.listings`) and every utterance
 decoded once; what cannot be used is left out and reported. No audio is copied.
 """
 
-import hashlib
 import os
 import shlex
-from collections import Counter, defaultdict
-from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
-from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
 from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.manifest import (
     Provenance,
-    Utterance,
+    check_unedited,
     fingerprint,
     write_preparation,
 )
-from amsincnet_sb.dataio.prefetch import prefetch
+from amsincnet_sb.dataio.recordings import SHORTEST, check_recordings
+from amsincnet_sb.dataio.splits import (
+    divided,
+    leaks,
+    split_notes,
+    split_utterances,
+)
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
+    "SHORTEST",
+    "check_output",
     "check_recordings",
     "divided",
     "find_manifests",
@@ -34,10 +36,6 @@ __all__ = [
     "write_to_folder",
 ]
 
-SHORTEST = 0.2  # seconds; training cannot draw a chunk from less
-USUAL_RATE = 16_000  # Hz
-BLOCK = 2**24  # samples held at once while a recording is checked
-
 
 def prepare_own_corpus(
     source,
@@ -46,6 +44,9 @@ def prepare_own_corpus(
     test_fraction=0.25,
     validation_sentences=0,
     seed=1234,
+    speaker_level=None,
+    speaker_pattern=None,
+    group=None,
 ):
     """Check a corpus and write its manifests.
 
@@ -61,18 +62,21 @@ def prepare_own_corpus(
         folder of `source`, or the one around all recordings.
     test_fraction, validation_sentences, seed
         See :func:`split_utterances`.
+    speaker_level, speaker_pattern, group
+        See :func:`amsincnet_sb.dataio.listings.list_corpus`.
 
     Returns
     -------
     Provenance
-        Its options hold ``corpus`` (what `source` was taken for) and
-        ``data_folder``.
+        Its options hold ``corpus`` (what `source` was taken for), ``taken``
+        (how it was read, in lines for the user) and ``data_folder``.
 
     Raises
     ------
     InputError
         `source` cannot be understood, names files that do not exist, or
-        leaves nothing to train on or to test with; nothing is written then.
+        leaves nothing to train on or to test with, or a manifest of
+        `output_folder` was changed by hand; nothing is written then.
 
     Example
     -------
@@ -94,11 +98,20 @@ def prepare_own_corpus(
             f"validation_sentences is {validation_sentences} but must be 0 or "
             "more."
         )
-    _check_output(output_folder)
-    listing = list_corpus(source, data_folder)
+    check_output(output_folder)
+    listing = list_corpus(
+        source, data_folder, speaker_level, speaker_pattern, group
+    )
     utterances, left_out, notes, digest = check_recordings(listing)
+    groups = {u.id: u.group for u in listing.utterances}
     splits, unsplit = _splits(
-        source, listing, utterances, test_fraction, validation_sentences, seed
+        source,
+        listing,
+        utterances,
+        test_fraction,
+        validation_sentences,
+        seed,
+        groups,
     )
     left_out = unsplit + left_out
     learned = {u.spk_id for u in splits["train"]}
@@ -114,11 +127,18 @@ def prepare_own_corpus(
         "validation_sentences": validation_sentences,
         "seed": seed,
     }
+    given = dict(
+        speaker_level=speaker_level,
+        speaker_pattern=speaker_pattern,
+        group=group,
+    )
+    options |= {name: it for name, it in given.items() if it is not None}
     summary = Provenance(
-        options,
+        {**options, "taken": list(listing.taken)},
         fingerprint(options, [digest]),
         left_out=sorted(left_out),
-        notes=sorted(notes),
+        # What may be wrong comes before what is only worth knowing.
+        notes=[*listing.notes, *split_notes(splits, groups), *sorted(notes)],
     )
     return write_to_folder(output_folder, splits, summary)
 
@@ -126,11 +146,10 @@ def prepare_own_corpus(
 def write_to_folder(folder, splits, summary):
     """:func:`write_preparation` with the manifests' usual names.
 
-    Raises InputError if one would replace a file that is not ours.
+    Raises InputError if one would replace a file that somebody else wrote.
     """
-    _check_output(folder)
-    paths = {split: Path(folder, f"{split}.csv") for split in splits}
-    return write_preparation(paths, splits, summary)
+    check_output(folder)
+    return write_preparation(_paths(folder), splits, summary, _keep(folder))
 
 
 def find_manifests(folder, validation_sentences=0):
@@ -177,133 +196,41 @@ def find_manifests(folder, validation_sentences=0):
 
 def training_command(folder, corpus):
     """What to type in a recipe's folder to train on a preparation."""
-    return shlex.join(
-        ["python", "train.py", "hparams/am_sincnet_m035.yaml"]
-        + [f"--manifest={os.path.abspath(folder)}"]
-        + [f"--data_folder={corpus.options['data_folder']}"]
+    words = ["python", "train.py", "hparams/am_sincnet_m035.yaml"]
+    words.append(f"--manifest={os.path.abspath(folder)}")
+    words.append(f"--data_folder={corpus.options['data_folder']}")
+    return " ".join(map(_shell_word, words))
+
+
+def _shell_word(text):
+    """Text as a word of bash or zsh, whatever bytes a name has."""
+    if text.isprintable():
+        return shlex.quote(text)
+    codes = (f"\\{byte:03o}" for byte in os.fsencode(text))
+    return f"$'{''.join(codes)}'"
+
+
+def check_output(folder):
+    """Refuse to replace manifests that somebody else wrote or changed."""
+    check_unedited(_paths(folder), Provenance.read(folder), _keep(folder))
+
+
+def _paths(folder):
+    return {s: Path(folder, f"{s}.csv") for s in ("train", "valid", "test")}
+
+
+def _keep(folder):
+    return (
+        "choose another output folder (--manifest trains on what is in "
+        f"{folder} as it is)"
     )
 
 
-def check_recordings(listing):
-    """Decode every utterance of a Listing once.
-
-    Left out, with the reason: what cannot be read, is cut short, silent, NaN
-    or infinite, or shorter than 200 ms; second copies of the same samples, in
-    whatever file; and samples that two speakers claim, for both.
-
-    Returns the utterances in the order given, (file, reason) of what is left
-    out, notes, and a hash of all samples, names and speakers.
-    """
-    everything, left_out = hashlib.sha256(), list(listing.left_out)
-    same, rates, channels = defaultdict(list), Counter(), Counter()
-    check = partial(_check, listing.data_folder)
-    checked = tqdm(
-        prefetch(check, listing.utterances, group=16),
-        total=len(listing.utterances),
-        desc="recordings",
-        disable=None,  # no bar unless someone watches
-    )
-    for listed, (utterance, found) in zip(listing.utterances, checked):
-        if utterance is None:
-            left_out.append((listed.wav, found))
-            continue
-        samples, info = found
-        same[samples].append(utterance)
-        everything.update(f"{listed} {samples.hex()}\n".encode())
-        rates[info.sample_rate] += 1
-        channels[info.channels] += 1
-    utterances, repeated = _without_copies(same.values())
-    notes = [
-        f"utterances at {rate} Hz, resampled when read: {n}"
-        for rate, n in rates.items()
-        if rate != USUAL_RATE
-    ]
-    notes += [
-        f"utterances with {count} channels, averaged: {n}"
-        for count, n in channels.items()
-        if count > 1
-    ]
-    return utterances, left_out + repeated, notes, everything.hexdigest()
-
-
-def _without_copies(groups):
-    """The first of each group with the same samples; (file, reason) of rest."""
-    utterances, left_out = [], []
-    for first, *copies in groups:
-        rivals = {u.spk_id: u.wav for u in (first, *copies)}
-        if len(rivals) == 1:
-            utterances.append(first)
-            reason = f"it has the same samples as {first.wav}"
-            left_out += [(u.wav, reason) for u in copies]
-            continue
-        for u in (first, *copies):
-            name, wav = next(r for r in rivals.items() if r[0] != u.spk_id)
-            reason = f"speaker {name} has the same samples in {wav}"
-            left_out.append((u.wav, reason))
-    return utterances, left_out
-
-
-def split_utterances(
-    utterances, test_fraction=0.25, validation_sentences=0, seed=1234
-):
-    """Divide each speaker's utterances into train, valid and test.
-
-    At least one of each speaker's, and `test_fraction` of them, are for
-    testing, and `validation_sentences` are held out. What happens to an
-    utterance depends on the seed, its own ID and its speaker's other
-    utterances alone: more speakers change nothing.
-
-    Returns split -> list of Utterance, in the order given, and (file, reason)
-    of speakers with too few utterances.
-    """
-    speakers = defaultdict(list)
-    for u in utterances:
-        speakers[u.spk_id].append(u)
-    place, left_out, needed = {}, [], 2 + validation_sentences
-    for speaker, own in speakers.items():
-        if len(own) < needed:
-            reason = (
-                f"speaker {speaker} has {len(own)} usable utterance"
-                f"{'s' * (len(own) > 1)} and needs {needed}"
-            )
-            left_out += [(u.wav, reason) for u in own]
-            continue
-        own.sort(
-            key=lambda u: hashlib.sha256(f"{seed} {u.id}".encode()).digest()
-        )
-        tested = round(test_fraction * len(own))
-        tested = min(max(tested, 1), len(own) - 1 - validation_sentences)
-        held_out = tested + validation_sentences
-        place |= dict.fromkeys(own, "train")
-        place |= dict.fromkeys(own[:held_out], "valid")
-        place |= dict.fromkeys(own[:tested], "test")
-    return divided(utterances, place), left_out
-
-
-def divided(utterances, place):
-    """Split -> the utterances that `place` puts there, in the order given."""
-    return {
-        split: [u for u in utterances if place.get(u) == split]
-        for split in ("train", "valid", "test")
-    }
-
-
-def _check_output(folder):
-    """Refuse to replace manifests that no preparation has written."""
-    for split in ("train", "valid", "test"):
-        path = Path(folder, f"{split}.csv")
-        if path.exists() and Provenance.read(folder) is None:
-            raise InputError(
-                f"{path} exists and was not written by a preparation; choose "
-                "another output folder."
-            )
-
-
-def _splits(source, listing, utterances, fraction, held_out, seed):
+def _splits(source, listing, utterances, fraction, held_out, seed, groups):
     """As the corpus says itself, or else drawn by split_utterances."""
     given = {u.id: u.split for u in listing.utterances}
     if not any(given.values()):
-        return split_utterances(utterances, fraction, held_out, seed)
+        return split_utterances(utterances, fraction, held_out, seed, groups)
     if held_out:
         raise InputError(
             f"{source}: it says itself what is for training and what for "
@@ -316,7 +243,22 @@ def _splits(source, listing, utterances, fraction, held_out, seed):
         for u in utterances
         if u not in place
     ]
-    return divided(utterances, place), left_out
+    sides = {(u.spk_id, groups[u.id]): split for u, split in place.items()}
+    for u, split in place.items():
+        other = sides[u.spk_id, groups[u.id]]
+        if groups[u.id] and other != split:
+            raise InputError(
+                f"{source}: it puts {groups[u.id]!r} of speaker {u.spk_id}, "
+                f"which --group keeps together, into {split} and {other}; "
+                "correct it, or leave --group out."
+            )
+    splits = divided(utterances, place)
+    for split in ("test", "valid"):
+        leaked = leaks(splits[split], splits["train"])
+        reason = "training utterances have samples of it"
+        left_out += [(u.wav, reason) for u in leaked]
+        splits[split] = [u for u in splits[split] if u not in leaked]
+    return splits, left_out
 
 
 def _too_little(source, listing, splits, left_out):
@@ -331,36 +273,14 @@ def _too_little(source, listing, splits, left_out):
             "has fewer than two speakers with a usable utterance to train on "
             "and another to test with"
         )
+        files = {row.wav for row in listing.utterances if row.stop is None}
+        if len(files) == len(named) == len(listing.utterances):
+            what += (
+                "; name parts of long recordings in a list with path, "
+                "speaker, offset and duration (seconds)"
+            )
     first = "".join(
         f"; the first problem is {file}: {why.rstrip('.')}"
         for file, why in left_out[:1]
     )
     return f"{source}, taken for a {listing.kind}, {what}{first}."
-
-
-def _check(data_folder, listed):
-    """(Utterance, (hash of its samples, AudioInfo)) or (None, reason)."""
-    path = os.path.join(data_folder, listed.wav)
-    try:
-        info = audio_info(path)
-        start, stop = listed.start, listed.stop
-        stop = info.samples if stop is None else stop
-        if not start < stop <= info.samples:
-            return None, f"it has no samples from {start} to {stop}"
-        seconds = (stop - start) / info.sample_rate
-        if seconds < SHORTEST:
-            return None, f"it lasts {seconds:.3f} s and {SHORTEST} s are needed"
-        samples, silent = hashlib.sha256(), True
-        for first in range(start, stop, BLOCK):
-            last = min(first + BLOCK, stop)
-            wave = read_audio(path, first, last, info.sample_rate)
-            samples.update(wave.numpy().tobytes())
-            silent = silent and is_silent(wave)
-        if silent:
-            return None, "it is silent"
-        utterance = Utterance(
-            listed.id, seconds, listed.wav, start, stop, listed.speaker
-        )
-        return utterance, (samples.digest(), info)
-    except InputError as error:
-        return None, str(error).removeprefix(f"{path}: ").rstrip(".")

@@ -1,56 +1,41 @@
 """Listing the utterances of a corpus, however it is described.
 
-A folder with a folder for each speaker, a CSV or JSON manifest, a Kaldi data
-folder, or the lists of the authors' code. No recording is opened here.
+A folder with a folder for each speaker, a list in CSV, TSV, JSON or JSON
+lines, a Kaldi data folder, lhotse's manifests, or the lists of the authors'
+code. No recording is opened here.
 """
 
-import json
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
 import soundfile
 
-from amsincnet_sb.dataio.lists import corpus_files, csv_rows, read_text
+from amsincnet_sb.dataio.columns import SPLITS, Columns, Listed
+from amsincnet_sb.dataio.kaldi import file_of_pipe, kaldi_rows
+from amsincnet_sb.dataio.lhotse_manifests import find_lhotse, lhotse_rows
+from amsincnet_sb.dataio.lists import (
+    Spellings,
+    corpus_files,
+    csv_rows,
+    delimiter,
+    first_line,
+    json_rows,
+)
+from amsincnet_sb.dataio.manifest import check_speaker
 from amsincnet_sb.dataio.scp import scp_rows
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["Listed", "Listing", "list_corpus"]
 
-# What people call the columns of a manifest, in the order of preference.
-COLUMNS = {
-    "path": "path wav file filename file_path audio audio_path audio_filepath",
-    "speaker": "speaker spk_id speaker_id spk client_id label",
-    "id": "id utt_id utt utterance",
-    "split": "split set subset partition",
-    "start": "start",
-    "stop": "stop end",
-}
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "validation", "val", "dev"), "valid"),
-    **dict.fromkeys(("test", "testing", "eval"), "test"),
-}
 SUFFIXES = tuple(f".{name.lower()}" for name in soundfile.available_formats())
 SUFFIXES += (".aif", ".aifc", ".oga", ".opus", ".snd", ".sph")
 # Recordings that are not read, listed so that they are not lost silently.
 SUFFIXES += (".aac", ".amr", ".m4a", ".mp4", ".pcm", ".webm", ".wma")
-
-# SpeechBrain's placeholders: $data_root in CSV files, {data_root} in JSON.
-_PLACEHOLDER = re.compile(r"(?:\$\w+|\$?\{\w+\})[/\\]+")
-_DIGITS = re.compile(r"[0-9]{1,15}")
-
-
-class Listed(NamedTuple):
-    """An utterance as a corpus names it, not yet looked at."""
-
-    wav: str  # relative to the data folder
-    speaker: str
-    id: str
-    split: str | None = None  # None where the corpus leaves it open
-    start: int = 0  # sample at the file's own rate
-    stop: int | None = None  # None for the end
+JSON_LINES = (".jsonl", ".ndjson", ".list", ".jsonl.gz")
+SHOWN = 5  # speakers named as examples
 
 
 class Listing(NamedTuple):
@@ -60,9 +45,24 @@ class Listing(NamedTuple):
     data_folder: str  # absolute
     utterances: list  # of Listed
     left_out: list  # (file, reason)
+    taken: tuple = ()  # how it was read: lines for the user
+    notes: tuple = ()  # what is suspicious about it
 
 
-def list_corpus(source, data_folder=None):
+class Patterns(NamedTuple):
+    """Regular expressions that find a speaker or a group in a path."""
+
+    speaker: re.Pattern | None = None
+    group: re.Pattern | None = None
+
+
+def list_corpus(
+    source,
+    data_folder=None,
+    speaker_level=None,
+    speaker_pattern=None,
+    group=None,
+):
     """Find out how a corpus is described, and list its utterances.
 
     Arguments
@@ -72,15 +72,27 @@ def list_corpus(source, data_folder=None):
 
         - a folder with a folder for each speaker, recordings at any depth
           below; or with ``train`` and ``test`` folders of that form;
-        - a ``.csv``, ``.tsv`` or ``.json`` file that names path and speaker
-          of each recording, and possibly ``id``, ``split``, ``start`` and
-          ``stop`` (samples); SpeechBrain's manifests are such files;
-        - a Kaldi data folder with ``wav.scp`` and ``utt2spk``; commands in
-          ``wav.scp`` are refused;
+        - a list with path and speaker of each recording, and possibly ``id``,
+          ``split`` and times (see :mod:`amsincnet_sb.dataio.columns`):
+          ``.csv``, ``.tsv``, ``.json``, or JSON lines in ``.json``,
+          ``.jsonl``, ``.ndjson`` or ``.list``; SpeechBrain's, NeMo's and
+          wespeaker's manifests are such files;
+        - a Kaldi data folder with ``wav.scp``, ``utt2spk`` and possibly
+          ``segments``; no command in ``wav.scp`` is run;
+        - lhotse's recordings and supervisions, or cuts (``.jsonl``,
+          ``.jsonl.gz``), or a folder of them;
         - a folder with one ``*train*.scp``, one ``*test*.scp`` and one
           ``*.npy`` dictionary of labels, as for the authors' code.
     data_folder : str or Path, optional
         What paths are relative to; the default is the folder of `source`.
+    speaker_level : int, optional
+        Of a folder: which level of folders names the speakers. The default
+        is 1, the folders in `source` (or in ``train`` and ``test``).
+    speaker_pattern, group : str, optional
+        Regular expressions whose group, or the one called ``speaker`` or
+        ``group``, is the speaker, or names what stays on one side of the
+        split. They are searched in the file's name, or in the path if they
+        have a ``/``. `group` may also be a column of the list.
 
     Returns
     -------
@@ -93,34 +105,93 @@ def list_corpus(source, data_folder=None):
         do not exist or lie outside `data_folder`.
     """
     source = Path(source)
-    if source.is_dir():
-        patterns = "*train*.scp", "*test*.scp", "*.npy"
-        lists = [sorted(source.glob(pattern)) for pattern in patterns]
-        if all(len(found) == 1 for found in lists):
-            lists = [found for (found,) in lists]
-            rows = scp_rows(*lists, data_folder or source)
-            kind = "folder of .scp lists and .npy labels"
-            return _located(kind, lists[0], rows, data_folder)
-        if (source / "wav.scp").exists():
-            return _kaldi(source, data_folder)
-        return _folders(source, data_folder)
-    if not source.is_file():
+    patterns = Patterns(_pattern("speaker", speaker_pattern), None)
+    if not source.exists():
         raise InputError(
             f"{source}: there is no such file or folder; check the path."
         )
-    suffix = source.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".json"):
+    kind, origin, rows, left_out = _rows(source, data_folder)
+    if rows is None:
+        patterns = patterns._replace(group=_pattern("group", group))
+        level = 1 if speaker_level is None else speaker_level
+        listing = _folders(source, data_folder, level, patterns)
+    elif speaker_level is not None:
         raise InputError(
-            f"{source}: it is neither a folder nor a .csv, .tsv or .json "
-            "manifest; give one of these."
+            f"speaker_level is {speaker_level}, but {source} is a {kind}, not "
+            "a folder of speakers; leave it out, or name the speakers with "
+            "--speaker-pattern."
         )
-    rows = _json_rows(source) if suffix == ".json" else _csv_rows(source)
-    kind = "JSON manifest" if suffix == ".json" else "CSV manifest"
-    return _located(kind, source, rows, data_folder)
+    else:
+        listing = _located(
+            kind, origin, rows, left_out, data_folder, patterns, group
+        )
+    for name in dict.fromkeys(row.speaker for row in listing.utterances):
+        check_speaker(name, source)
+    return listing
 
 
-def _folders(source, data_folder):
+def _rows(source, data_folder):
+    """(kind, file, rows, left out) of a list; rows are None for a folder."""
+    if source.is_dir():
+        lists = [
+            sorted(source.glob(pattern))
+            for pattern in ("*train*.scp", "*test*.scp", "*.npy")
+        ]
+        if all(len(found) == 1 for found in lists):
+            lists = [found for (found,) in lists]
+            rows = scp_rows(*lists, data_folder or source)
+            return "folder of .scp lists and .npy labels", lists[0], rows, []
+        if (source / "wav.scp").exists():
+            kind = "Kaldi data folder"
+            if (source / "segments").exists():
+                kind += " with segments"
+            return kind, source / "wav.scp", *kaldi_rows(source)
+    name = source.name.lower()
+    if source.is_dir() or name.endswith(JSON_LINES):
+        manifests = find_lhotse(source)
+        if manifests:
+            kind = "lhotse manifest of " + ", ".join(
+                f"{a.name} and {b.name}" if b else a.name for a, b in manifests
+            )
+            return kind, manifests[0][0], lhotse_rows(manifests), []
+        if source.is_dir():
+            return "", source, None, []
+    if name.endswith((".json", *JSON_LINES)):
+        return "JSON manifest", source, json_rows(source), []
+    if name.endswith((".csv", ".tsv")):
+        (_, header), *rows = csv_rows(source, "export it again", ",;\t")
+        if not rows:
+            raise InputError(f"{source}: it has no rows below its header.")
+        header = [name.strip() for name in header]
+        twice = [name for name in header if header.count(name) > 1]
+        if twice:
+            raise InputError(
+                f"{source}, line 1: column {twice[0]!r} occurs twice; remove "
+                "one."
+            )
+        kind = "CSV manifest with tabs, quotation marks as text"
+        if not name.endswith(".tsv"):
+            between = delimiter(first_line(source, ""))
+            between = "tabs" if between == "\t" else f"{between!r}"
+            kind = f"CSV manifest with {between} between values"
+        rows = [
+            (where, dict(zip(header, map(str.strip, row))))
+            for where, row in rows
+        ]
+        return kind, source, rows, []
+    raise InputError(
+        f"{source}: it is neither a folder nor a .csv, .tsv, .json or .jsonl "
+        "manifest; give one of these."
+    )
+
+
+def _folders(source, data_folder, level, patterns):
     """A folder for each speaker, possibly within train and test."""
+    if level < 1:
+        raise InputError(
+            f"speaker_level is {level} but must be 1 (the folders in {source}) "
+            "or more."
+        )
     root = os.path.abspath(data_folder or source)
     prefix = os.path.relpath(os.path.abspath(source), root)
     if prefix.split(os.sep)[0] == os.pardir:
@@ -132,125 +203,106 @@ def _folders(source, data_folder):
     names = [name for name, *_ in corpus_files(source, SUFFIXES)]
     tops = {name.split("/")[0].lower() for name in names if "/" in name}
     divided = "train" in tops and tops <= SPLITS.keys()
-    utterances, left_out = [], []
+    place = level - 1 + divided
+    utterances, left_out, folders = [], [], {}
     for name in names:
-        *folders, _ = name.split("/")
-        if len(folders) < 1 + divided:
-            left_out.append((prefix + name, "it is in no speaker's folder"))
+        *above, _ = name.split("/")
+        split = SPLITS[above[0].lower()] if divided and above else None
+        if patterns.speaker:
+            speaker = _found(patterns, "speaker", name)
+            reason = "speaker_pattern finds no speaker in its name"
+        else:
+            speaker = above[place] if len(above) > place else None
+            reason = "it is in no speaker's folder"
+        if speaker is None or divided and split is None:
+            left_out.append((prefix + name, reason))
             continue
-        split = SPLITS[folders[0].lower()] if divided else None
-        speaker = folders[divided]
-        utterances.append(Listed(prefix + name, speaker, name, split))
-    if not utterances:
-        raise InputError(
-            f"{source} has no recordings in folders of speakers; give a folder "
-            "that holds a folder for each speaker, a Kaldi data folder, or a "
-            "manifest."
+        speaker = unicodedata.normalize("NFC", speaker)
+        group = _found(patterns, "group", name) or ""
+        folders.setdefault(speaker, []).append(above[divided:])
+        utterances.append(
+            Listed(prefix + name, speaker, name, split, group=group)
         )
+    if not utterances:
+        raise InputError(_no_speakers(source, names, level, patterns))
+    _check_group(patterns.group, utterances)
     kind = "folder with a folder for each speaker"
     if divided:
         kind = "folder with train and test folders of speakers"
-    return Listing(kind, root, utterances, left_out)
+    taken = f"speakers: folders of level {level}"
+    if patterns.speaker:
+        taken = f"speakers: {patterns.speaker.pattern} in names of files"
+        notes = []
+    else:
+        notes = _suspicions(folders, level)
+    taken = [f"{len(names)} recordings", f"{taken} ({_some(folders)})"]
+    return Listing(kind, root, utterances, left_out, tuple(taken), tuple(notes))
 
 
-def _csv_rows(source):
-    """(where, dictionary) of each row."""
-    (_, header), *rows = csv_rows(source, "export it again", ",;\t")
-    if not rows:
-        raise InputError(f"{source}: it has no rows below its header.")
-    return [
-        (where, {k.strip(): v.strip() for k, v in zip(header, row)})
-        for where, row in rows
-    ]
+def _no_speakers(source, names, level, patterns):
+    if names and patterns.speaker:
+        return (
+            f"{source}: speaker_pattern {patterns.speaker.pattern!r} finds no "
+            f"speaker in any name, such as {names[0]}; correct it."
+        )
+    if names and level > 1:
+        return (
+            f"{source} has no recordings in folders of level {level}, such as "
+            f"{names[0]}; lower --speaker-level."
+        )
+    return (
+        f"{source} has no recordings in folders of speakers; give a folder "
+        "that holds a folder for each speaker, a Kaldi data folder, or a "
+        "manifest, or name the speakers with --speaker-pattern."
+    )
 
 
-def _json_rows(source):
-    """(where, dictionary) of each entry of an object or of a list."""
-
-    def unique(pairs):
-        """A JSON object, if no key occurs twice."""
-        found = {}
-        for key, value in pairs:
-            if key in found:
-                raise InputError(f"{source}: {key!r} occurs twice.")
-            found[key] = value
-        return found
-
-    text = read_text(source, "export it again")
-    try:
-        tree = json.loads(text, object_pairs_hook=unique)
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source}: it is not JSON ({error}).") from error
-    named = []
-    if isinstance(tree, dict):
-        named = [(f"entry {k!r}", {"id": k}, tree[k]) for k in tree]
-    elif isinstance(tree, list):
-        named = [(f"entry {i}", {}, entry) for i, entry in enumerate(tree, 1)]
-    rows = []
-    for where, given, entry in named:
-        if not isinstance(entry, dict):
-            raise InputError(
-                f"{source}, {where}: it must be an object with path and "
-                "speaker."
-            )
-        rows.append((f"{source}, {where}", {**given, **entry}))
-    if not rows:
-        raise InputError(f"{source}: it is no object or list of utterances.")
-    return rows
+def _suspicions(folders, level):
+    """Notes about folders that may not be those of speakers."""
+    notes, inner = [], {}
+    for speaker, paths in folders.items():
+        below = {path[level] for path in paths if len(path) > level}
+        if all(len(path) > level for path in paths) and len(below) > 1:
+            inner[speaker] = below
+    if inner:
+        count = sum(map(len, inner.values()))
+        notes.append(
+            f"{len(inner)} of {len(folders)} speakers ({_some(inner)}) have "
+            f"all recordings in folders within theirs ({count}, such as "
+            f"{min(min(inner.values(), key=min))}); if those are the speakers, "
+            f"use --speaker-level {level + 1}"
+        )
+    apart = {
+        speaker: places
+        for speaker, paths in folders.items()
+        if len(places := {"/".join(path[:level]) for path in paths}) > 1
+    }
+    if apart:
+        speaker, places = next(iter(apart.items()))
+        notes.append(
+            f"{len(apart)} speakers have folders in several places and are "
+            f"taken for one person each, such as {speaker}: "
+            f"{_some(sorted(places))}"
+        )
+    return notes
 
 
-def _kaldi(source, data_folder):
-    """wav.scp and utt2spk."""
-    for name in ("utt2spk", "segments"):
-        if (source / name).exists() != (name == "utt2spk"):
-            raise InputError(
-                f"{source}: it has {'no ' * (name == 'utt2spk')}{name}, and a "
-                "Kaldi data folder with wav.scp and utt2spk alone is read."
-            )
-    speakers, rows = _kaldi_lines(source / "utt2spk"), []
-    for utterance, (where, path) in _kaldi_lines(source / "wav.scp").items():
-        if path.endswith("|") or path.startswith("|"):
-            raise InputError(
-                f"{where}: it is a command, and commands are not run; write "
-                "its output to a file and name that."
-            )
-        if utterance not in speakers:
-            raise InputError(
-                f"{where}: {utterance} has no speaker in utt2spk; add it."
-            )
-        _, speaker = speakers[utterance]
-        row = {"id": utterance, "path": path, "speaker": speaker}
-        rows.append((where, row))
-    return _located("Kaldi data folder", source / "wav.scp", rows, data_folder)
-
-
-def _kaldi_lines(path):
-    """Key -> (where, value) of a file with a key and a value a line."""
-    found = {}
-    lines = read_text(path, "correct the Kaldi data folder").split("\n")
-    for number, line in enumerate(lines, start=1):
-        where, parts = f"{path}, line {number}", line.split(maxsplit=1)
-        if not parts:
-            continue
-        if len(parts) < 2:
-            raise InputError(f"{where}: it has nothing after {parts[0]}.")
-        key, value = parts
-        if key in found:
-            raise InputError(f"{where}: the ID {key!r} occurs twice.")
-        found[key] = where, value.strip()
-    if not found:
-        raise InputError(f"{path}: it names nothing.")
-    return found
-
-
-def _located(kind, source, rows, data_folder):
-    """Rows of a manifest as a Listing, with every file found."""
-    columns = _columns(source, rows)
+def _located(kind, source, rows, left_out, data_folder, patterns, group):
+    """Rows of a list as a Listing, with every file found."""
+    names = {name for _, row in rows for name in row}
+    column = group if group in names else None
+    if column is None:
+        patterns = patterns._replace(group=_pattern("group", group))
+    columns = Columns(source, rows, patterns.speaker is None, column)
     base = root = os.path.abspath(data_folder or source.parent)
-    listed = [_listed(where, row, columns) for where, row in rows]
-    paths = [os.path.normpath(os.path.join(base, row.wav)) for row in listed]
+    listed = []
+    for where, row in rows:
+        read = columns.read(where, row)
+        path, channel = file_of_pipe(where, read.wav)
+        if channel:
+            read = read._replace(claims=read.claims._replace(channel=channel))
+        listed.append(read._replace(wav=path))
+    paths = _on_disk(base, [row.wav for row in listed])
     missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -275,62 +327,87 @@ def _located(kind, source, rows, data_folder):
         name = row.id or name
         if name in utterances:
             raise InputError(f"{where}: the ID {name!r} occurs twice.")
-        utterances[name] = row._replace(wav=wav, id=name)
-    return Listing(kind, root, list(utterances.values()), [])
+        row = _by_patterns(patterns, row._replace(wav=wav, id=name))
+        if not row.speaker:
+            left_out.append((wav, "speaker_pattern finds no speaker in it"))
+            continue
+        utterances[name] = row
+    utterances = list(utterances.values())
+    if not utterances:
+        raise InputError(_no_speakers(source, [listed[0].wav], 1, patterns))
+    _check_group(patterns.group, utterances)
+    taken = [f"{len(rows)} rows", columns.describe()]
+    if patterns.speaker:
+        taken.append(f"speakers: {patterns.speaker.pattern} in paths")
+    return Listing(kind, root, utterances, left_out, tuple(taken))
 
 
-def _columns(source, rows):
-    """The name of each column of COLUMNS, None where there is none."""
-    names = list(dict.fromkeys(name for _, row in rows for name in row))
-    lower = {name.lower(): name for name in reversed(names)}
-    columns = {}
-    for what, aliases in COLUMNS.items():
-        known = [lower[a] for a in aliases.split() if a in lower]
-        columns[what] = known[0] if known else None
-        if not known and what in ("path", "speaker"):
-            raise InputError(
-                f"{source}: no column gives the {what}; one of "
-                f"{', '.join(aliases.split())} is needed, and there are "
-                f"{', '.join(map(str, names))}."
-            )
-    return columns
+def _on_disk(base, names):
+    """Paths as the disk spells them: / for \\, one form of Unicode."""
+    paths = [os.path.normpath(os.path.join(base, name)) for name in names]
+    spellings = Spellings(base, lambda n: unicodedata.normalize("NFC", n))
+    for i, (path, name) in enumerate(zip(paths, names)):
+        if not os.path.isfile(path):
+            name = spellings.find(name.replace("\\", "/"))
+            paths[i] = os.path.normpath(os.path.join(base, name))
+    return paths
 
 
-def _listed(where, row, columns):
-    """A row as Listed, with the path as it is written."""
-    path, speaker, name, split, start, stop = (
-        _text(where, row, columns[what]) for what in COLUMNS
-    )
-    for what, text in (("path", path), ("speaker", speaker)):
-        if not text:
-            raise InputError(f"{where}: the {what} is missing.")
-    if columns["split"] is not None and split.lower() not in SPLITS:
+def _by_patterns(patterns, row):
+    """A row with the speaker and the group that its path gives."""
+    if patterns.speaker:
+        speaker = _found(patterns, "speaker", row.wav)
+        row = row._replace(speaker=speaker or "")
+    if patterns.group:
+        group = _found(patterns, "group", row.wav)
+        row = row._replace(group=group or "")
+    return row
+
+
+def _pattern(what, text):
+    """A regular expression that finds a speaker or a group; None without."""
+    if text is None:
+        return None
+    option = "speaker_pattern" if what == "speaker" else "group"
+    also = "" if what == "speaker" else "a column of the list or "
+    try:
+        pattern = re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
         raise InputError(
-            f"{where}: {columns['split']} is {split!r} but must be "
-            "train, valid or test."
-        )
-    return Listed(
-        _PLACEHOLDER.sub("", path, count=1),
-        speaker,
-        name,
-        SPLITS.get(split.lower()),
-        _samples(where, "start", start) or 0,
-        _samples(where, "stop", stop),
-    )
-
-
-def _text(where, row, column):
-    """A value of a manifest; empty where there is none."""
-    value = row.get(column)
-    if isinstance(value, (dict, list, bool)):
-        raise InputError(f"{where}: {column} must be text or a number.")
-    return "" if value is None else str(value).strip()
-
-
-def _samples(where, what, text):
-    if text and not _DIGITS.fullmatch(text):
+            f"{option} is {text!r} but must be {also}a regular expression "
+            f"({error})."
+        ) from error
+    if what not in pattern.groupindex and pattern.groups != 1:
         raise InputError(
-            f"{where}: {what} is {text!r} but must be a whole number of "
-            "samples."
+            f"{option} is {text!r} but must be {also}a regular expression "
+            f"with one group in brackets, or one called {what}, such as "
+            "'([^_]+)_'."
         )
-    return int(text) if text else None
+    return pattern
+
+
+def _found(patterns, what, path):
+    """What the pattern of a speaker or group finds in a path, or None."""
+    pattern = getattr(patterns, what)
+    if pattern is None:
+        return None
+    text = path if "/" in pattern.pattern else path.rsplit("/", 1)[-1]
+    found = pattern.search(text)
+    if not found:
+        return None
+    text = found[what if what in pattern.groupindex else 1]
+    return unicodedata.normalize("NFC", text.strip()) if text else None
+
+
+def _check_group(pattern, utterances):
+    if pattern and not any(row.group for row in utterances):
+        raise InputError(
+            f"group is {pattern.pattern!r}, which is no column and finds "
+            f"nothing in any name, such as {utterances[0].wav}; correct it."
+        )
+
+
+def _some(names):
+    """The first few of some names, and whether there are more."""
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)

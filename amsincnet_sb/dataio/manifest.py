@@ -11,6 +11,7 @@ agrees with the corpus, the options and the manifests beside it.
 
 import csv
 import hashlib
+import io
 import json
 import math
 import re
@@ -24,6 +25,8 @@ from amsincnet_sb.utils.files import atomic_write
 __all__ = [
     "Provenance",
     "Utterance",
+    "check_speaker",
+    "check_unedited",
     "fingerprint",
     "read_manifest",
     "write_manifest",
@@ -38,6 +41,21 @@ SHOWN = 10  # left-out files named in the log
 # SpeechBrain would take $ for a placeholder; the rest does not survive CSV.
 _UNUSABLE = re.compile(r"[$\x00-\x1f\x7f\ud800-\udfff]")
 _DIGITS = re.compile(r"[0-9]{1,15}")
+_ARROW = " => "  # between name and label in SpeechBrain's label_encoder.txt
+
+
+def check_speaker(name, where):
+    """Refuse a speaker's name that manifests or label files cannot keep."""
+    if not name or name != name.strip() or _UNUSABLE.search(name + " "):
+        raise InputError(
+            f"{where}: speaker {name!r} must be text without $, control "
+            "characters or spaces at its ends; rename the speaker."
+        )
+    if _ARROW in name:
+        raise InputError(
+            f"{where}: speaker {name!r} has {_ARROW!r} in it, with which "
+            "SpeechBrain's label files end a name; rename the speaker."
+        )
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,8 @@ class Utterance:
                     f"{name} is {text!r} but must be text without $, control "
                     "characters or spaces at its ends."
                 )
+        if _ARROW in self.spk_id:
+            check_speaker(self.spk_id, "spk_id")
         parts = self.wav.replace("\\", "/").split("/")
         if not parts[0] or parts[0][1:2] == ":" or ".." in parts:
             raise InputError(
@@ -103,14 +123,20 @@ def write_manifest(path, utterances):
     """
     seen = set()
     with atomic_write(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for u in utterances:
+        for u in _write_rows(file, utterances):
             if u.id in seen:
                 raise InputError(f"{path}: the ID {u.id!r} occurs twice.")
             seen.add(u.id)
-            row = [u.id, u.duration, ROOT + u.wav, u.start, u.stop, u.spk_id]
-            writer.writerow(row)
+
+
+def _write_rows(file, utterances):
+    """Write a manifest; yields each Utterance before its row."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for u in utterances:
+        yield u
+        row = [u.id, u.duration, ROOT + u.wav, u.start, u.stop, u.spk_id]
+        writer.writerow(row)
 
 
 def read_manifest(path):
@@ -165,8 +191,11 @@ def _utterance(values):
     )
 
 
-def write_preparation(paths, splits, summary):
+def write_preparation(paths, splits, summary, keep=""):
     """Write manifests and, last, the prepare.json that makes them complete.
+
+    Nothing is written where a manifest would replace one that somebody wrote
+    or changed; see :func:`check_unedited`.
 
     Arguments
     ---------
@@ -176,19 +205,59 @@ def write_preparation(paths, splits, summary):
         written, and that of an earlier preparation removed.
     summary : Provenance
         Returned with its counts filled in.
+    keep : str
+        For the message: what to do to keep a changed manifest.
     """
     folder = Path(paths["train"]).parent
     earlier = Provenance.read(folder)
     stale = set(earlier.manifests if earlier else ())
+    made = {s: _hash_rows(own) for s, own in splits.items() if own}
+    mine = {s: path for s, path in paths.items() if s in made or s in stale}
+    check_unedited(mine, earlier, keep, made)
     summary.counts = {s: _totals(own) for s, own in splits.items() if own}
-    summary.write(folder, {})  # not a finished preparation until the end
+    # Not a finished preparation until the end, and what it has written by
+    # then can still be told from what somebody else has.
+    known = earlier.known if earlier else set()
+    summary.written = sorted(known | {*made.values()})
+    summary.write(folder, {})
     for split, own in splits.items():
         if own:
             write_manifest(paths[split], own)
         elif split in stale and paths[split]:
             Path(paths[split]).unlink(missing_ok=True)
+    summary.written = []
     summary.write(folder, {split: paths[split] for split in summary.counts})
     return summary
+
+
+def check_unedited(paths, earlier, keep="", made=None):
+    """Refuse to lose a manifest that somebody wrote or changed.
+
+    Arguments
+    ---------
+    paths : dict
+        Split -> CSV file that is to be replaced or removed.
+    earlier : Provenance or None
+        Of the preparation that wrote it.
+    keep : str
+        For the message: what to do to keep a changed manifest.
+    made : dict
+        Split -> hash of what is to be written: the same is not lost.
+    """
+    for split, path in paths.items():
+        if not path or not Path(path).exists():
+            continue
+        known = {(made or {}).get(split)} | (
+            earlier.known if earlier else set()
+        )
+        if _hash(path) not in known:
+            done = "was changed since it was prepared"
+            if not earlier:
+                done = "exists and was not written by a preparation"
+            raise InputError(
+                f"{path} {done}; it is not replaced: move it away"
+                f"{', or ' * bool(keep)}{keep}."
+            )
 
 
 def fingerprint(options, lines):
@@ -219,6 +288,7 @@ class Provenance:
     left_out: list = field(default_factory=list)  # (file, reason)
     notes: list = field(default_factory=list)  # oddities of what was used
     manifests: dict = field(default_factory=dict)  # split -> hash; by write()
+    written: list = field(default_factory=list)  # hashes, while unfinished
 
     FILE = "prepare.json"
 
@@ -238,11 +308,18 @@ class Provenance:
             if stored.pop("format") != FORMAT:
                 return None
             stored["left_out"] = [tuple(row) for row in stored["left_out"]]
-            return cls(**stored)
+            found = cls(**stored)
+            found.known  # noqa: B018 - its values must be hashes
+            return found
         except (OSError, LookupError, RecursionError):
             return None
         except (AttributeError, TypeError, ValueError):  # it is not ours
             return None
+
+    @property
+    def known(self):
+        """Hashes of the manifests that a preparation may have left."""
+        return {*self.manifests.values(), *self.written}
 
     def matches(self, current, manifests):
         """Whether fingerprint and manifests (see write) are still the same."""
@@ -266,6 +343,17 @@ class Provenance:
                 more = len(messages) - SHOWN
                 lines.append(f"and {more} more {kind}, listed in {self.FILE}")
         return lines
+
+
+def _hash_rows(utterances):
+    """The hash of a manifest before it is written."""
+    text, digest = io.StringIO(), hashlib.sha256()
+    for _ in _write_rows(text, utterances):
+        digest.update(text.getvalue().encode())
+        text.seek(0)
+        text.truncate()
+    digest.update(text.getvalue().encode())
+    return digest.hexdigest()
 
 
 def _hash(path):

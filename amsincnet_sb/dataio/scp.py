@@ -4,14 +4,12 @@ The labels are a pickle in a numpy array. A pickle runs code of its author when
 it is read in the ordinary way; nothing in these runs here.
 """
 
-import contextlib
 import io
-import os
 import pickle
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from amsincnet_sb.dataio.lists import read_text
+from amsincnet_sb.dataio.lists import Spellings, read_text
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["read_labels", "read_scp", "scp_rows", "speaker_table"]
@@ -222,7 +220,7 @@ def scp_rows(train_scp, test_scp, labels, data_folder):
     of the test list is not in the training list.
     """
     labels = read_labels(labels)
-    names, root, folders = speaker_table(labels), Path(data_folder), {}
+    names, spellings = speaker_table(labels), Spellings(data_folder, str.lower)
     rows, learned = [], set()
     for split, scp in (("train", train_scp), ("test", test_scp)):
         for wav in read_scp(scp):
@@ -238,21 +236,7 @@ def scp_rows(train_scp, test_scp, labels, data_folder):
                     f"{scp}: speaker {names[label]} has no utterance in "
                     f"{train_scp}, so nothing could be learned about them."
                 )
-            path = _on_disk(root, wav, folders)
+            path = spellings.find(wav)
             row = {"path": path, "speaker": names[label], "split": split}
             rows.append((str(scp), row))
     return rows
-
-
-def _on_disk(root, wav, folders):
-    """A path relative to `root`, spelt as it is on the disk."""
-    if os.path.exists(root / wav):
-        return wav
-    found = []
-    for part in PurePosixPath(wav).parts:
-        folder = root.joinpath(*found)
-        if folder not in folders:
-            with contextlib.suppress(OSError):
-                folders[folder] = {n.lower(): n for n in os.listdir(folder)}
-        found.append(folders.get(folder, {}).get(part.lower(), part))
-    return "/".join(found)

@@ -23,6 +23,7 @@ from pathlib import Path
 from amsincnet_sb.dataio.audio import audio_info
 from amsincnet_sb.dataio.corpus import (
     SHORTEST,
+    check_output,
     check_recordings,
     divided,
     training_command,
@@ -62,7 +63,7 @@ def prepare_librispeech(data_folder, output_folder, seed=1234):
     ------
     InputError
         The folder is not LibriSpeech, fewer than two speakers have enough
-        speech, or a file cannot be written.
+        speech, or a manifest was changed by hand or cannot be written.
 
     Example
     -------
@@ -79,6 +80,7 @@ def prepare_librispeech(data_folder, output_folder, seed=1234):
     >>> summary.counts["test"]["speakers"], summary.counts["test"]["sentences"]
     (2, 2)
     """
+    check_output(output_folder)
     root = os.path.abspath(data_folder)
     speakers, left_out = _speakers(root)
     chosen = []

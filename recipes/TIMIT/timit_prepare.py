@@ -31,6 +31,7 @@ from amsincnet_sb.dataio.lists import corpus_files
 from amsincnet_sb.dataio.manifest import (
     Provenance,
     Utterance,
+    check_unedited,
     fingerprint,
     write_preparation,
 )
@@ -40,6 +41,7 @@ from amsincnet_sb.utils.errors import InputError
 logger = get_logger(__name__)
 
 SUFFIXES = (".wav", ".wrd")
+KEEP = "train on it as it is with --skip_prep=True"
 WRD_RATE = 16_000  # Hz; .WRD files count samples of the original recording
 MAX_WRD_BYTES = 100_000  # real ones have a few hundred
 
@@ -81,8 +83,9 @@ def prepare_timit(
     """Write TIMIT's manifests, unless they are up to date.
 
     A `prepare.json` beside `train_annotation` says what they were made from.
-    When the corpus, an option or a manifest has changed since, the next call
-    prepares again.
+    When the corpus or an option has changed since, or a manifest is gone, the
+    next call prepares again. A manifest that somebody wrote or changed is not
+    replaced.
 
     Arguments
     ---------
@@ -110,7 +113,8 @@ def prepare_timit(
     ------
     InputError
         The folder is not TIMIT, nothing usable remains, a speaker would have
-        no training sentence left, or a manifest cannot be written.
+        no training sentence left, or a manifest was changed by hand or cannot
+        be written.
 
     Example
     -------
@@ -157,12 +161,15 @@ def prepare_timit(
     if earlier and earlier.matches(current, wanted):
         logger.info(f"TIMIT is prepared and up to date in {beside}")
         return earlier
+    if earlier:
+        check_unedited(paths, earlier, KEEP)
 
     scan = scan_timit(data_folder, all_speakers)
     summary = write_preparation(
         paths,
         _split(scan.utterances, validation_sentences),
         Provenance(options, current, left_out=scan.left_out, notes=scan.notes),
+        KEEP,
     )
     for line in summary.report():
         logger.info(line)

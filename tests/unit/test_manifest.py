@@ -67,7 +67,9 @@ def test_columns_may_be_more_and_elsewhere(tmp_path):
         ("wav", "$data_root/$data_root/x", "without \\$"),
         ("wav", "$data_root/a\0b.wav", "line 3|CSV"),
         ("spk_id", "", "spk_id is ''"),
-        ("spk_id", "a\nb", "spk_id is"),
+        ("spk_id", "a\nb", "runs on to line 4"),
+        ("spk_id", "a\x7f", "spk_id is"),
+        ("spk_id", "a => b", "label files"),
     ],
 )
 def test_bad_values_are_named_with_file_and_line(
@@ -188,6 +190,10 @@ def test_provenance_knows_its_manifests(tmp_path):
     assert not stored.matches("abc", written)
     paths["test"].unlink()
     assert not stored.matches("abc", written)
+    with pytest.raises(InputError, match="valid.csv was changed"):
+        write_preparation(paths, splits | {"valid": ROWS}, made)
+    assert paths["valid"].read_text() == "somebody else's"
+    paths["valid"].unlink()
     write_preparation(paths, splits | {"valid": ROWS}, made)
     write_preparation(paths, splits, made)
     assert not paths["valid"].exists()

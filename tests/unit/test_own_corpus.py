@@ -378,8 +378,6 @@ def test_bad_kaldi_folders(tmp_path, out):
     assert "line 2: the ID 'a' occurs twice" in refused(tmp_path, out)
     write_lines(tmp_path, "utt2spk", "a ")
     assert "nothing after a" in refused(tmp_path, out)
-    write_lines(tmp_path, "segments", "a b 0 1")
-    assert "it has segments" in refused(tmp_path, out)
     (tmp_path / "utt2spk").unlink()
     assert "no utt2spk" in refused(tmp_path, out)
 

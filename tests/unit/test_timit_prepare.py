@@ -187,12 +187,19 @@ def test_up_to_date_until_something_changes(
     for change in (
         lambda: os.utime(sx9, ns=(0, 1)),
         (out / "test.csv").unlink,
-        lambda: (out / "train.csv").write_text("fsxa1"),
         (out / "prepare.json").unlink,
     ):
         change()
         assert scanned() and not scanned()
         assert before == {p: p.read_text() for p in out.glob("*.csv")}
+    edited = before[out / "train.csv"].replace("fsxa0", "fsxa1")
+    (out / "train.csv").write_text(edited)
+    for options in ({}, {"validation_sentences": 1}):
+        with pytest.raises(InputError, match="train.csv was changed.*skip_pr"):
+            scanned(**options)
+        assert (out / "train.csv").read_text() == edited and not scan.called
+    (out / "train.csv").write_text(before[out / "train.csv"])
+    assert not scanned()
     assert scanned(validation_sentences=1)
     assert scanned(all_speakers=True)
     assert scanned()

@@ -1,0 +1,75 @@
+"""Files that state more than they hold are refused, whatever their format."""
+
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from amsincnet_sb.dataio.audio import audio_info, read_audio
+from amsincnet_sb.utils.errors import InputError
+
+# Those that state a length, in all of which a cut can be found.
+FORMATS = "AIFF AU AVR MAT4 MAT5 MPC2K RF64 SVX VOC W64 WAV WAVEX WVE".split()
+
+
+def write(folder, kind, channels=1):
+    path = folder / f"a.{kind}"
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, (4000, channels))
+    rate = 8000 if kind == "WVE" else 16000
+    soundfile.write(path, wave, rate, format=kind)
+    return path
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_cut(tmp_path, kind):
+    path = write(tmp_path, kind)
+    data = path.read_bytes()
+    assert audio_info(path).samples == 4000
+    for size in (len(data) // 2, len(data) - 300):
+        path.write_bytes(data[:size])
+        with pytest.raises(InputError, match="cut short, with [1-9][0-9]?%"):
+            audio_info(path)
+
+
+@pytest.mark.parametrize("kind", "AIFF AU RF64 VOC W64 WAV".split())
+def test_two_channels(tmp_path, kind):
+    path = write(tmp_path, kind, channels=2)
+    assert len(read_audio(path)) == 4000
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(InputError, match="cut short"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize(
+    "kind, at, code, size",
+    [
+        ("VOC", 27, "<H", 9000),
+        ("W64", 96, "<Q", 9000),
+        ("RF64", 28, "<Q", 2**33),
+        ("AIFF", 22, ">L", 4001),
+    ],
+)
+def test_a_header_that_states_more(tmp_path, kind, at, code, size):
+    path = write(tmp_path, kind)
+    data = bytearray(path.read_bytes())
+    struct.pack_into(code, data, at, size)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cut short"):
+        audio_info(path)
+
+
+@pytest.mark.parametrize(
+    "kind, at, code, size",
+    [
+        ("WAV", 40, "<L", 2**32 - 1),
+        ("W64", 96, "<Q", 2**64 - 1),
+        ("AU", 8, ">L", 2**32 - 1),
+    ],
+)
+def test_unknown_sizes_of_pipes(tmp_path, kind, at, code, size):
+    path = write(tmp_path, kind)
+    data = bytearray(path.read_bytes())
+    struct.pack_into(code, data, at, size)
+    path.write_bytes(data)
+    assert len(read_audio(path)) == 4000

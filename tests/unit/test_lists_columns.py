@@ -1,0 +1,253 @@
+"""Lists of all kinds: what a column means, and what is refused."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from amsincnet_sb.dataio.corpus import prepare_own_corpus
+from amsincnet_sb.dataio.listings import list_corpus
+from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.utils.errors import InputError
+
+RATE = 8000
+
+
+@pytest.fixture
+def here(tmp_path):
+    """Two recordings of four seconds, of different noise."""
+    for seed, name in enumerate("ab"):
+        wave = np.random.default_rng(seed).uniform(-0.5, 0.5, 4 * RATE)
+        soundfile.write(tmp_path / f"{name}.wav", wave, RATE)
+    return tmp_path
+
+
+def put(folder, name, text):
+    path = folder / name
+    data = text.encode()
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return path
+
+
+def limits(source, **options):
+    """(speaker, first sample, the one after the last) of each utterance."""
+    out = source.parent / "out"
+    prepare_own_corpus(source, out, **options)
+    rows = [
+        u for s in ("train", "test") for u in read_manifest(out / f"{s}.csv")
+    ]
+    return sorted((u.spk_id, u.start, u.stop) for u in rows)
+
+
+def table(columns, *values, between=","):
+    """A list of both recordings, a row for each of some values."""
+    rows = [f"path,speaker,{columns}"]
+    rows += [f"{name}.wav,{name},{value}" for name in "ab" for value in values]
+    return "\n".join(rows).replace(",", between)
+
+
+HALVES = [(s, i * RATE, (i + 2) * RATE) for s in "ab" for i in (0, 2)]
+
+
+@pytest.mark.parametrize(
+    "columns, first, second",
+    [
+        ("start,stop", "0,16000", "16000,32000"),
+        ("start_sample,end_sample", "0,16000", "16000,32000"),
+        ("start,end", "0,2", "2,4"),
+        ("Start Time,End Time", "0.0,2.0", "2.0,4"),
+        ("begin,end", "0.0,2.0", "2.0,"),
+        ("offset,duration", ",2", "2,2.0"),
+        ("start,duration", "0,2e0", "2,2"),
+        ("start_ms,dur[ms]", "0,2000", "2000,2000"),
+        ("startSec,endSec", "0,2", "2,4.3"),
+        # SpeechBrain's duration may be that of the recording.
+        ("duration,start,stop", "4.0,0,16000", "2.0,16000,32000"),
+        (
+            "start,stop,num_samples,sample_rate",
+            "0,16000,16000,8000",
+            "16000,32000,32000,8000",
+        ),
+    ],
+)
+def test_times(here, columns, first, second):
+    assert limits(put(here, "l.csv", table(columns, first, second))) == HALVES
+
+
+@pytest.mark.parametrize(
+    "columns, value, words",
+    [
+        ("start,stop", "0.0,2.0", "line 2: start is '0.0'.* samples"),
+        ("start,end", "0,16000", "line 2: end is 16000.*samples"),
+        ("offset,duration", "0,16000", "duration is 16000.*samples"),
+        ("start", "3", "start may be in seconds or in samples"),
+        ("offset,stop", "1.5,16000", "offset in seconds and stop in samples"),
+        ("start_sample,duration", "0,1.5", "count differently"),
+        ("start,offset,end", "0,0,1", "both give the start"),
+        ("end,stop", "1,16000", "both give the stop"),
+        ("offset", "-1", "offset is '-1' but must be seconds"),
+        ("offset", "1:30", "offset is '1:30'"),
+        ("offset", "1e999", "offset is '1e999'"),
+        ("duration", "nan", "duration is 'nan'"),
+        ("start_frame", "3", "'start_frame' looks like a time"),
+        ("vad", "0-1", "'vad' looks like a time"),
+        ("segment_length", "2.0", "'segment_length' looks like"),
+        ("t0,t1", "0,1", "'t0' looks like"),
+        ("mic channel", "1", "'mic channel' looks like a time or a channel"),
+        ("path", "c.wav", "'path' occurs twice"),
+        ("Path", "c.wav", "'path' and 'Path' have the same name"),
+    ],
+)
+def test_what_is_not_clear_is_refused(here, columns, value, words):
+    with pytest.raises(InputError, match=words):
+        list_corpus(put(here, "l.csv", table(columns, value)))
+
+
+@pytest.mark.parametrize(
+    "columns, value, words",
+    [
+        ("offset,duration", "3,1.6", "no samples from 3 to 4.6 s of 4.00"),
+        ("start,stop,duration", "0,16000,3", "says that it lasts 3 s"),
+        ("sample_rate,start,stop", "16000,0,16000", "at 16000 Hz"),
+        ("num_samples", "9000", "9000 samples, but it has 32000"),
+        ("channels", "2", "2 channels, but it has 1"),
+        ("channel", "2", "means channel 2, but it has one"),
+    ],
+)
+def test_what_contradicts_the_recording_is_left_out(
+    here, columns, value, words
+):
+    source = put(here, "l.csv", table(columns, value))
+    with pytest.raises(InputError, match=words):
+        prepare_own_corpus(source, here / "out")
+
+
+def test_a_channel_of_several_is_refused(here):
+    wave = np.random.default_rng(5).uniform(-0.5, 0.5, (4 * RATE, 2))
+    soundfile.write(here / "a.wav", wave, RATE)
+    rows = ("0,0,1", "0,1,1", "0,2,1")
+    source = put(here, "l.csv", table("channel,offset,duration", *rows))
+    with pytest.raises(InputError, match="means channel 0 of 2; write each"):
+        prepare_own_corpus(source, here / "out")
+
+
+def objects(**names):
+    """Both halves of both recordings, by these names."""
+    return [
+        {
+            names["path"]: f"{s}.wav",
+            names["speaker"]: s,
+            names["start"]: start / RATE,
+            names["length"]: 2.0,
+            "text": 'He said "no',
+        }
+        for s, start, _ in HALVES
+    ]
+
+
+NEMO = objects(
+    path="audio_filepath", speaker="speaker", start="offset", length="duration"
+)
+WESPEAKER = [
+    {
+        "key": f"{row['speaker']}-{i}",
+        "wav": row["audio_filepath"],
+        "spk": row["speaker"],
+        "start": row["offset"],
+        "end": row["offset"] + 2,
+    }
+    for i, row in enumerate(NEMO)
+]
+
+
+@pytest.mark.parametrize("rows", [NEMO, WESPEAKER], ids=["NeMo", "wespeaker"])
+@pytest.mark.parametrize(
+    "name", ["l.json", "l.jsonl", "raw.list", "l.jsonl.gz"]
+)
+def test_json_lines(here, name, rows):
+    text = "\n".join(map(json.dumps, rows)) + "\n\n"
+    assert limits(put(here, name, text)) == HALVES
+
+
+@pytest.mark.parametrize(
+    "name, text, words",
+    [
+        (
+            "l.jsonl",
+            '{"path": "a.wav", "speaker": 1}\n{"path"',
+            "line 2: it is",
+        ),
+        ("l.jsonl", "[1]\n", "line 1: it must be an object"),
+        ("l.jsonl", '{"a": 1, "a": 2}', "line 1: 'a' occurs twice"),
+        ("l.jsonl", "\n", "no object or list"),
+        ("l.jsonl.gz", None, "it is damaged"),
+        ("shard.list", "shards/0.tar\n", "line 1: it is not JSON"),
+        ("l.tsv", "path\tspeaker\na.wav\n", "line 2: there are 1 values for 2"),
+        ("l.csv", 'path,speaker,text\na.wav,a,"x\ny"\n', "line 2: .*line 3"),
+        ("l.csv", 'path;speaker\n"a.wav";a\n"b.wav;b\n', "CSV"),
+    ],
+)
+def test_rows_that_cannot_be_read(here, name, text, words):
+    path = put(here, name, text or "x" * 99)
+    if text is None:
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=words):
+        list_corpus(path)
+
+
+def test_a_small_file_that_expands_without_end(here):
+    path = put(here, "l.jsonl.gz", 9 * 2**20 * " ")
+    with pytest.raises(InputError, match="expands more than 200fold"):
+        list_corpus(path)
+
+
+def test_quotation_marks_of_tsv_are_text(here):
+    text = "path\tspeaker\toffset\tsentence\n"
+    for i, mark in enumerate(('"', 'a "', '"b" c', '""', "'")):
+        text += f"a.wav\ta\t{i / 2}\t{mark}\nb.wav\tb\t{i / 2}\t{mark}\n"
+    listing = list_corpus(put(here, "l.tsv", text))
+    assert len(listing.utterances) == 10 and listing.taken[0] == "10 rows"
+
+
+def test_what_was_taken_is_told(here):
+    text = table("offset,duration,Text", "0,2,hm", "2,2,ah", between=";")
+    summary = prepare_own_corpus(put(here, "l.csv", text), here / "out")
+    assert summary.options["corpus"] == "CSV manifest with ';' between values"
+    assert summary.options["taken"] == [
+        "4 rows",
+        "path: path, speaker: speaker, start: offset (seconds), "
+        "duration: duration (seconds); not used: Text",
+    ]
+
+
+def test_ends_are_rounded(here):
+    source = put(here, "l.csv", table("offset,duration", "0,2", "2,2.4"))
+    summary = prepare_own_corpus(source, here / "out")
+    assert any("cut to it: 2" in note for note in summary.notes)
+
+
+def test_speakers_in_paths_and_names_of_both_forms(here):
+    for folder in ("clips/Zoe\u0308", "clips/Jürgen"):
+        (here / folder).mkdir(parents=True)
+    for i, name in enumerate(("Zoe\u0308", "Jürgen")):
+        for k in range(2):
+            wave = np.random.default_rng((i, k)).uniform(-0.5, 0.5, RATE)
+            soundfile.write(here / f"clips/{name}/{k}.wav", wave, RATE)
+    rows = ["path,speaker"]
+    rows += [
+        f"clips\\Zoë\\{k}.wav,{z}" for k, z in enumerate(("Zoë", "Zoe\u0308"))
+    ]
+    rows += [f"clips\\Jürgen\\{k}.wav,J" for k in range(2)]
+    source = put(here, "l.csv", "\n".join(rows))
+    assert [name for name, *_ in limits(source)] == ["J", "J", "Zoë", "Zoë"]
+
+
+@pytest.mark.parametrize("name", ["x => y", "a$b", "a\x07"])
+def test_names_that_cannot_be_kept(here, name):
+    source = put(
+        here, "l.json", json.dumps([{"path": "a.wav", "speaker": name}])
+    )
+    with pytest.raises(InputError, match="rename the speaker"):
+        list_corpus(source)
