@@ -16,7 +16,7 @@ __all__ = ["RandomChunks", "SlidingWindows", "WaveBatch"]
 
 logger = logging.getLogger(__name__)
 
-UTTERANCE, START = 0, 1  # streams of random numbers
+UTTERANCE, START, SPEAKER = 0, 1, 2  # streams of random numbers
 READERS = 4  # threads that read chunks from files
 AHEAD = 8  # batches read before they are asked for
 
@@ -63,7 +63,8 @@ class RandomChunks(Dataset):
     """Training data: an epoch of batches of random chunks.
 
     An item is a whole batch, made where the audio is: each example a random
-    chunk of a random utterance (with replacement). Example number ``n`` of a
+    chunk of a random utterance (with replacement), of all or, with
+    `balance_speakers`, of a random speaker's. Example number ``n`` of a
     run is a pure function of ``(seed, n)``, so that a run can be resumed by
     knowing its step alone, and processes that share the work draw together
     exactly what one process with their joint batch would have drawn.
@@ -87,6 +88,8 @@ class RandomChunks(Dataset):
         Of the experiment.
     rank, world_size : int
         Of this process.
+    balance_speakers : bool
+        Draw every speaker alike, however many utterances each has.
 
     Example
     -------
@@ -107,6 +110,7 @@ class RandomChunks(Dataset):
         seed,
         rank=0,
         world_size=1,
+        balance_speakers=False,
     ):
         for name, size, least in (
             ("window", window, 1),
@@ -126,6 +130,14 @@ class RandomChunks(Dataset):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 1
+        self._speakers = None
+        if balance_speakers:
+            # Utterances by label; where each label begins, and how many.
+            counts = torch.bincount(audio.labels)
+            firsts = counts.cumsum(0) - counts
+            present = counts > 0
+            order = audio.labels.argsort(stable=True)
+            self._speakers = order, firsts[present], counts[present]
         self._compiled = None
         self._ahead, self._next = None, None
 
@@ -207,9 +219,19 @@ class RandomChunks(Dataset):
         mine = torch.arange(self.batch_size, device=device)
         mine = mine + self.rank * self.batch_size
         number = step * (self.batch_size * self.world_size) + mine
-        utterance = random_integers(self.seed, UTTERANCE, number, len(audio))
+        utterance = self._utterances(number)
         choices = (audio.lengths[utterance] - self.window + 1).clamp(min=1)
         return utterance, random_integers(self.seed, START, number, choices)
+
+    def _utterances(self, number):
+        """Utterance of each example of a run, counted from 0."""
+        if self._speakers is None:
+            below = len(self.audio)
+            return random_integers(self.seed, UTTERANCE, number, below)
+        order, firsts, counts = self._speakers
+        drawn = random_integers(self.seed, SPEAKER, number, len(counts))
+        nth = random_integers(self.seed, UTTERANCE, number, counts[drawn])
+        return order[firsts[drawn] + nth]
 
 
 class SlidingWindows(Dataset):

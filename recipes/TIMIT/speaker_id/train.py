@@ -397,6 +397,7 @@ def dataio_prep(hparams, device):
             hparams["seed"],
             rank(),
             world_size(),
+            hparams["balance_speakers"],
         ),
         "test": windows(hparams["test_annotation"]),
     }
