@@ -6,7 +6,7 @@ import torch
 
 from amsincnet_sb.kernels import cpu, kernels_for
 
-__all__ = ["finiteness"]
+__all__ = ["all_finite", "finiteness"]
 
 # From so many values on a kernel of its own pays.
 _LARGE = 2**14
@@ -40,6 +40,26 @@ def finiteness(tensors):
     elif small:
         found += torch._foreach_norm(small, math.inf)
     return [value.float() for value in found]
+
+
+def all_finite(values):
+    """Whether no tensor of floats among some values is NaN or infinite.
+
+    The values may be on several devices, each of which is waited for once.
+
+    Example
+    -------
+    >>> all_finite([torch.ones(3), torch.tensor([7]), "text"])
+    True
+    """
+    by_device = {}
+    for x in values:
+        if torch.is_tensor(x) and x.is_floating_point() and x.numel():
+            by_device.setdefault(x.device, []).append(x.detach())
+    return all(
+        torch.stack(finiteness(tensors)).isfinite().all().item()
+        for tensors in by_device.values()
+    )
 
 
 def _marked(tensors):

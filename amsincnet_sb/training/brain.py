@@ -1,6 +1,7 @@
 """A Brain whose training step can be one replay of a CUDA graph."""
 
 import logging
+import math
 
 import speechbrain as sb
 import torch
@@ -321,9 +322,12 @@ class CapturedBrain(StoppableBrain):
     def update_average(self, loss, avg_loss):
         """Running average of the loss for the progress bar.
 
-        Of captured steps, a new one every ``read_interval`` steps.
+        Of captured steps, a new one every ``read_interval`` steps. That of an
+        evaluation is NaN where a loss in it is NaN or infinite.
         """
         if loss is not None:
+            if not self.modules.training and not loss.isfinite():
+                return math.nan
             return super().update_average(loss, avg_loss)
         if self.step % self.read_interval:
             return avg_loss
@@ -355,13 +359,23 @@ class CapturedBrain(StoppableBrain):
         return {"fallback": sentence} if sentence else {}
 
     def mean_over_ranks(self, mean, count):
-        """Mean over processes of their means over ``count`` items each."""
-        if world_size() == 1:
-            return float(mean)
-        sums = [float(mean) * count, count]
-        sums = torch.tensor(sums, dtype=torch.float64, device=self._wire())
-        total, count = add_over_ranks(sums).tolist()
-        return total / max(count, 1)
+        """Mean loss of an evaluation over processes, ``count`` items in each.
+
+        An InputError if it is NaN or infinite.
+        """
+        if world_size() > 1:
+            sums = [float(mean) * count, count]
+            sums = torch.tensor(sums, dtype=torch.float64, device=self._wire())
+            total, count = add_over_ranks(sums).tolist()
+            mean = total / max(count, 1)
+        if not math.isfinite(mean):
+            raise common_error(
+                f"The evaluation after step {self.optimizer_step} gave a loss "
+                "that is NaN or infinite, because of the weights; no "
+                "checkpoint of them is kept: lower the learning rate, and the "
+                "run goes on from the last one."
+            )
+        return float(mean)
 
     def close(self):
         """Release the graph, then leave the group of processes."""

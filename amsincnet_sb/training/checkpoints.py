@@ -8,6 +8,7 @@ import shutil
 import zlib
 
 import speechbrain as sb
+import torch
 import yaml
 from speechbrain.utils.checkpoints import (
     METAFNAME,
@@ -17,6 +18,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import ddp_prevent_block, if_main_process
 
+from amsincnet_sb.kernels.finiteness import all_finite
 from amsincnet_sb.training.distributed import on_main, same_on_all_ranks
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import replaced_folder
@@ -46,7 +48,8 @@ class AtomicCheckpointer(Checkpointer):
     killed while it saves, it leaves a folder that counts as the newest
     checkpoint and that the next start cannot load. This class writes beside
     the final place, flushes to the disk and renames, and adds a checksum of
-    each file. On loading, a damaged checkpoint (cut short, garbled, a file
+    each file. Modules and optimizers with NaN or infinite values are not
+    saved, so that they replace no good ones. On loading, a damaged checkpoint (cut short, garbled, a file
     missing) is reported, left alone and passed over for the next newest.
     SpeechBrain's Checkpointer reads these checkpoints, and this class reads
     SpeechBrain's, which have no checksums.
@@ -73,6 +76,7 @@ class AtomicCheckpointer(Checkpointer):
     """
 
     _unfinished = None  # the folder a checkpoint is being written to
+    _damaged = frozenset()  # folders that were passed over
 
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
@@ -81,7 +85,8 @@ class AtomicCheckpointer(Checkpointer):
 
         Arguments as in the base class. Scalars of torch and NumPy in ``meta``
         become Python's, because others could not be read again. An InputError
-        if it cannot be written; older checkpoints stay as they were.
+        if it cannot be written, or a module or optimizer is NaN or infinite;
+        older checkpoints stay as they were.
         """
         meta = {
             key: value.item() if hasattr(value, "item") else value
@@ -99,6 +104,7 @@ class AtomicCheckpointer(Checkpointer):
 
     def _save(self, meta, end_of_epoch, name):
         self._remove_unfinished()
+        self._check_values()
         if name is None:
             path = self._new_checkpoint_dirpath()
         else:
@@ -119,6 +125,24 @@ class AtomicCheckpointer(Checkpointer):
             self._unfinished = None
         files = {key: path / p.name for key, p in saved.paramfiles.items()}
         return Checkpoint(path, saved.meta, files)
+
+    def _check_values(self):
+        """Raise InputError where modules or optimizers are NaN or infinite."""
+        for name, recoverable in self.recoverables.items():
+            if isinstance(recoverable, torch.nn.Module):
+                tensors = recoverable.state_dict().values()
+            elif isinstance(recoverable, torch.optim.Optimizer):
+                states = recoverable.state.values()
+                tensors = [x for state in states for x in state.values()]
+            else:
+                continue
+            if not all_finite(tensors):
+                raise InputError(
+                    f"{self.checkpoints_dir}: no checkpoint is written, "
+                    f"because the {name} has values that are NaN or infinite; "
+                    "those before it are intact: look at the audio or lower "
+                    "the learning rate before you go on."
+                )
 
     def _new_checkpoint_dirpath(self):
         return self._unfinished or super()._new_checkpoint_dirpath()
@@ -173,7 +197,8 @@ class AtomicCheckpointer(Checkpointer):
             )
             paths = [checkpoint.path for checkpoint in ranked]
             found.update(paths)
-            kept.update(paths[:num_to_keep])
+            whole = [path for path in paths if path not in self._damaged]
+            kept.update(whole[:num_to_keep])
         for path in sorted(found - kept):
             try:
                 hidden = path.with_name(f".{path.name}")
@@ -185,6 +210,40 @@ class AtomicCheckpointer(Checkpointer):
                     f"({error.strerror})."
                 ) from error
             logger.log(verbosity, f"Deleted a checkpoint: {path}")
+
+    def find_checkpoints(
+        self,
+        importance_key=None,
+        max_key=None,
+        min_key=None,
+        ckpt_predicate=None,
+        max_num_checkpoints=None,
+    ):
+        """The best checkpoints, best first; arguments as in the base class.
+
+        The newest is the one after the most steps. The base class goes by the
+        clock, which may have been wrong, or another machine's.
+        """
+        if importance_key is ckpt_recency:
+            importance_key = None
+        key = None if importance_key else max_key or min_key
+        sign = 1 if max_key else -1
+
+        def rank(checkpoint):
+            """Importance; of two alike, the newer comes first."""
+            if importance_key:
+                value = importance_key(checkpoint)
+            else:
+                value = sign * checkpoint.meta[key] if key else 0
+            return value, _steps(checkpoint), ckpt_recency(checkpoint)
+
+        found = [
+            checkpoint
+            for checkpoint in self.list_checkpoints()
+            if (ckpt_predicate is None or ckpt_predicate(checkpoint))
+            and (key is None or key in checkpoint.meta)
+        ]
+        return sorted(found, key=rank, reverse=True)[:max_num_checkpoints]
 
     def recover_if_possible(
         self,
@@ -198,11 +257,11 @@ class AtomicCheckpointer(Checkpointer):
         An InputError if it is of a model with other shapes or holds something
         else, or if the ranks see different checkpoints.
         """
-        damaged = set()
+        self._damaged = set()
 
         def _usable(checkpoint):
             wanted = ckpt_predicate is None or ckpt_predicate(checkpoint)
-            return wanted and checkpoint.path not in damaged
+            return wanted and checkpoint.path not in self._damaged
 
         while found := self.find_checkpoint(
             importance_key, max_key, min_key, _usable
@@ -210,7 +269,7 @@ class AtomicCheckpointer(Checkpointer):
             reason = _damage(found.path)
             if reason is None:
                 break
-            damaged.add(found.path)
+            self._damaged.add(found.path)
             _warn_of_damage(found.path, reason)
         if not ddp_prevent_block():
             same_on_all_ranks(
@@ -244,6 +303,16 @@ class AtomicCheckpointer(Checkpointer):
             for path in super()._list_checkpoint_dirs()
             if _has_readable_meta(path)
         ]
+
+
+def _steps(checkpoint):
+    """How far a Brain's training was, as something that can be compared."""
+    try:
+        text = checkpoint.paramfiles["brain"].read_text(encoding="utf-8")
+        steps = int(yaml.safe_load(text)["optimizer_step"])
+    except _UNREADABLE:  # not of a Brain, or damaged
+        steps = -1
+    return steps, bool(checkpoint.meta["end-of-epoch"])
 
 
 def _has_readable_meta(path):

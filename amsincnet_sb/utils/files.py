@@ -1,6 +1,7 @@
 """Files and folders that are either whole or not there, and what may be one."""
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -23,11 +24,14 @@ __all__ = [
     "is_plain_file",
     "read_json",
     "replaced_folder",
+    "restore_folder",
     "spreadsheet_cell",
 ]
 
 # What spreadsheets take for a formula, in full width too.
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+# What is being written, and what it replaces, are called so beside it.
+_NEW, _OLD = ".tmp", ".old"
 
 
 @contextlib.contextmanager
@@ -48,26 +52,15 @@ def atomic_write(path, mode="w"):
     'whole'
     """
     path = Path(path)
-    temporary = None
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     _check_kind(path, stat.S_ISREG)
-    try:
-        with _written(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(
-                dir=path.parent, prefix=f".{path.name}."
-            )
-            with open(handle, mode, **text) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-            temporary = None
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+    with _written(path), _aside(path, _new_file) as temporary:
+        with open(temporary, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
 
 
 @contextlib.contextmanager
@@ -87,20 +80,23 @@ def replaced_folder(folder):
     ['b.txt']
     """
     folder = Path(folder)
-    temporary = None
     _check_kind(folder, stat.S_ISDIR)
-    try:
-        with _written(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(
-                tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.")
-            )
-            yield temporary
-            temporary.chmod(0o777 & ~_umask())
-            _place(temporary, folder)
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with _written(folder), _aside(folder, tempfile.mkdtemp) as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        _place(temporary, folder)
+
+
+def restore_folder(folder):
+    """Give a folder its name back that a killed :func:`replaced_folder` took.
+
+    To be called before the folder is read. Only where the system cannot swap
+    two names in one step is there a moment in which neither has it.
+    """
+    folder = Path(folder)
+    with contextlib.suppress(OSError):
+        for old in [] if folder.exists() else _beside(folder, _OLD):
+            old.rename(folder)
 
 
 def check_output(path, *inputs):
@@ -198,13 +194,89 @@ def exclusive(path):
     >>> with exclusive(path):
     ...     _ = path.write_text(str(int(path.read_text()) + 1))
     """
-    with _written(path):
-        # For writing, as locks on network file systems demand.
-        file = open(path, "rb+")
-    with file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with _written(path):
+            # For writing, as locks on network file systems demand.
+            file = open(path, "rb+")
+        with file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with _written(path):
+                there = os.stat(path)
+            # Another one, where its folder has been replaced meanwhile.
+            if os.path.samestat(os.fstat(file.fileno()), there):
+                yield
+                return
+
+
+@contextlib.contextmanager
+def _aside(path, make):
+    """A new file or folder beside a path, to be renamed to it.
+
+    It is locked until the process ends, so that :func:`_sweep` of another one
+    leaves it alone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    while True:
+        new = make(dir=path.parent, prefix=f".{path.name}.", suffix=_NEW)
+        lock = _lock(new, wait=True)
+        if os.path.exists(new):  # not swept before it was locked
+            break
+    try:
+        yield Path(new)
+    finally:
+        _remove(Path(new))  # which after an exchange is the old folder
+        if lock is not None:
+            os.close(lock)
+
+
+def _new_file(**place):
+    handle, name = tempfile.mkstemp(**place)
+    os.close(handle)
+    return name
+
+
+def _sweep(path):
+    """Remove what killed processes that wrote a path have left beside it."""
+    restore_folder(path)
+    with contextlib.suppress(OSError):
+        for old in _beside(path, _OLD):
+            _remove(old)
+        for new in _beside(path, _NEW):
+            lock = _lock(new, wait=False)
+            if lock is not None:
+                _remove(new)
+                os.close(lock)
+
+
+def _beside(path, suffix):
+    ours = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}{re.escape(suffix)}")
+    return [each for each in path.parent.iterdir() if ours.fullmatch(each.name)]
+
+
+def _lock(path, wait):
+    """A handle that locks a file or folder, or None where there is none."""
+    if fcntl is None:
+        return None
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another process has it, or the system knows no locks
+        os.close(handle)
+        return None
+    return handle
+
+
+def _remove(path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 @contextlib.contextmanager
@@ -241,24 +313,33 @@ def _kind(mode):
 
 def _place(source, folder):
     """Flush a finished folder and give it its name, in place of an old one."""
-    for path in [*source.iterdir(), source]:
-        _flush(path)
-    old = None
-    if folder.exists():
-        # A folder cannot be renamed over one that has files in it.
-        old = source.with_name(f"{source.name}.old")
-        folder.rename(old)
-    try:
+    for path in [*source.rglob("*"), source]:
+        if path.is_dir() or path.is_file():
+            _flush(path)
+    # A folder cannot be renamed over one that has files in it.
+    if not folder.exists():
         source.rename(folder)
-    except BaseException:
-        if old is not None:
-            old.rename(folder)
-        raise
+    elif not _exchange(source, folder):
+        old = source.with_suffix(_OLD)
+        folder.rename(old)
+        try:
+            source.rename(folder)
+        except BaseException:
+            restore_folder(folder)
+            raise
+        _remove(old)
+    _flush(folder.parent)
+
+
+def _exchange(first, second):
+    """Swap two names in one step; False where that is not possible."""
     try:
-        _flush(folder.parent)
-    finally:
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # not Linux
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    names = os.fsencode(first), os.fsencode(second)
+    return rename(here, names[0], here, names[1], exchange) == 0
 
 
 def _umask():
