@@ -53,8 +53,8 @@ def killed(write, path, at):
 
 
 @pytest.mark.parametrize(
-    "write, swaps", [(write_file, True), (write_folder, True)]
-    + [(write_folder, False)],
+    "write, swaps",
+    [(write_file, True), (write_folder, True)] + [(write_folder, False)],
 )
 def test_killed_at_each_operation(tmp_path, monkeypatch, write, swaps):
     if not swaps:  # as on other systems than Linux
@@ -99,7 +99,12 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path, make):
 
 
 def test_names_that_only_resemble_leftovers_stay(tmp_path):
-    names = [".model.tmp", ".model.abc.tmp", ".models.abcdefgh.tmp", "model.old"]
+    names = [
+        ".model.tmp",
+        ".model.abc.tmp",
+        ".models.abcdefgh.tmp",
+        "model.old",
+    ]
     for name in names:
         (tmp_path / name).write_text("mine")
     write_folder(tmp_path / "model")
