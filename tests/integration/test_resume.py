@@ -17,12 +17,9 @@ LONGER = {"batches_per_epoch": 4, "total_steps": 40}
 EVERY_STEP = {**LONGER, "ckpt_interval_steps": 1}
 
 
-class Stopped(KeyboardInterrupt):
-    """Somebody pressed Ctrl-C."""
-
-
 def stop():
-    raise Stopped
+    """Somebody pressed Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +91,10 @@ def second_epoch(brain, stage, epoch=None):
 )
 def test_interrupted(recipe, uninterrupted, tmp_path, method, when, after):
     output = tmp_path / "results"
-    with hooked(recipe, method, when, stop, after), pytest.raises(Stopped):
-        recipe(HPARAMS, output, **EVERY_STEP)
+    with hooked(recipe, method, when, stop, after):
+        with pytest.raises(SystemExit) as ended:
+            recipe(HPARAMS, output, **EVERY_STEP)
+    assert ended.value.code == 130
     recipe(HPARAMS, output, **EVERY_STEP)
     assert_same(recipe, output, uninterrupted)
 

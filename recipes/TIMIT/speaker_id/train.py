@@ -540,7 +540,8 @@ def main():
     prepared, report = prepare_corpus(options)
     overrides.update(prepared)
 
-    # 3. Objects and results folder
+    # 3. Objects, of hparams["recipe"] where a file includes another, and
+    #    results folder
     hparams = load_recipe(hparams_file, overrides)
     sb.create_experiment_directory(hparams["output_folder"])
     on_main(save_hyperparams, hparams_file, overrides)
