@@ -4,21 +4,18 @@ A function below is a command: its docstring is the help. Each imports what it
 needs when it runs, so that ``--help`` does not wait for it.
 """
 
-import argparse
 import importlib.util
-import inspect
 import json
-import math
-import re
 import sys
 from pathlib import Path
 
 from amsincnet_sb import __version__
+from amsincnet_sb.options import argument, command, make_parser, one_spelling
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
+from amsincnet_sb.utils.files import atomic_write, check_output
 
 __all__ = ["main", "one_spelling"]
 
-COMMANDS = {}
 STATUSES = """\
 exit status: 0 done; 1 the answer is no (verify) or a run failed (sweep); 2
 wrong input, options or place, or some of several recordings could not be used;
@@ -43,162 +40,119 @@ def main(arguments=None):
         return options.run(options) or 0
 
 
-def one_spelling(arguments):
-    """Spell options with hyphens, as the parsers do.
-
-    Example
-    -------
-    >>> one_spelling(["a_b", "--data_folder=c_d", "--data-folder"])
-    ['a_b', '--data-folder=c_d', '--data-folder']
-    """
-    return [
-        re.sub("^--[^=]+", lambda name: name[0].replace("_", "-"), argument)
-        for argument in arguments
-    ]
-
-
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="amsincnet",
-        description="Speaker identification with AM-SincNet.",
-        epilog=STATUSES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return make_parser(
+        "amsincnet",
+        "Speaker identification with AM-SincNet.",
+        __version__,
+        STATUSES,
     )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(
-        title="commands", required=True, metavar="COMMAND"
-    )
-    for name, (function, arguments) in COMMANDS.items():
-        *text, example = inspect.getdoc(function).split("\n\n")
-        add = commands.add_parser(
-            name,
-            help=text[0][0].lower() + text[0].rstrip(".")[1:],
-            description="\n\n".join(text),
-            epilog=example,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        for argument, keywords in arguments:
-            add.add_argument(argument, **keywords)
-        add.set_defaults(run=function)
-    return parser
-
-
-def _argument(name, help, kind=str, default=None, **keywords):
-    """An argument of a command; an option with a default tells it."""
-    if kind is bool:
-        return name, {"action": "store_true", "help": help}
-    if default is not None:
-        help = f"{help} (default: {default})"
-    return name, dict(help=help, type=kind, default=default, **keywords)
-
-
-def _command(*arguments):
-    """Make a command of a function."""
-
-    def add(function):
-        """Enter the command under its name."""
-        name = function.__name__.strip("_").replace("_", "-")
-        COMMANDS[name] = function, arguments
-        return function
-
-    return add
 
 
 MODEL = (
-    _argument("model", "results folder of a finished training run"),
-    _argument("--device", "cpu, cuda, …", default="cpu"),
-    _argument("--json", "JSON on a terminal", bool),
+    argument("model", "results folder of a finished training run"),
+    argument("--device", "cpu, cuda, …", default="cpu"),
+    argument("--json", "JSON on a terminal", bool),
 )
-FILES = _argument("files", "recordings", nargs="+", metavar="file")
-PUBLISHED = _argument("--published", "draw TIMIT's published curves too", bool)
+FILES = argument(
+    "files", "recordings, folders of them, or -", nargs="+", metavar="file"
+)
+PUBLISHED = argument("--published", "draw TIMIT's published curves too", bool)
 
 
-@_command(
+@command(
     *MODEL,
     FILES,
-    _argument("--top", "candidates to show", int, 3),
-    _argument("--unknown", "'unknown' where too little is for anybody", bool),
-    _argument("--threshold", "least share of the windows, 0 to 1", float),
+    argument("--top", "candidates to show", int, 3, least=1),
+    argument("--unknown", "'unknown' where too little is for anybody", bool),
+    argument("--threshold", "least probability, 0 to 1", float),
 )
 def _identify(options):
     """Name the speakers of recordings.
 
     A terminal shows a table; a pipe gets one JSON object per file. --unknown
-    uses the calibrated threshold; --threshold gives another.
+    uses the calibrated threshold; --threshold gives another. A folder stands
+    for the audio files in it and below, - for one on standard input.
 
     example: amsincnet identify results/demo/1234 a.wav b.flac
     """
-    if options.top < 1:
-        raise InputError(f"--top is {options.top} but must be at least 1.")
-    threshold = _threshold(options)
-    model = _load(options)
+    model, threshold = _load(options), options.threshold
     if options.unknown and threshold is None:
         threshold = model.threshold("identification")
-    status = 0
-    answers = model.identify_all(options.files, options.top, threshold, True)
-    for path, candidates in zip(options.files, answers):
+    names, recordings, failed = _recordings(options.files)
+    answers = model.identify_all(recordings, options.top, threshold, True)
+    for path, candidates in zip(names, answers):
         if isinstance(candidates, InputError):
-            print(f"Error: {candidates}", file=sys.stderr, flush=True)
-            status = 2
+            failed = _complain(candidates)
             continue
         lines = [
             f"  {speaker}"
-            if share is None
-            else f"  {speaker:<20} share {share:6.1%}  score {score:8.3f}"
-            for speaker, score, share in candidates
+            if score is None
+            else f"  {speaker:<20} probability {chance:6.1%}  score {score:8.3f}"
+            for speaker, score, chance in candidates
         ]
-        best = [candidate._asdict() for candidate in candidates]
+        # The probability by its old name too.
+        best = [{**c._asdict(), "share": c.share} for c in candidates]
         _answer(options, {"file": path, "candidates": best}, path, *lines)
-    return status
+    return failed
 
 
-@_command(
+@command(
     *MODEL,
-    _argument("name", "of the new speaker"),
-    _argument("files", "of the speaker", nargs="+", metavar="file"),
+    argument("name", "of the new speaker"),
+    FILES,
 )
 def _enroll(options):
     """Add a speaker to a model, without training.
 
-    The model's folder gets the file enrolled.npz.
+    The model's folder gets the file enrolled.npz. Every recording must be of
+    the speaker and usable.
 
     example: amsincnet enroll results/demo/1234 anna anna1.wav anna2.wav
     """
-    model, name, files = _load(options), options.name, len(options.files)
-    model.enroll(name, options.files)
+    model, name = _load_to_change(options), options.name
+    _, recordings, failed = _recordings(options.files)
+    if failed:
+        return failed
+    model.enroll(name, recordings)
+    files = len(recordings)
     said = f"Enrolled {name} from {files} file(s)"
     _save(options, model, {"enrolled": name, "files": files}, said)
 
 
-@_command(*MODEL, _argument("name", "of the enrolled speaker"))
+@command(*MODEL, argument("name", "of the enrolled speaker"))
 def _remove(options):
     """Remove an enrolled speaker from a model.
 
     example: amsincnet remove results/demo/1234 anna
     """
-    model = _load(options)
+    model = _load_to_change(options)
     model.remove(options.name)
     _save(options, model, {"removed": options.name}, f"Removed {options.name}")
 
 
-@_command(
+@command(
     *MODEL,
-    _argument("a", "recording"),
-    _argument("b", "recording"),
-    _argument("--threshold", "least score (default: calibrated)", float),
+    argument("a", "recording, or -"),
+    argument("b", "recording, or -"),
+    argument("--threshold", "least score (default: calibrated)", float),
 )
 def _verify(options):
     """Decide whether two recordings are of the same speaker.
 
-    Exit status: 0 accepted, 1 rejected, 2 error.
+    Exit status: 0 accepted, 1 rejected, another after an error.
 
     example: amsincnet verify results/demo/1234 a.wav b.flac
     """
-    threshold = _threshold(options)
-    model = _load(options)
+    model, threshold = _load(options), options.threshold
+    _, recordings, failed = _recordings([options.a, options.b])
+    if failed:
+        return failed
+    if len(recordings) != 2:
+        raise InputError("Give two recordings, not folders of others.")
     if threshold is None:
         threshold = model.threshold("verification")
-    score, accepted = model.verify(options.a, options.b, threshold)
+    score, accepted = model.verify(*recordings, threshold)
     values = dict(score=score, threshold=threshold, accepted=accepted)
     said = "same speaker" if accepted else "different speakers"
     said += f"  score {score:.3f}  threshold {threshold:.3f}"
@@ -206,41 +160,56 @@ def _verify(options):
     return 0 if accepted else 1
 
 
-@_command(*MODEL, FILES, _argument("--output", "*.npz or *.csv", required=True))
+@command(*MODEL, FILES, argument("--output", "*.npz or *.csv", required=True))
 def _embed(options):
     """Write speaker embeddings (d-vectors) of recordings to a file.
 
-    An npz has the arrays files and embeddings, a CSV a row per file.
+    An npz has the arrays files and embeddings, a CSV a row per file. A folder
+    stands for the audio files in it and below, - for one on standard input.
 
     example: amsincnet embed results/demo/1234 a.wav b.flac --output all.npz
     """
+    import torch
+
     from amsincnet_sb.inference.export import write_embeddings
 
     if Path(options.output).suffix not in (".npz", ".csv"):
         raise InputError(
             f"--output is {options.output} but must end with .npz or .csv."
         )
-    embeddings = _load(options).embed(options.files)
-    write_embeddings(options.output, options.files, embeddings)
-    count, size = embeddings.shape
-    values = {"output": options.output, "files": count, "size": size}
-    said = f"{count} speaker embeddings of {size} dimensions"
-    _answer(options, values, f"{said}: {options.output}")
+    names, recordings, failed = _recordings(options.files)
+    check_output(options.output, *names)
+    model = _load(options)
+    rows = []
+    for path, found in zip(names, model.analyse_all(recordings, errors=True)):
+        if isinstance(found, InputError):
+            failed = _complain(found)
+        else:
+            rows.append((path, found.embedding.cpu()))
+    if rows:
+        files, embeddings = zip(*rows)
+        write_embeddings(options.output, files, torch.stack(embeddings))
+        count, size = len(files), len(embeddings[0])
+        values = {"output": options.output, "files": count, "size": size}
+        said = f"{count} speaker embeddings of {size} dimensions"
+        _answer(options, values, f"{said}: {options.output}")
+    return failed
 
 
-@_command(
+@command(
     *MODEL,
-    _argument("--manifest", "CSV of a preparation", required=True),
-    _argument("--data-folder", "folder of its paths", required=True),
-    _argument("--trials", "pairs, '1 id id' or '0 id id' (default: all)"),
-    _argument("--calibrate", "keep the thresholds of equal errors", bool),
-    _argument("--cohort", "manifest of training sentences"),
+    argument("--manifest", "CSV of a preparation", required=True),
+    argument("--data-folder", "folder of its paths", required=True),
+    argument("--trials", "pairs, '1 id id' or '0 id id' (default: all)"),
+    argument("--calibrate", "keep the thresholds of equal errors", bool),
+    argument("--cohort", "manifest of training sentences"),
+    argument("--output", "folder of its files (default: the model's)"),
 )
 def _evaluate(options):
     """Measure errors of identification and verification on a manifest.
 
     Identification is of the closed and the open set. Writes evaluation.json
-    and det.png into the model's folder. --calibrate keeps the thresholds for
+    and det.png into --output. --calibrate keeps the thresholds for
     verify and identify --unknown; the speakers of a --cohort normalise the
     scores of verification and are kept with them.
 
@@ -249,37 +218,45 @@ def _evaluate(options):
     """
     from amsincnet_sb.inference import evaluation
     from amsincnet_sb.plots import plot_det
-    from amsincnet_sb.utils.files import atomic_write
 
-    model, corpus = _load(options), options.data_folder
+    manifest, corpus = options.manifest, options.data_folder
+    folder = Path(options.output or options.model)
+    written = folder / "evaluation.json", folder / "det.png"
+    for path in written:
+        inputs = manifest, options.trials, options.cohort
+        check_output(path, *filter(None, inputs))
+    model = _load_to_change(options) if options.calibrate else _load(options)
     # Every window that the evaluation of a training run counts.
     model.hop = model.embedding_model.hop
-    manifest, folder = options.manifest, Path(options.model)
     if options.cohort:
         model.cohort = evaluation.cohort_from(model, options.cohort, corpus)
     results = evaluation.evaluate_model(model, manifest, corpus, options.trials)
     if options.calibrate:
         model.calibration = evaluation.calibration_from(results, manifest)
-        model.save()
-    with atomic_write(folder / "evaluation.json") as file:
-        json.dump(results, file, indent=1)
-    lines = evaluation.report(results)
+    whole, det = json.dumps(results, indent=1), None
     if results["verification"]:
         det = results["verification"].pop("det")
-        plot_det(path=folder / "det.png", **det)
-    _answer(options, results, *lines)
+    try:  # neither a full disk nor a reader that is gone costs the other
+        _answer(options, results, *evaluation.report(results))
+    finally:
+        if options.calibrate:
+            model.save()
+        with atomic_write(written[0]) as file:
+            file.write(whole)
+        if det:
+            plot_det(path=written[1], **det)
 
 
-@_command(
-    _argument("source", "folder or manifest"),
-    _argument("--output", "folder for manifests", required=True),
-    _argument("--data-folder", "folder of its paths (default: the source's)"),
-    _argument("--test-fraction", "of a speaker's utterances", float, 0.25),
-    _argument("--validation-sentences", "of a speaker, to choose by", int, 0),
-    _argument("--seed", "of the split", int, 1234),
-    _argument("--speaker-level", "level of the speakers' folders", int),
-    _argument("--speaker-pattern", "regex: its group is the speaker's name"),
-    _argument("--group", "column or regex: what to keep on one side"),
+@command(
+    argument("source", "folder or manifest"),
+    argument("--output", "folder for manifests", required=True),
+    argument("--data-folder", "folder of its paths (default: the source's)"),
+    argument("--test-fraction", "of a speaker's utterances", float, 0.25),
+    argument("--validation-sentences", "of a speaker, to choose by", int, 0),
+    argument("--seed", "of the split", int, 1234),
+    argument("--speaker-level", "level of the speakers' folders", int),
+    argument("--speaker-pattern", "regex: its group is the speaker's name"),
+    argument("--group", "column or regex: what to keep on one side"),
 )
 def _prepare(options):
     """Make manifests of your own recordings to train on.
@@ -296,6 +273,8 @@ def _prepare(options):
     """
     from amsincnet_sb.dataio.corpus import prepare_own_corpus, training_command
 
+    for split in ("train", "valid", "test"):
+        check_output(Path(options.output, f"{split}.csv"), options.source)
     summary = prepare_own_corpus(
         options.source,
         options.output,
@@ -309,19 +288,18 @@ def _prepare(options):
     )
     taken = [f"  {line}" for line in summary.options["taken"]]
     report = [f"  {line}" for line in summary.report()]
-    for line in (
+    lines = (
         f"{options.source}: {summary.options['corpus']}",
         *taken,
         *report,
         f"Manifests: {options.output}",
         "Train on them in recipes/TIMIT/speaker_id with",
-    ):
-        # A file's name need not be valid Unicode.
-        print(line.encode(errors="backslashreplace").decode())
-    print(f"  {training_command(options.output, summary)}")
+        f"  {training_command(options.output, summary)}",
+    )
+    print(*lines, sep="\n")
 
 
-@_command()  # the script has the options
+@command()  # the script has the options
 def _sweep(arguments):
     """Train with many margins and seeds, and compare.
 
@@ -331,10 +309,10 @@ def _sweep(arguments):
     return script.main(arguments, "amsincnet sweep")
 
 
-@_command(
-    _argument("folder", "where to"),
-    _argument("--speakers", "their number", int, 20),
-    _argument("--seed", "of all that is random", int, 0),
+@command(
+    argument("folder", "where to"),
+    argument("--speakers", "their number", int, 20, least=1),
+    argument("--seed", "of all that is random", int, 0, least=0),
 )
 def _demo_corpus(options):
     """Generate speech-like utterances in TIMIT's layout.
@@ -348,11 +326,11 @@ def _demo_corpus(options):
     print(f"Generated speech of {options.speakers} speakers: {folder}")
 
 
-@_command(
-    _argument("file", "model_raw_*.pkl"),
-    _argument("folder", "results folder to make"),
-    _argument("--labels", "TIMIT_labels.npy: names of the speakers"),
-    _argument("--cfg", "default: the file beside the model, or the published"),
+@command(
+    argument("file", "model_raw_*.pkl"),
+    argument("folder", "results folder to make"),
+    argument("--labels", "TIMIT_labels.npy: names of the speakers"),
+    argument("--cfg", "default: the file beside the model, or the published"),
 )
 def _import_original(options):
     """Turn a model of the authors' code into a results folder.
@@ -369,15 +347,15 @@ def _import_original(options):
     print(f"Imported {options.file}: {options.folder}")
 
 
-@_command(
-    _argument(
+@command(
+    argument(
         "what",
         "picture",
         choices=["curves", "det", "confusions", "margins", "filters"],
     ),
-    _argument("results", "results folder, for margins that of a sweep"),
+    argument("results", "results folder, for margins that of a sweep"),
     PUBLISHED,
-    _argument("--output", "PNG (default: in the results folder)"),
+    argument("--output", "PNG (default: in the results folder)"),
 )
 def _plot(options):
     """Draw pictures of a results folder.
@@ -393,7 +371,7 @@ def _plot(options):
     print(draw_picture(*given))
 
 
-@_command(*MODEL, _argument("output", "*.onnx, or a new folder"))
+@command(*MODEL, argument("output", "*.onnx, or a new folder"))
 def _export(options):
     """Write a model for other programs: ONNX, or safetensors.
 
@@ -409,6 +387,7 @@ def _export(options):
         model.save(output, safetensors=True)
         _answer(options, {"output": output}, output)
         return
+    check_output(output)
     from amsincnet_sb.inference.export import export_onnx
 
     found = export_onnx(model, output)
@@ -421,10 +400,10 @@ def _export(options):
     _answer(options, values, output, said)
 
 
-@_command(
-    _argument("results", "results folder"),
+@command(
+    argument("results", "results folder"),
     PUBLISHED,
-    _argument("--output", "HTML (default: report.html in the results folder)"),
+    argument("--output", "HTML (default: report.html in the results folder)"),
 )
 def _report(options):
     """Write one HTML page about a results folder.
@@ -460,19 +439,37 @@ def _load(options):
     return SpeakerIdentifier.from_results(options.model, options.device)
 
 
+def _load_to_change(options):
+    from amsincnet_sb.inference.pretrained import find_pretrained
+
+    check_output(find_pretrained(options.model) / "enrolled.npz")
+    return _load(options)
+
+
+def _recordings(names):
+    """Names and recordings, and 2 if one could not be found, else 0."""
+    from amsincnet_sb.inference.recordings import from_command_line
+
+    found, status = [], 0
+    for name, recording in from_command_line(names):
+        if isinstance(recording, InputError):
+            status = _complain(recording)
+        else:
+            found.append((name, recording))
+    return [name for name, _ in found], [each for _, each in found], status
+
+
+def _complain(error):
+    """Say what is wrong with one of several recordings; the exit status."""
+    print(f"Error: {error}", file=sys.stderr, flush=True)
+    return 2
+
+
 def _save(options, model, values, said):
     model.save()
     count = len(model.speakers)
     values = {**values, "speakers": count}
     _answer(options, values, f"{said}; the model knows {count} speakers.")
-
-
-def _threshold(options):
-    """The one given, None for the calibrated one."""
-    given = options.threshold
-    if given is not None and not math.isfinite(given):
-        raise InputError(f"--threshold is {given} but must be a number.")
-    return given
 
 
 def _answer(options, values, *lines):

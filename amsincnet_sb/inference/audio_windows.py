@@ -6,6 +6,7 @@ import torch
 
 from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
 from amsincnet_sb.dataio.prefetch import prefetch
+from amsincnet_sb.inference.recordings import as_source
 from amsincnet_sb.nnet.windows import cut_windows
 from amsincnet_sb.utils.errors import InputError
 
@@ -23,9 +24,9 @@ def window_means(
     recording ``[windows]``, at most ``batch_size`` at a time, while a thread
     reads the next ones; it returns tensors ``[windows, ...]``. Yields the list
     of their means, for each recording as soon as it is complete. A recording
-    is a file, resampled to ``sample_rate``, or a tensor; a useless one raises
-    InputError, or yields it with ``errors``. An hour takes no more memory than
-    some minutes.
+    is what :func:`amsincnet_sb.inference.recordings.as_source` takes; a
+    useless one raises InputError, or yields it with ``errors``. An hour of a
+    file takes no more memory than some minutes.
 
     Example
     -------
@@ -95,7 +96,8 @@ def _windows_of(audio, window, hop, sample_rate, batch_size):
 
     That a file is silent is said after its last window.
     """
-    # A tensor of zeros is taken as it is.
+    audio = as_source(audio, sample_rate)
+    # A waveform of zeros is taken as it is.
     silent = not torch.is_tensor(audio)
     rest, seen = torch.zeros(0), False
     for block in _blocks_of(audio, sample_rate):
@@ -114,16 +116,7 @@ def _windows_of(audio, window, hop, sample_rate, batch_size):
 def _blocks_of(audio, sample_rate):
     """A recording in pieces ``[time]`` that memory can hold."""
     if torch.is_tensor(audio):
-        if audio.numel() == 0 or not audio.isfinite().all():
-            raise InputError(
-                "The recording is empty or contains NaN or infinite samples."
-            )
-        if audio.dim() != 1 or not audio.is_floating_point():
-            raise InputError(
-                f"The recording is a {audio.dtype} tensor of shape "
-                f"{tuple(audio.shape)} but must be floating point, [time]."
-            )
-        yield audio.float().cpu()
+        yield audio
         return
     frames, rate, *_ = audio_info(audio)
     # Whole seconds start at a whole sample of either rate, and a second

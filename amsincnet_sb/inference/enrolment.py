@@ -97,7 +97,8 @@ class EnrollableClassifier(nn.Module):
                 "but this one was trained with a plain softmax; it can embed "
                 "and verify."
             )
-        if not name.strip() or not name.isprintable() or name == UNKNOWN:
+        named = isinstance(name, str) and name.strip() and name.isprintable()
+        if not named or name == UNKNOWN:
             raise InputError(f"{name!r} cannot be the name of a speaker.")
         if name in self.speakers:
             kind = "trained" if name in self.names else "enrolled"

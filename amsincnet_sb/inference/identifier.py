@@ -1,12 +1,19 @@
 """Who is speaking: a trained model that answers about recordings."""
 
 import logging
+from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+from amsincnet_sb.inference.answers import (
+    Analysis,
+    Candidate,
+    Verification,
+    check_number,
+    ranked,
+)
 from amsincnet_sb.inference.audio_windows import window_means
 from amsincnet_sb.inference.enrolment import (
     UNKNOWN,
@@ -21,6 +28,7 @@ from amsincnet_sb.inference.pretrained import (
     read_pretrained,
     write_pretrained,
 )
+from amsincnet_sb.inference.recordings import several
 from amsincnet_sb.inference.scoring import compare
 from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.nnet.scoring import log_posteriors
@@ -30,53 +38,24 @@ __all__ = ["Analysis", "Candidate", "SpeakerIdentifier", "UNKNOWN"]
 
 logger = logging.getLogger(__name__)
 
-# A cosine and a share, for a model that has not been calibrated. Where the
-# errors of one kind equal those of the other differs from model to model.
+# A cosine and a probability, for a model that has not been calibrated. Where
+# the errors of one kind equal those of the other differs from model to model.
 DEFAULT_THRESHOLDS = {"verification": 0.8, "identification": 0.3}
-
-
-class Candidate(NamedTuple):
-    """A speaker whom a recording may be of.
-
-    ``score`` is the mean log-posterior over the windows, by which speakers are
-    ranked (0 at best); ``share`` the mean posterior, from 0 to 1: how much of
-    the recording speaks for this speaker. Both are None for ``"unknown"``.
-    """
-
-    speaker: str
-    score: float | None
-    share: float | None
-
-
-class Verification(NamedTuple):
-    """The score of two recordings, and whether it exceeds the threshold."""
-
-    score: float
-    accepted: bool
-
-
-class Analysis(NamedTuple):
-    """Means over the windows of a recording.
-
-    ``scores`` (log-posteriors) and ``posteriors`` are ``[speakers]``;
-    ``embedding`` (the d-vector) and ``direction`` (the same of embeddings
-    scaled to length one) are ``[embedding_size]``.
-    """
-
-    scores: torch.Tensor
-    posteriors: torch.Tensor
-    embedding: torch.Tensor
-    direction: torch.Tensor
 
 
 class SpeakerIdentifier:
     """A trained model that names speakers, verifies and enrols them.
 
     A recording is a file of any format, rate and number of channels that
-    soundfile reads, or a tensor of samples ``[time]`` at the model's rate. An
-    hour takes no more memory than a minute. Every method that takes
-    recordings raises InputError where one is unreadable, empty, a silent file,
-    or contains NaN or infinite samples.
+    soundfile reads: a path or a binary file-like object; or samples, a tensor
+    or numpy array as torchaudio, soundfile and librosa give them, at the
+    model's rate or in a pair with their own. See
+    :func:`amsincnet_sb.inference.recordings.as_source`. An hour of a file
+    takes no more memory than a minute. Every method that takes recordings
+    raises InputError where one is unreadable, empty, a silent file, contains
+    NaN or infinite samples, or is of another type.
+
+    A model can be copied and pickled, into the processes of a ``Pool`` too.
 
     SpeechBrain's ``EncoderClassifier`` has one embedding for a whole signal;
     this class averages over windows, as the evaluation of a training run does.
@@ -137,7 +116,7 @@ class SpeakerIdentifier:
         self.windows_per_batch = windows_per_batch
         self.folder = None
         self.device = next(embedding_model.parameters()).device
-        self._embed = for_evaluation(embedding_model)
+        self._prepare()
         self._saved = Additions({}, {}, None)  # as in the folder
         self.calibration = {}
         # Directions [speakers, embedding_size] that normalise the scores of
@@ -179,6 +158,17 @@ class SpeakerIdentifier:
         model._saved = model._additions()
         return model
 
+    def _prepare(self):
+        self._embed = for_evaluation(self.embedding_model)
+
+    def __getstate__(self):
+        # Prepared kernels stay in their process.
+        return {k: v for k, v in vars(self).items() if k != "_embed"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._prepare()
+
     @property
     def speakers(self):
         """Names: the trained speakers, then the enrolled ones."""
@@ -201,18 +191,18 @@ class SpeakerIdentifier:
         """Name the speaker of a recording.
 
         With a threshold, ``"unknown"`` comes first, without values, where
-        too little of the recording speaks for the best candidate. A share is
-        a posterior: it tells how far a speaker is ahead of the others, not
-        how similar the voice is, which rejects unknown speakers better.
+        the probability of the best candidate does not exceed it. It tells how
+        far a speaker is ahead of the others, not how similar the voice is,
+        which rejects unknown speakers better.
 
         Arguments
         ---------
-        audio : recording, or list of recordings
+        audio : recording, or any iterable of recordings
             Of one speaker each.
         top_k : int
-            How many candidates.
+            How many candidates, at least 1.
         threshold : float or "calibrated", optional
-            Least share of the best, from 0 to 1; :meth:`threshold` for
+            Least probability, from 0 to 1; :meth:`threshold` for
             ``"calibrated"``. Without it, the answer is never ``"unknown"``.
 
         Returns
@@ -220,10 +210,10 @@ class SpeakerIdentifier:
         list of Candidate
             The best first; of several recordings, a list of such lists.
         """
-        several = isinstance(audio, list | tuple)
-        recordings = audio if several else [audio]
+        given = several(audio)
+        recordings = [audio] if given is None else given
         answers = list(self.identify_all(recordings, top_k, threshold))
-        return answers if several else answers[0]
+        return answers[0] if given is None else answers
 
     def identify_all(self, recordings, top_k=3, threshold=None, errors=False):
         """:meth:`identify` for any number of recordings, one by one.
@@ -234,27 +224,21 @@ class SpeakerIdentifier:
         """
         if threshold == "calibrated":
             threshold = self.threshold("identification")
+        check_number("threshold", threshold)
+        if not isinstance(top_k, Integral) or top_k < 1:
+            raise InputError(f"top_k is {top_k!r} but must be at least 1.")
         for found in self.analyse_all(recordings, errors):
             if isinstance(found, InputError):
                 yield found
                 continue
-            speakers, shares = self.speakers, found.posteriors
-            best = found.scores.topk(min(top_k, len(speakers)))
-            candidates = [
-                Candidate(speakers[i], score, shares[i].item())
-                for score, i in zip(best.values.tolist(), best.indices.tolist())
-            ]
-            if threshold is not None and not candidates[0].share > threshold:
-                unknown = Candidate(UNKNOWN, None, None)
-                candidates = [unknown, *candidates][:top_k]
-            yield candidates
+            yield ranked(self.speakers, found, top_k, threshold)
 
     def embed(self, audio):
         """The d-vector of a recording: the mean over its windows.
 
         Arguments
         ---------
-        audio : recording, or list of recordings
+        audio : recording, or any iterable of recordings
             Of one speaker each.
 
         Returns
@@ -263,10 +247,13 @@ class SpeakerIdentifier:
             ``[embedding_size]``, of several recordings ``[recordings,
             embedding_size]``; on the CPU, not normalised.
         """
-        several = isinstance(audio, list | tuple)
-        found = self.analyse_all(audio if several else [audio])
-        embeddings = torch.stack([one.embedding for one in found]).cpu()
-        return embeddings if several else embeddings[0]
+        given = several(audio)
+        found = self.analyse_all([audio] if given is None else given)
+        embeddings = [one.embedding.cpu() for one in found]
+        if given is None:
+            return embeddings[0]
+        size = self.embedding_model.embedding_size
+        return torch.stack(embeddings) if embeddings else torch.empty(0, size)
 
     def verify(self, a, b, threshold=None):
         """Decide whether two recordings are of the same speaker.
@@ -285,6 +272,7 @@ class SpeakerIdentifier:
         """
         if threshold is None:
             threshold = self.threshold("verification")
+        check_number("threshold", threshold)
         first, second = torch.tensor([[0], [1]])
         directions = self._directions([a, b])
         score = compare(directions, first, second, self.cohort).item()
@@ -293,8 +281,8 @@ class SpeakerIdentifier:
     def threshold(self, task):
         """The threshold found by ``amsincnet evaluate --calibrate``.
 
-        It is a score for the task ``"verification"``, a share of the recording
-        for ``"identification"``. A model that has never been calibrated has
+        It is a score for the task ``"verification"``, a probability for
+        ``"identification"``. A model that has never been calibrated has
         0.8 and 0.3, and a warning says so.
         """
         if task in self.calibration:
@@ -319,8 +307,8 @@ class SpeakerIdentifier:
         ---------
         name : str
             Of a speaker the model does not have yet.
-        files : list
-            Recordings of that speaker; three sentences are a good start.
+        files : recording, or any iterable of recordings
+            Of that speaker; three sentences are a good start.
 
         Raises
         ------
@@ -330,7 +318,8 @@ class SpeakerIdentifier:
             with a class vector per speaker.
         """
         self.classifier.check_new(name)
-        files = list(files)
+        given = several(files)
+        files = [files] if given is None else list(given)
         if not files:
             raise InputError(f"There is no recording to enrol {name!r} from.")
         self.classifier.enroll(name, self._directions(files))
@@ -415,6 +404,13 @@ class SpeakerIdentifier:
         ):
             if measure is None and not isinstance(found, InputError):
                 found = Analysis(*found)
+                if not all(each.isfinite().all() for each in found):
+                    found = InputError(
+                        "The model answers with NaN or infinite values; train "
+                        "or import it again."
+                    )
+                    if not errors:
+                        raise found
             yield found
 
     def _analyse(self, embeddings, outputs, _):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import sys
 import traceback
 
@@ -61,8 +62,8 @@ def exit_on_input_error():
         sys.stdout.flush()
         return
     except (Exception, KeyboardInterrupt) as error:
-        written = _finish_output()
-        unread = isinstance(error, BrokenPipeError) and not written
+        unread = isinstance(error, BrokenPipeError) and _is_unread()
+        _finish_output()
         status = UNREAD if unread else _tell(error)
     sys.exit(status)
 
@@ -116,18 +117,25 @@ def _open_streams():
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def _is_unread():
+    """Whether the reader of the standard output is gone."""
+    with contextlib.suppress(OSError, AttributeError):  # Windows has no poll
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return bool(poll.poll(0))
+    return False
+
+
 def _finish_output():
-    """Write what is left; whether that was possible."""
+    """Write what is left, if that is possible."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-        return True
     except OSError:
         # Python would try again at its exit, and complain.
         with contextlib.suppress(OSError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, sys.stdout.fileno())
-        return False
 
 
 def _tell(error):

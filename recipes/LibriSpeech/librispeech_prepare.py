@@ -13,7 +13,6 @@ Protocol: M. Ravanelli, Y. Bengio, "Speaker Recognition from Raw Waveform with
 SincNet", SLT 2018, https://arxiv.org/abs/1808.00158
 """
 
-import argparse
 import hashlib
 import os
 import re
@@ -33,6 +32,7 @@ from amsincnet_sb.dataio.listings import Listed, Listing
 from amsincnet_sb.dataio.lists import corpus_files
 from amsincnet_sb.dataio.manifest import Provenance, fingerprint
 from amsincnet_sb.dataio.prefetch import prefetch
+from amsincnet_sb.options import Parser, number
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 
 TRAIN_SECONDS = 12, 15  # of each speaker, all training utterances together
@@ -193,21 +193,26 @@ def _choose(speaker, files, seed):
     return []
 
 
-def main():
-    """Prepare the corpus named on the command line."""
-    parser = argparse.ArgumentParser(
+def _parser():
+    parser = Parser(
         description="LibriSpeech's manifests for speaker identification."
     )
     parser.add_argument("data_folder", help="holds subsets of LibriSpeech")
     parser.add_argument("output_folder", help="folder for manifests")
-    parser.add_argument("--seed", type=int, default=1234)
-    options = parser.parse_args()
+    parser.add_argument("--seed", type=number("--seed"), default=1234)
+    return parser
+
+
+def main(arguments=None):
+    """Prepare the corpus named on the command line."""
     with exit_on_input_error():
+        options = _parser().parse_args(arguments)
         summary = prepare_librispeech(
             options.data_folder, options.output_folder, options.seed
         )
-    print(*summary.report(), sep="\n")
-    print(f"Train with\n  {training_command(options.output_folder, summary)}")
+        print(*summary.report(), sep="\n")
+        command = training_command(options.output_folder, summary)
+        print(f"Train with\n  {command}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,9 @@ def test_enrol_identify_remove(model, files, capsys):
     who = SpeakerIdentifier.from_results(model)
     assert who.speakers[-1] == "zoe"
     expected = who.identify(files[0], 5)
-    assert answer["candidates"] == [c._asdict() for c in expected]
+    assert answer["candidates"] == [
+        {**c._asdict(), "share": c.probability} for c in expected
+    ]
     assert run(capsys, "remove", model, "zoe")[0] == 0
     status, out, err = run(capsys, "remove", model, "zoe")
     assert (status, out) == (2, []) and "not an enrolled speaker" in err[0]

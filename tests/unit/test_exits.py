@@ -17,10 +17,22 @@ FULL = "Error: Reading or writing failed: No space left on device.\n"
 # Code, what the shell does with it, status, the end of standard error.
 PROCESSES = {
     "a reader that has seen enough": (
-        "[print('line', flush=True) for _ in range(10**5)]",
-        "{} | head -1; exit ${{PIPESTATUS[0]}}",
+        "[print('line' * 99, flush=True) for _ in range(10**5)]",
+        "{} | head -c 1; exit ${{PIPESTATUS[0]}}",
         141,
         "",
+    ),
+    "a reader that is gone at the end": (
+        "import time; print('line'); time.sleep(0.3)",
+        "{} | true; exit ${{PIPESTATUS[0]}}",
+        141,
+        "",
+    ),
+    "another pipe that nobody reads": (
+        "a, b = os.pipe(); os.close(a); os.write(b, b'x')",
+        "{}",
+        2,
+        "Error: Reading or writing failed: Broken pipe.\n",
     ),
     "a full disk": ("print('line')", "{} > /dev/full", 2, FULL),
     "a full disk, and help": (

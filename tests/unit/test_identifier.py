@@ -46,7 +46,7 @@ def naive(model, wave):
 
 
 @pytest.mark.parametrize("samples", [1, 13, 199, 200, 249, 250, 3000])
-def test_scores_shares_and_d_vectors(four, samples):
+def test_scores_probabilities_and_d_vectors(four, samples):
     who, wave = SpeakerIdentifier(*four), recording(samples)
     scores, embeddings = naive(four, wave)
     if samples == 3000:
@@ -54,13 +54,15 @@ def test_scores_shares_and_d_vectors(four, samples):
     order = np.argsort(-scores.mean(0))
     found = who.identify(wave, top_k=4)
     assert [c.speaker for c in found] == [FOUR[i] for i in order]
+    limit = 1.0
     for candidate, i in zip(found, order):
         assert isinstance(candidate, Candidate)
-        assert type(candidate.score) is type(candidate.share) is float
-        share = np.exp(scores[:, i]).mean()
+        assert type(candidate.score) is type(candidate.probability) is float
+        limit = min(limit, np.exp(scores[:, i]).mean())
         assert candidate.score == pytest.approx(scores[:, i].mean(), abs=1e-4)
-        assert candidate.share == pytest.approx(share, abs=1e-5)
-    assert sum(c.share for c in found) == pytest.approx(1.0)
+        assert candidate.probability == pytest.approx(limit, abs=1e-5)
+        assert candidate.share == candidate.probability
+    assert sum(c.probability for c in found) <= 1 + 1e-6
     for top_k in (1, 2, 99):
         assert who.identify(wave, top_k) == found[:top_k]
     np.testing.assert_allclose(who.embed(wave), embeddings.mean(0), atol=1e-4)
@@ -91,8 +93,6 @@ def test_batches_change_nothing(four, monkeypatch, windows_per_batch):
         (torch.zeros(0), "empty or contains NaN"),
         (torch.tensor([0.1, float("nan")]), "empty or contains NaN"),
         (torch.full((500,), float("inf")), "empty or contains NaN"),
-        (torch.zeros(1, 500), "must be floating point"),
-        (torch.zeros(500, dtype=torch.int16), "must be floating point"),
     ],
 )
 def test_useless_tensors(who, wave, complaint):

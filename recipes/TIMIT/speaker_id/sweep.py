@@ -6,7 +6,6 @@ or ``amsincnet sweep``. Every run is a process of ``train.py``. Finished runs
 are skipped and interrupted ones continue where they were.
 """
 
-import argparse
 import csv
 import json
 import os
@@ -19,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from amsincnet_sb.cli import one_spelling
+from amsincnet_sb.options import Parser, number, one_spelling
 from amsincnet_sb.plots import plot_margins
 from amsincnet_sb.training.device import visible_gpus
 from amsincnet_sb.training.hparams import plain_options
@@ -275,7 +274,7 @@ def _own_margin(file):
 
 
 def _parser(prog):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Train a recipe with many margins and seeds: one process "
         "per run, as many at a time as there are GPUs. Started again, it "
@@ -286,14 +285,16 @@ def _parser(prog):
     add = parser.add_argument
     add("hparams", help="hyperparameter file with a margin")
     add("--margins", default="0.05:0.95:0.05", help="first:last:step or a,b,c")
-    add("--seeds", type=int, default=3, help="runs of each (default: 3)")
+    seeds = number("--seeds", least=1)
+    add("--seeds", type=seeds, default=3, help="runs of each (default: 3)")
     add("--data-folder", help="corpus")
     add("--manifest", help="folder made by amsincnet prepare")
     further = "further files, each run with its own margin"
     add("--baselines", nargs="*", default=[], metavar="FILE", help=further)
     add("--output", default="results/sweep", help="default: results/sweep")
     jobs = "runs at a time on each GPU, or on the CPU (default: 1)"
-    add("--jobs-per-device", type=int, default=1, help=jobs)
+    one = number("--jobs-per-device", least=1)
+    add("--jobs-per-device", type=one, default=1, help=jobs)
     return parser
 
 
@@ -302,9 +303,6 @@ def main(arguments=None, prog=None):
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser(prog).parse_args(one_spelling(arguments[:end]))
-    jobs = options.jobs_per_device
-    if jobs < 1:
-        raise InputError(f"--jobs-per-device is {jobs} but must be at least 1.")
     # The runs start in the recipe's folder.
     places = [
         f"--{key}={Path(getattr(options, key)).absolute()}"
@@ -319,7 +317,7 @@ def main(arguments=None, prog=None):
         options.baselines,
         places + arguments[end + 1 :],
     )
-    failed = sweep.run(visible_gpus(), jobs)
+    failed = sweep.run(visible_gpus(), options.jobs_per_device)
     rows = sweep.write_table()
     print(summarize(rows), end="")
     name = sweep.runs[0].recipe
