@@ -26,6 +26,7 @@ ALIASES = {
     "channels": "channels num_channels n_channels nchannels",
     "rate": "sample_rate sampling_rate samplerate",
     "samples": "num_samples n_samples",
+    "length": "length len",
 }
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -43,7 +44,7 @@ _UNITS = {
 _ROLES = {
     **dict.fromkeys(("start", "begin", "onset", "offset"), "start"),
     **dict.fromkeys(("end", "stop"), "stop"),
-    **dict.fromkeys(("duration", "dur"), "duration"),
+    **dict.fromkeys(("duration", "dur", "length", "len"), "duration"),
 }
 _TIME = re.compile(
     rf"(?:(?:segment|seg|utt|utterance|speech|audio|clip)_)?"
@@ -54,7 +55,7 @@ _BARE = {"offset": "seconds", "onset": "seconds", "end": "seconds"}
 _BARE |= {"duration": "seconds", "dur": "seconds", "stop": "samples"}
 # Other names that may select a part of a recording: by a word, or as a whole.
 _WORDS = {*_ROLES, "samples", "sec", "secs", "seconds", "ms", "msec"} | set(
-    "chan ch channel channels length len frame frames vad starts ends".split()
+    "chan ch channel channels frame frames vad starts ends".split()
 )
 _NAMES = set("from to t0 t1 tmin tmax xmin xmax time times timestamps".split())
 # SpeechBrain's placeholders: $data_root in CSV files, {data_root} in JSON.
@@ -68,6 +69,7 @@ class Claims(NamedTuple):
 
     duration: float | None = None  # s, of the utterance or the recording
     samples: int | None = None  # the same, counted
+    length: float | None = None  # either
     rate: int | None = None  # Hz, where samples are counted
     channels: int | None = None  # their number
     channel: str = ""  # the one that is meant
@@ -147,7 +149,7 @@ class Columns:
         units, words = {}, {}
         for name in known:
             found = _TIME.fullmatch(name)
-            if not found:
+            if not found or name in ALIASES["length"].split():
                 continue
             word, unit = found.groups()
             role = _ROLES[word]
@@ -214,8 +216,9 @@ class Columns:
                 if text and int(text) - begin > LONGEST:
                     raise InputError(
                         f"{where}: {name} is {text}, which is read as seconds "
-                        "and looks like samples; name samples start and stop, "
-                        f"or write seconds as {text}.0."
+                        "and looks like samples or milliseconds; name samples "
+                        f"start and stop, milliseconds {role}_ms, or write "
+                        f"seconds as {text}.0."
                     )
 
     def describe(self):
@@ -273,17 +276,20 @@ class Columns:
             self._whole(where, what, text[what])
             for what in ("samples", "rate", "channels")
         )
+        length = self._time(where, "length", text["length"])
         if self.units.get("stop") != "samples":
             rate = None  # of no consequence
         if self.units.get("duration") == "samples":
             samples, duration = duration, None
-        return Claims(duration, samples, rate, channels, text["channel"])
+        return Claims(
+            duration, samples, length, rate, channels, text["channel"]
+        )
 
     def _time(self, where, role, text):
         """A time in seconds (float) or samples (int); None where empty."""
         if not text:
             return None
-        unit = self.units[role]
+        unit = self.units.get(role, "seconds")
         if unit == "samples":
             return self._whole(where, role, text)
         value = float(text) if _NUMBER.fullmatch(text) else -1.0

@@ -243,14 +243,14 @@ def _splits(source, listing, utterances, fraction, held_out, seed, groups):
         for u in utterances
         if u not in place
     ]
-    sides = {(u.spk_id, groups[u.id]): split for u, split in place.items()}
+    sides = {groups[u.id]: split for u, split in place.items()}
     for u, split in place.items():
-        other = sides[u.spk_id, groups[u.id]]
+        other = sides[groups[u.id]]
         if groups[u.id] and other != split:
             raise InputError(
-                f"{source}: it puts {groups[u.id]!r} of speaker {u.spk_id}, "
-                f"which --group keeps together, into {split} and {other}; "
-                "correct it, or leave --group out."
+                f"{source}: it puts {groups[u.id]!r}, which --group keeps "
+                f"together, into {split} and {other}; correct it, or leave "
+                "--group out."
             )
     splits = divided(utterances, place)
     for split in ("test", "valid"):

@@ -139,8 +139,14 @@ def _limits(listed, info):
 def _contradiction(claims, info, samples):
     """What a list says that is not so; None if all is."""
     lengths = samples, info.samples
+    seconds = [length / info.sample_rate for length in lengths]
+    if claims.length is not None and claims.length not in lengths:
+        if all(abs(s - claims.length) > OVERSHOOT for s in seconds):
+            return (
+                f"its list says that its length is {claims.length:g}, but it "
+                f"has {seconds[0]:.2f} s and {samples} samples"
+            )
     if claims.duration is not None:
-        seconds = [length / info.sample_rate for length in lengths]
         if all(abs(s - claims.duration) > OVERSHOOT for s in seconds):
             return (
                 f"its list says that it lasts {claims.duration:g} s, but from "

@@ -10,6 +10,7 @@ import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 __all__ = ["divided", "leaks", "split_notes", "split_utterances"]
 
@@ -39,55 +40,106 @@ def split_utterances(
     At least one of each speaker's, and `test_fraction` of them, are for
     testing, and `validation_sentences` are held out. What happens to an
     utterance depends on the seed, its own ID and its speaker's other
-    utterances alone: more speakers change nothing. Utterances of a speaker
-    that have the same entry in `groups` (ID -> text, or "" for none) or
-    overlap in a recording stay together, so that the numbers are met as far
-    as whole groups can.
+    utterances alone: more speakers change nothing. Utterances with the same
+    entry in `groups` (ID -> text, or "" for none), of whatever speaker, and
+    those of a speaker that overlap in a recording stay together; the numbers
+    are then met as far as whole groups can.
 
     Returns split -> list of Utterance, in the order given, and (file, reason)
     of speakers with too few utterances, and of test utterances that speak
     over another speaker's training utterance.
     """
-    speakers = defaultdict(list)
-    for u in utterances:
-        speakers[u.spk_id].append(u)
-    place, left_out, needed = {}, [], 2 + validation_sentences
-    for speaker, own in speakers.items():
-        units = _units(own, groups or {})
-        least = 2 + (validation_sentences > 0)
-        if len(own) < needed or len(units) < least:
-            reason = (
-                f"speaker {speaker} has {len(own)} usable utterance"
-                f"{'s' * (len(own) > 1)} and needs {needed}"
-            )
-            if len(own) >= needed:
-                reason = (
-                    f"speaker {speaker}'s utterances overlap or belong together in "
-                    f"{len(units)} group{'s' * (len(units) > 1)}, and {least} "
-                    "are needed"
-                )
-            left_out += [(u.wav, reason) for u in own]
-            continue
-        units.sort(key=lambda unit: _drawn(seed, unit))
-        tested = round(test_fraction * len(own))
-        tested = min(max(tested, 1), len(own) - 1 - validation_sentences)
-        spare = least - 1
-        for split, wanted in (
-            ("test", tested),
-            ("valid", validation_sentences),
-        ):
-            chosen = _fill(units, wanted, spare) if wanted else []
-            place |= {u: split for unit in chosen for u in unit}
-            units = [unit for unit in units if unit not in chosen]
-            spare = 1
-        place |= {u: "train" for unit in units for u in unit}
+    units = _units(utterances, groups or {})
+    own = Counter(u.spk_id for u in utterances)
+    free = Counter(speaker for unit in units for speaker in unit.sizes)
+    reasons = {
+        speaker: why
+        for speaker in own
+        if (why := _too_few(speaker, own, free, validation_sentences))
+    }
+    left_out = [
+        (u.wav, reasons[u.spk_id]) for u in utterances if u.spk_id in reasons
+    ]
+    if reasons:
+        usable = [u for u in utterances if u.spk_id not in reasons]
+        units = _units(usable, groups or {})
+    # Those of several speakers first: the others adapt to them.
+    units.sort(key=lambda unit: (len(unit.sizes) == 1, _drawn(seed, unit)))
+    tested, place = {}, {}
+    for speaker, number in own.items():
+        most = number - 1 - validation_sentences
+        tested[speaker] = min(max(round(test_fraction * number), 1), most)
+    held_out = dict.fromkeys(own, validation_sentences)
+    for split, wanted, spare in (
+        ("test", tested, 1 + (validation_sentences > 0)),
+        ("valid", held_out, 1),
+    ):
+        chosen, units = _chosen(units, wanted, free, spare)
+        place |= {u: split for unit in chosen for u in unit.utterances}
+    place |= {u: "train" for unit in units for u in unit.utterances}
     found = divided(utterances, place)
     for split in ("test", "valid"):
         over = leaks(found[split], found["train"])
         reason = "it speaks over another speaker's training utterance"
         left_out += [(u.wav, reason) for u in over]
-        found[split] = [u for u in found[split] if u not in over]
+        if over:
+            found[split] = [u for u in found[split] if u not in over]
     return found, left_out
+
+
+class _Unit(NamedTuple):
+    """What must stay together."""
+
+    utterances: list
+    sizes: dict  # speaker -> their number
+
+
+def _too_few(speaker, own, free, validation_sentences):
+    """Why a speaker's utterances cannot be divided; None if they can."""
+    needed, least = 2 + validation_sentences, 2 + (validation_sentences > 0)
+    if own[speaker] < needed:
+        return (
+            f"speaker {speaker} has {own[speaker]} usable utterance"
+            f"{'s' * (own[speaker] > 1)} and needs {needed}"
+        )
+    if free[speaker] < least:
+        return (
+            f"speaker {speaker}'s utterances overlap or belong together in "
+            f"{free[speaker]} group{'s' * (free[speaker] > 1)}, and {least} "
+            "are needed"
+        )
+    return None
+
+
+def _chosen(units, wanted, free, spare):
+    """The first units that fit into each speaker's number, and the others.
+
+    Every speaker gets one at least and keeps `spare` units, as far as units
+    of several speakers allow; `free` counts the units of each.
+    """
+    missing = dict(wanted)
+    lacking = {speaker for speaker, number in wanted.items() if number}
+    chosen, rest = [], []
+
+    def divide(units, able):
+        """Choose the units that are able and can be spared."""
+        rest.clear()
+        for unit in units:
+            spared = all(free[speaker] > spare for speaker in unit.sizes)
+            if not (spared and able(unit.sizes)):
+                rest.append(unit)
+                continue
+            chosen.append(unit)
+            lacking.difference_update(unit.sizes)
+            for speaker, size in unit.sizes.items():
+                free[speaker] -= 1
+                missing[speaker] -= size
+
+    divide(units, lambda own: all(own[s] <= missing[s] for s in own))
+    if lacking:
+        smallest_first = sorted(rest, key=lambda unit: len(unit.utterances))
+        divide(smallest_first, lambda own: lacking & own.keys())
+    return chosen, rest
 
 
 def divided(utterances, place):
@@ -99,22 +151,12 @@ def divided(utterances, place):
 
 
 def _drawn(seed, unit):
-    name = min(u.id for u in unit)
+    name = min(u.id for u in unit.utterances)
     return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
-def _fill(units, wanted, spare):
-    """The first units that fit into a number of utterances; at least one."""
-    chosen = []
-    for unit in units:
-        if len(unit) <= wanted and len(units) - len(chosen) > spare:
-            chosen.append(unit)
-            wanted -= len(unit)
-    return chosen or [min(units, key=len)]
-
-
 def _units(utterances, groups):
-    """Lists of the utterances of one speaker that must stay together."""
+    """Lists of the utterances that must stay together."""
     parent = {u.id: u.id for u in utterances}
 
     def root(name):
@@ -128,24 +170,31 @@ def _units(utterances, groups):
         group = groups.get(u.id)
         if group:
             parent[root(u.id)] = root(first.setdefault(group, u.id))
-    last = {}  # file -> the utterance that goes furthest so far
+    last = {}  # speaker and file -> what goes furthest so far
     for u in sorted(utterances, key=lambda u: u.start):
-        other = last.get(u.wav)
+        other = last.get((u.spk_id, u.wav))
         if other and u.start < other.stop:
             parent[root(u.id)] = root(other.id)
         if not other or u.stop > other.stop:
-            last[u.wav] = u
+            last[u.spk_id, u.wav] = u
     units = defaultdict(list)
     for u in utterances:
         units[root(u.id)].append(u)
-    return list(units.values())
+    return [
+        _Unit(own, dict(Counter(u.spk_id for u in own)))
+        if len(own) > 1
+        else _Unit(own, {own[0].spk_id: 1})
+        for own in units.values()
+    ]
 
 
 def leaks(tested, trained):
     """Test utterances with samples that training utterances have too."""
+    shared = {u.wav for u in tested} & {u.wav for u in trained}
     spans = defaultdict(list)
     for u in trained:
-        spans[u.wav].append((u.start, u.stop))
+        if u.wav in shared:
+            spans[u.wav].append((u.start, u.stop))
     merged = {}
     for wav, own in spans.items():
         whole = []
@@ -180,8 +229,13 @@ def split_notes(splits, groups):
     list of str
     """
     train, test, notes = splits["train"], splits["test"], []
-    if not any(groups.values()):
-        notes += _repeated(train + splits["valid"] + test)
+    everything = train + splits["valid"] + test
+    alone = sum(not groups.get(u.id) for u in everything)
+    if any(groups.values()):
+        if alone:
+            notes.append(f"{alone} utterances are in no group of --group")
+    else:
+        notes += _repeated(everything)
         recordings = {u.wav for u in train}
         parts = sum(u.wav in recordings for u in test)
         if parts:

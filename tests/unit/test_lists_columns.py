@@ -63,6 +63,8 @@ HALVES = [(s, i * RATE, (i + 2) * RATE) for s in "ab" for i in (0, 2)]
         ("start,duration", "0,2e0", "2,2"),
         ("start_ms,dur[ms]", "0,2000", "2000,2000"),
         ("startSec,endSec", "0,2", "2,4.3"),
+        ("offset,segment_length_ms", "0,2000", "2,2000"),
+        ("offset,duration,length", "0,2,2.0", "2,2,32000"),
         # SpeechBrain's duration may be that of the recording.
         ("duration,start,stop", "4.0,0,16000", "2.0,16000,32000"),
         (
@@ -93,7 +95,7 @@ def test_times(here, columns, first, second):
         ("duration", "nan", "duration is 'nan'"),
         ("start_frame", "3", "'start_frame' looks like a time"),
         ("vad", "0-1", "'vad' looks like a time"),
-        ("segment_length", "2.0", "'segment_length' looks like"),
+        ("frames", "200", "'frames' looks like"),
         ("t0,t1", "0,1", "'t0' looks like"),
         ("mic channel", "1", "'mic channel' looks like a time or a channel"),
         ("path", "c.wav", "'path' occurs twice"),
@@ -112,6 +114,7 @@ def test_what_is_not_clear_is_refused(here, columns, value, words):
         ("start,stop,duration", "0,16000,3", "says that it lasts 3 s"),
         ("sample_rate,start,stop", "16000,0,16000", "at 16000 Hz"),
         ("num_samples", "9000", "9000 samples, but it has 32000"),
+        ("length", "45", "length is 45, but it has 4.00 s and 32000"),
         ("channels", "2", "2 channels, but it has 1"),
         ("channel", "2", "means channel 2, but it has one"),
     ],

@@ -264,6 +264,25 @@ def test_a_column_keeps_days_together(tmp_path):
         assert len(set.union(*days.values())) == 4
 
 
+@pytest.mark.parametrize("held_out", [0, 1])
+def test_conversations_of_several_speakers_stay_together(held_out):
+    """Thirty talks of two of six people each, three turns a person."""
+    own, groups = [], {}
+    for talk in range(30):
+        for s in {talk % 6, (talk + 1 + talk // 6) % 6}:
+            for k in range(3):
+                name = f"{talk}-{s}-{k}"
+                own.append(Utterance(name, 1.0, name, 0, 9, f"s{s}"))
+                groups[name] = f"talk {talk}"
+    for seed in range(5):
+        found, left_out = split_utterances(own, 0.3, held_out, seed, groups)
+        talks = [{groups[u.id] for u in rows} for rows in found.values()]
+        assert sum(map(len, talks)) == 30 and not left_out
+        for split in ("train", "valid", "test")[:: 2 - held_out]:
+            assert len({u.spk_id for u in found[split]}) == 6
+        assert 20 <= len(found["test"]) <= 60  # of 180; 54 are asked for
+
+
 def test_several_speakers_in_one_file(tmp_path):
     """Turns of two people, who interrupt each other once."""
     put(tmp_path, "talk.wav", seconds=12)
