@@ -139,9 +139,10 @@ def own_corpus(path, source=None):
 
 
 def kaldi(path):
-    """A file that holds wav.scp and utt2spk, with a comma between."""
+    """A file that holds wav.scp, utt2spk and segments, commas between."""
+    (path.parent / "segments").unlink(missing_ok=True)
     parts = path.read_bytes().split(b",")
-    for name, data in zip(("wav.scp", "utt2spk"), parts):
+    for name, data in zip(("wav.scp", "utt2spk", "segments"), parts):
         (path.parent / name).write_bytes(data)
     own_corpus(path, path.parent)
 
@@ -152,7 +153,22 @@ LISTS = st.one_of(
         b"path,speaker,split\na.wav,a,train\nb.wav,b,test\n",
         b'{"x": {"wav": "a.wav", "spk_id": "a", "start": 0, "stop": 5}}',
         b'[{"path": "b.wav", "speaker": 7}]',
-        words=[b"{}", b"null", b"[" * 3000, b"a.wav", b"b.wav", b"b\\"],
+        b'{"audio_filepath": "a.wav", "label": "a", "duration": 0.5}\n'
+        b'{"audio_filepath": "b.wav", "label": "b", "offset": 0.1}\n',
+        b"wav\tspk\tbegin\tend_ms\na.wav\ta\t0\t9\nb.wav\tb\t0\t9\n",
+        words=[
+            b"start",
+            b"stop",
+            b"channel",
+            b"duration",
+            b"\t",
+            b"{}",
+            b"null",
+            b"[" * 3000,
+            b"a.wav",
+            b"b.wav",
+            b"b\\",
+        ],
     ),
 )
 # Name of the file, a function that reads it, and what it may hold.
@@ -195,11 +211,13 @@ READERS = {
     "own.csv": (own_corpus, LISTS),
     "own.tsv": (own_corpus, LISTS),
     "own.json": (own_corpus, LISTS),
+    "own.jsonl": (own_corpus, LISTS),
     "kaldi": (
         kaldi,
         broken(
             b"a-1 a.wav\nb-1 b.wav\n,a-1 a\nb-1 b\n",
-            words=[b"cat a.wav |", b","],
+            b"a cat a.wav|\n,u-1 a\nu-2 a\n,u-1 a 0 1\nu-2 a 1 -1\n",
+            words=[b"cat a.wav |", b",", b"sph2pipe -c", b"|", b"' |"],
         ),
     ),
     "trials.txt": (
