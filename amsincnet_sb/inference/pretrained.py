@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from amsincnet_sb.dataio.label_file import label_file
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
@@ -135,7 +136,7 @@ def write_pretrained(
         with atomic_write(temporary / "hyperparams.yaml") as file:
             file.write(_hyperparams(type(embedding_model), config))
         with atomic_write(temporary / "label_encoder.ckpt") as file:
-            file.write(_label_encoder(speakers))
+            file.write(label_file(speakers))
 
 
 def _hyperparams(network, config):
@@ -149,13 +150,6 @@ def _hyperparams(network, config):
         arguments=arguments,
         **config["classifier"],
     )
-
-
-def _label_encoder(speakers):
-    """The format of SpeechBrain's CategoricalEncoder."""
-    names = [repr(name).replace(" => ", " \\x3d> ") for name in speakers]
-    lines = [f"{name} => {index}" for index, name in enumerate(names)]
-    return "\n".join([*lines, "=" * 16, "'starting_index' => 0\n"])
 
 
 def _safetensors():

@@ -15,6 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
 from torch.nn.parallel import DistributedDataParallel
 
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import sole_process
 
 __all__ = [
     "RankAgreement",
@@ -24,6 +25,7 @@ __all__ = [
     "on_main",
     "rank",
     "same_on_all_ranks",
+    "sole_run",
     "world_size",
     "wrap_distributed",
 ]
@@ -60,6 +62,21 @@ def on_main(function, *args, **kwargs):
     if problem is not None:
         raise common_error(problem)
     return result
+
+
+@contextlib.contextmanager
+def sole_run(folder):
+    """Let one run at a time work in a folder; its main process holds the lock.
+
+    See :func:`amsincnet_sb.utils.files.sole_process`.
+    """
+    with contextlib.ExitStack() as held:
+
+        def _hold():
+            held.enter_context(sole_process(folder))
+
+        on_main(_hold)
+        yield
 
 
 def add_over_ranks(tensor):

@@ -28,7 +28,7 @@ from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.audio_store import open_audio
 from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
 from amsincnet_sb.dataio.corpus import find_manifests
-from amsincnet_sb.dataio.manifest import read_manifest
+from amsincnet_sb.dataio.label_file import label_file
 from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.nnet.optimizers import parameter_groups
@@ -44,6 +44,7 @@ from amsincnet_sb.training.distributed import (
     add_over_ranks,
     on_main,
     rank,
+    sole_run,
     world_size,
 )
 from amsincnet_sb.training.hparams import (
@@ -54,11 +55,17 @@ from amsincnet_sb.training.hparams import (
 from amsincnet_sb.training.metrics import SentenceErrors
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.training.options import check_options
+from amsincnet_sb.training.run_record import (
+    RunRecord,
+    describe_lists,
+    manifests_put_back,
+)
 from amsincnet_sb.utils.errors import (
     InputError,
     as_input_error,
     exit_on_input_error,
 )
+from amsincnet_sb.utils.files import atomic_write
 
 logger = sb.utils.logger.get_logger(__name__)
 
@@ -438,7 +445,8 @@ def keep_speakers(label_encoder, hparams):
                 f"({path}); give another --output_folder."
             )
         return
-    label_encoder.save(path)
+    with atomic_write(path) as file:
+        file.write(label_file(label_encoder.lab2ind))
 
 
 def check_run_options(run_opts):
@@ -475,6 +483,8 @@ def prepare_corpus(options):
     -------
     prepared : dict
         Hyperparameters that depend on the corpus.
+    lists : dict
+        What the manifests are; see describe_lists.
     report : list of str
         About the corpus, for the log.
     """
@@ -494,9 +504,9 @@ def prepare_corpus(options):
             validation_sentences=options["validation_sentences"],
             skip_prep=options["skip_prep"],
         )
-    rows = read_manifest(prepared["train_annotation"])
-    prepared["n_speakers"] = len({row.spk_id for row in rows})
-    return prepared, corpus.report() if corpus else []
+    lists = on_main(describe_lists, {**options, **prepared})
+    prepared["n_speakers"] = lists["train"]["speakers"]
+    return prepared, lists, corpus.report() if corpus else []
 
 
 def check_network(hparams):
@@ -535,64 +545,69 @@ def main():
     run_opts = check_run_options(run_opts)
     sb.utils.distributed.ddp_init_group(run_opts)
 
-    # 2. Corpus: it says how many speakers there are, and a wrong folder stops
-    #    the run before anything is made
-    prepared, report = prepare_corpus(options)
-    overrides.update(prepared)
+    with sole_run(options["output_folder"]):
+        # 2. Corpus, and objects (of hparams["recipe"] where a file includes
+        #    another); a wrong corpus or another run's folder is refused here
+        with manifests_put_back(options):
+            prepared, lists, report = prepare_corpus(options)
+            overrides.update(prepared)
+            hparams = load_recipe(hparams_file, overrides)
+            record = RunRecord(hparams_file, run_opts, world_size())
+            on_main(record.keep, overrides, lists)
 
-    # 3. Objects, of hparams["recipe"] where a file includes another, and
-    #    results folder
-    hparams = load_recipe(hparams_file, overrides)
-    sb.create_experiment_directory(hparams["output_folder"])
-    on_main(save_hyperparams, hparams_file, overrides)
-    for line in report:
-        logger.info(line)
+        # 3. Results folder
+        sb.create_experiment_directory(hparams["output_folder"])
+        on_main(save_hyperparams, hparams_file, overrides)
+        for line in report:
+            logger.info(line)
 
-    # 4. Data sets; an item is a whole batch, drawn by (seed, epoch, item)
-    check_network(hparams)
-    datasets, label_encoder = dataio_prep(hparams, run_opts["device"])
-    whole = {"batch_size": None}
-    train_loader = sb.dataio.dataloader.make_dataloader(
-        datasets["train"], **whole
-    )
-    hparams["checkpointer"].add_recoverable("dataloader-TRAIN", train_loader)
-
-    # 5. Brain
-    best = best_precisions(run_opts["device"])
-    if hparams["precision"] == "auto":
-        hparams["precision"] = best["precision"]
-    if hparams["eval_precision"] == "auto":
-        hparams["eval_precision"] = best["eval_precision"]
-    with as_input_error("The run options"):
-        brain = SpeakerBrain(
-            datasets,
-            label_encoder,
-            capture_step=hparams["capture_step"],
-            sync_batchnorm=hparams["sync_batchnorm"],
-            modules=hparams["modules"],
-            opt_class=hparams["opt_class"],
-            hparams=hparams,
-            run_opts=run_opts,
-            checkpointer=hparams["checkpointer"],
+        # 4. Data sets; an item is a whole batch, drawn by (seed, epoch, item)
+        check_network(hparams)
+        datasets, label_encoder = dataio_prep(hparams, run_opts["device"])
+        whole = {"batch_size": None}
+        train_loader = sb.dataio.dataloader.make_dataloader(
+            datasets["train"], **whole
         )
-    brain.train_sampler = datasets["train"]
+        hparams["checkpointer"].add_recoverable(
+            "dataloader-TRAIN", train_loader
+        )
 
-    # 6. Training, evaluation, model
-    progressbar = None if sys.stderr.isatty() else False
-    brain.fit(
-        hparams["epoch_counter"],
-        train_loader,
-        datasets["valid"],
-        progressbar=progressbar,
-        valid_loader_kwargs=whole.copy(),
-    )
-    brain.evaluate(
-        datasets["test"],
-        progressbar=progressbar,
-        test_loader_kwargs=whole.copy(),
-    )
-    brain.write_model()
-    brain.close()
+        # 5. Brain
+        best = best_precisions(run_opts["device"])
+        if hparams["precision"] == "auto":
+            hparams["precision"] = best["precision"]
+        if hparams["eval_precision"] == "auto":
+            hparams["eval_precision"] = best["eval_precision"]
+        with as_input_error("The run options"):
+            brain = SpeakerBrain(
+                datasets,
+                label_encoder,
+                capture_step=hparams["capture_step"],
+                sync_batchnorm=hparams["sync_batchnorm"],
+                modules=hparams["modules"],
+                opt_class=hparams["opt_class"],
+                hparams=hparams,
+                run_opts=run_opts,
+                checkpointer=hparams["checkpointer"],
+            )
+        brain.train_sampler = datasets["train"]
+
+        # 6. Training, evaluation, model
+        progressbar = None if sys.stderr.isatty() else False
+        brain.fit(
+            hparams["epoch_counter"],
+            train_loader,
+            datasets["valid"],
+            progressbar=progressbar,
+            valid_loader_kwargs=whole.copy(),
+        )
+        brain.evaluate(
+            datasets["test"],
+            progressbar=progressbar,
+            test_loader_kwargs=whole.copy(),
+        )
+        brain.write_model()
+        brain.close()
 
 
 if __name__ == "__main__":

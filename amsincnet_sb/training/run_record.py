@@ -1,0 +1,243 @@
+"""What a run is: kept beside its checkpoints, so that no other goes on in it.
+
+``run.json`` in the folder of the checkpoints has the options, and what
+:func:`amsincnet_sb.dataio.identity.describe_list` says of the lists. A run may
+be continued with
+
+- other options of :data:`amsincnet_sb.training.options.HOW`, another device,
+  and any run option but those in :data:`MATTERS`;
+- the corpus, the preparation or the results in another place;
+- another ``number_of_epochs``: its schedules are then those of a run of that
+  length, from the step on at which it is continued;
+- another number of processes, and another ``batch_size`` if that of all
+  processes together stays.
+
+Whatever else differs is refused. Results of versions that kept no ``run.json``
+are continued, and it is written.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from speechbrain.utils.distributed import if_main_process
+
+from amsincnet_sb.dataio.identity import describe_list
+from amsincnet_sb.dataio.manifest import Provenance
+from amsincnet_sb.training.arguments import is_text
+from amsincnet_sb.training.hparams import plain_options
+from amsincnet_sb.training.options import HOW
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import atomic_write, read_json
+
+__all__ = ["RunRecord", "describe_lists", "manifests_put_back"]
+
+FORMAT = 1
+FILE = "run.json"
+SHOWN = 3  # differences in a message
+#: Run options of SpeechBrain that make a run what it is.
+MATTERS = (
+    "max_grad_norm",
+    "grad_accumulation_factor",
+    "remove_vector_weight_decay",
+)
+# Told by the lists, by other keys, or free.
+_LEFT_OUT = HOW | {
+    *("n_speakers", "number_of_epochs", "epoch_counter", "modules"),
+    *("checkpointer", "train_logger", "processes"),
+}
+SPLITS = {"train": "training", "test": "test", "valid": "validation"}
+
+
+class RunRecord:
+    """Tells whether the run in a folder may be continued.
+
+    Arguments
+    ---------
+    hparams_file : str
+        Hyperparameter file of the run that starts.
+    run_opts : RunOptions
+        From the command line.
+    processes : int
+        How many train together.
+    """
+
+    def __init__(self, hparams_file, run_opts, processes=1):
+        self.hparams_file = hparams_file
+        self.run_opts = run_opts
+        self.processes = processes
+
+    def keep(self, overrides, lists):
+        """Refuse another run in the folder, or write down which it is.
+
+        Arguments
+        ---------
+        overrides : dict
+            With the manifests; see
+            :func:`amsincnet_sb.training.hparams.plain_options`.
+        lists : dict
+            From :func:`describe_lists`.
+
+        Raises
+        ------
+        InputError
+            The folder holds a run with another option or list, which the
+            sentence names.
+        """
+        options = plain_options(self.hparams_file, overrides)
+        path = Path(options["save_folder"], FILE)
+        described = self._described(options)
+        new = {"format": FORMAT, "options": described, "lists": lists}
+        known = None
+        if path.exists() and any(path.parent.glob("CKPT*")):
+            advice = "remove it, and nothing is compared"
+            known = read_json(path, advice)
+            try:
+                what = self._difference(known, overrides, new)
+            except (LookupError, TypeError, AttributeError) as error:
+                raise InputError(f"{path} is damaged; {advice}.") from error
+            if what:
+                raise InputError(
+                    f"{options['output_folder']} holds {what}; give another "
+                    "--output_folder, or remove that one."
+                )
+        real = not self.run_opts.debug or self.run_opts.debug_persistently
+        if new != known and real:
+            with atomic_write(path) as file:
+                json.dump(new, file, indent=1)
+
+    def _described(self, options):
+        """The options of a run as JSON has them."""
+        described = {
+            key: _plain(value, options["output_folder"])
+            for key, value in options.items()
+            if not is_text(key) and not str(key).startswith("__")
+        }
+        for key in MATTERS:
+            given = key in self.run_opts.overridden_args
+            if given or key not in described:
+                described[key] = self.run_opts[key]
+        return described | {"processes": self.processes}
+
+    def _difference(self, known, overrides, new):
+        """What else the folder holds, in words, or nothing."""
+        before, now = known["options"], new["options"]
+        if before["number_of_epochs"] != now["number_of_epochs"]:
+            # Whatever follows from it is then that of before.
+            same = {"number_of_epochs": before["number_of_epochs"]}
+            now = plain_options(self.hparams_file, {**overrides, **same})
+            now = self._described(now)
+        plain, nested = _option_differences(before, now)
+        what = _list_difference(known["lists"], new["lists"])
+        if what and not plain:
+            return what
+        found = (plain or nested)[:SHOWN]
+        return f"another run: {', '.join(found)}" if found else ""
+
+
+def describe_lists(options):
+    """Describe the lists of a run, which ``options`` names.
+
+    Returns split -> :func:`amsincnet_sb.dataio.identity.describe_list`;
+    without "valid" where no utterance is held out.
+    """
+    return {
+        split: describe_list(
+            options[f"{split}_annotation"], options["data_folder"]
+        )
+        for split in SPLITS
+        if split != "valid" or options["validation_sentences"]
+    }
+
+
+@contextlib.contextmanager
+def manifests_put_back(options):
+    """Put the manifests of a folder's run back if another run is refused.
+
+    A corpus is prepared before it can be compared with that of the run.
+    """
+    paths = [Path(options[f"{split}_annotation"]) for split in SPLITS]
+    paths.append(paths[0].parent / Provenance.FILE)
+    started = Path(options["save_folder"], FILE).exists()
+    before = {
+        path: path.read_bytes() if path.is_file() else None
+        for path in paths * started
+    }
+    try:
+        yield
+    except InputError:
+        for path, content in before.items() if if_main_process() else ():
+            if content is None:
+                path.unlink(missing_ok=True)
+            elif not path.is_file() or path.read_bytes() != content:
+                with atomic_write(path, "wb") as file:
+                    file.write(content)
+        raise
+
+
+def _list_difference(before, now):
+    for split, name in SPLITS.items():
+        old, new = before.get(split), now.get(split)
+        if old == new:
+            continue
+        if old is None or new is None:
+            return f"a run {'without' if old is None else 'with'} a {name} list"
+        counts = (
+            f"its {name} list has {old['utterances']} utterances of "
+            f"{old['speakers']} speakers, this one {new['utterances']} of "
+            f"{new['speakers']}"
+        )
+        if old["names"] != new["names"]:
+            return f"a run on other speakers ({counts})"
+        if old["rows"] != new["rows"]:
+            return f"a run on other utterances ({counts})"
+        return f"a run on other recordings (those of its {name} list changed)"
+    return ""
+
+
+def _option_differences(before, now):
+    """In words, those of keys' own values and those of arguments of objects."""
+    joint = [o["batch_size"] * o["processes"] for o in (before, now)]
+    left_out = _LEFT_OUT | ({"batch_size"} if joint[0] == joint[1] else set())
+    plain, nested = [], []
+    for key in before:
+        if key in now and key not in left_out:
+            old, new = before[key], now[key]
+            found = nested if isinstance(old, dict) else plain
+            found.extend(_leaves(key, old, new))
+    return plain, nested
+
+
+def _leaves(name, old, new):
+    alike = isinstance(old, dict) and isinstance(new, dict)
+    if alike and old.get("!") == new.get("!"):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _leaves(f"{name}.{key}", old.get(key), new.get(key))
+    elif old != new:
+        old, new = (_shown(value) for value in (old, new))
+        yield f"{name} is {old} there and {new} here"
+
+
+def _shown(value):
+    if isinstance(value, dict):
+        value = value.get("!", "a mapping")
+    return "absent" if value is None else str(value)
+
+
+def _plain(tree, folder):
+    """A tree of ruamel.yaml as JSON, tags as key "!", paths by the folder."""
+    tag = getattr(getattr(tree, "tag", None), "value", None)
+    if isinstance(tree, dict):
+        plain = {str(k): _plain(v, folder) for k, v in tree.items()}
+    elif isinstance(tree, list):
+        plain = [_plain(value, folder) for value in tree]
+    elif isinstance(tree, str):
+        plain = tree.replace(os.path.join(folder, ""), "")
+    elif tree is None or isinstance(tree, (bool, int, float)):
+        plain = tree
+    else:
+        plain = str(getattr(tree, "value", tree))
+    if not tag:
+        return plain
+    return {"!": tag, **(plain if isinstance(plain, dict) else {"": plain})}
