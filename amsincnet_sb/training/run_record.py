@@ -31,7 +31,7 @@ from amsincnet_sb.training.options import HOW
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, read_json
 
-__all__ = ["RunRecord", "describe_lists", "manifests_put_back"]
+__all__ = ["RunRecord", "as_json", "describe_lists", "manifests_put_back"]
 
 FORMAT = 1
 FILE = "run.json"
@@ -110,7 +110,7 @@ class RunRecord:
     def _described(self, options):
         """The options of a run as JSON has them."""
         described = {
-            key: _plain(value, options["output_folder"])
+            key: as_json(value, options["output_folder"])
             for key, value in options.items()
             if not is_text(key) and not str(key).startswith("__")
         }
@@ -225,13 +225,16 @@ def _shown(value):
     return "absent" if value is None else str(value)
 
 
-def _plain(tree, folder):
-    """A tree of ruamel.yaml as JSON, tags as key "!", paths by the folder."""
+def as_json(tree, folder):
+    """A tree of ruamel.yaml as JSON has it.
+
+    A tag becomes a key "!", and paths in the output folder, relative to it.
+    """
     tag = getattr(getattr(tree, "tag", None), "value", None)
     if isinstance(tree, dict):
-        plain = {str(k): _plain(v, folder) for k, v in tree.items()}
+        plain = {str(k): as_json(v, folder) for k, v in tree.items()}
     elif isinstance(tree, list):
-        plain = [_plain(value, folder) for value in tree]
+        plain = [as_json(value, folder) for value in tree]
     elif isinstance(tree, str):
         plain = tree.replace(os.path.join(folder, ""), "")
     elif tree is None or isinstance(tree, (bool, int, float)):

@@ -7,6 +7,7 @@ are skipped and interrupted ones continue where they were.
 """
 
 import csv
+import hashlib
 import json
 import os
 import queue
@@ -14,20 +15,25 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from amsincnet_sb.dataio.manifest import Provenance
 from amsincnet_sb.options import Parser, number, one_spelling
 from amsincnet_sb.plots import plot_margins
+from amsincnet_sb.training.children import Children
 from amsincnet_sb.training.device import visible_gpus
 from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.metrics_log import MetricsLog
+from amsincnet_sb.training.run_record import as_json
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 from amsincnet_sb.utils.files import (
     atomic_write,
     check_output,
     read_json,
+    sole_process,
     spreadsheet_cell,
 )
 
@@ -58,7 +64,13 @@ def parse_margins(text):
             f"--margins is {text!r} but must be first:last:step or margins "
             "between commas, each from 0 to 1."
         )
-    return margins
+    return [*dict.fromkeys(margin + 0.0 for margin in margins)]  # -0 is 0
+
+
+def _short(margin):
+    """A margin in six digits, or in as many as tell it from others."""
+    short = f"{margin:g}"
+    return short if float(short) == margin else str(margin)
 
 
 class Run(NamedTuple):
@@ -75,7 +87,7 @@ class Run(NamedTuple):
     @property
     def loss(self):
         """A name for the margin."""
-        return "softmax" if self.margin is None else f"m{self.margin:g}"
+        return "softmax" if self.margin is None else f"m{_short(self.margin)}"
 
 
 class Sweep:
@@ -91,7 +103,7 @@ class Sweep:
     ):
         if seeds < 1:
             raise InputError(f"--seeds is {seeds} but must be at least 1.")
-        self.output = Path(output).absolute()
+        self.output = Path(output).expanduser().absolute()
         self.options = list(options)
         self.script = _find_script(hparams)
         grid = [(hparams, margins)]
@@ -102,24 +114,64 @@ class Sweep:
             for margin in values
             for seed in range(FIRST_SEED, FIRST_SEED + seeds)
         ]
+        files = defaultdict(set)
+        for run in self.runs:
+            files[self.folder(run)].add(run.hparams)
+        for folder, several in files.items():
+            if len(several) > 1:
+                raise InputError(
+                    f"{' and '.join(sorted(several))} would both train in "
+                    f"{folder}; give one of them another name or margin."
+                )
+        self.runs = [*dict.fromkeys(self.runs)]
         self._keep_options()
 
     def _keep_options(self):
         for suffix in ("csv", "md", "png"):
             check_output(self.output / f"margins.{suffix}")
         path = self.output / "sweep.json"
+        made_from = self._made_from()
         if path.exists():
-            known = read_json(path, ANOTHER).get("options")
-            if not isinstance(known, list):
+            kept = read_json(path, ANOTHER)
+            known, before = kept.get("options"), kept.get("made_from", {})
+            if not isinstance(known, list) or not isinstance(before, dict):
                 raise InputError(f"{path} is of no sweep; {ANOTHER}.")
             if known != self.options:
                 raise InputError(
                     f"{self.output} holds a sweep with other options "
                     f"({' '.join(map(str, known))}); {ANOTHER}."
                 )
-            return
+            for name, digest in made_from.items():
+                if before.get(name, digest) != digest:
+                    raise InputError(
+                        f"{self.output} holds a sweep for which {name} was "
+                        f"another; {ANOTHER}."
+                    )
+            made_from = {**before, **made_from}
         with atomic_write(path) as file:
-            json.dump({"options": self.options}, file)
+            kept = {"options": self.options, "made_from": made_from}
+            json.dump(kept, file, indent=1)
+
+    def _made_from(self):
+        """Hashes of what all runs are made from, by its name.
+
+        A run that is finished is not started again, to be compared itself.
+        """
+        found = {}
+        for run in self.runs:
+            options = plain_options(run.hparams, {"data_folder": ""})
+            found[run.recipe] = json.dumps(as_json(options, ""))
+        for option in self.options:
+            key, _, folder = option.partition("=")
+            preparation = key == "--manifest" and Provenance.read(folder)
+            if preparation:
+                found[f"the preparation {folder}"] = (
+                    f"{preparation.fingerprint} {preparation.manifests}"
+                )
+        return {
+            name: hashlib.sha256(text.encode()).hexdigest()[:16]
+            for name, text in found.items()
+        }
 
     def folder(self, run):
         """The results folder of a run."""
@@ -152,17 +204,14 @@ class Sweep:
         done = len(self.runs) - len(todo)
         if done:
             say(f"{done} of {len(self.runs)} runs are done already")
-        failed, processes, lock = [], set(), threading.Lock()
+        failed, lock, children = [], threading.Lock(), Children()
 
         def work(run):
             """One run, and its line."""
             nonlocal done
             device, start = free.get(), time.time()
             try:
-                process = self._start(run, device)
-                processes.add(process)
-                status = process.wait()
-                processes.discard(process)
+                status = self._start(children, run, device).wait()
             finally:
                 free.put(device)
             with lock:
@@ -181,17 +230,15 @@ class Sweep:
                 took = f"{time.time() - start:.0f} s"
                 say(f"{done}/{len(self.runs)} {run}: {outcome}, {took}")
 
-        with ThreadPoolExecutor(free.qsize()) as pool:
+        with ThreadPoolExecutor(free.qsize()) as pool, children:
             try:
                 list(pool.map(work, todo))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for process in list(processes):
-                    process.terminate()  # train.py saves a checkpoint
                 raise
         return failed
 
-    def _start(self, run, device):
+    def _start(self, children, run, device):
         folder = self.folder(run)
         folder.parent.mkdir(parents=True, exist_ok=True)
         environment = dict(os.environ)
@@ -202,7 +249,7 @@ class Sweep:
             options.append(f"--margin={run.margin}")
         command = [sys.executable, self.script.name, run.hparams]
         with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
-            return subprocess.Popen(
+            return children.start(
                 [*command, *options, *self.options],
                 cwd=self.script.parent,
                 env=environment,
@@ -246,7 +293,7 @@ def summarize(rows):
     table = "| recipe | margin | seeds | frame error % | sentence error % |\n"
     table += "|---|---|---|---|---|\n"
     for (recipe, margin), runs in groups.items():
-        named = "none" if margin is None else f"{margin:g}"
+        named = "none" if margin is None else _short(margin)
         table += f"| {recipe} | {named} | {len(runs)} |"
         for key, digits in (("frame_error", 2), ("sentence_error", 3)):
             values = [run[key] for run in runs]
@@ -305,24 +352,27 @@ def main(arguments=None, prog=None):
     options = _parser(prog).parse_args(one_spelling(arguments[:end]))
     # The runs start in the recipe's folder.
     places = [
-        f"--{key}={Path(getattr(options, key)).absolute()}"
+        f"--{key}={Path(getattr(options, key)).expanduser().absolute()}"
         for key in ("data_folder", "manifest")
         if getattr(options, key)
     ]
-    sweep = Sweep(
-        options.hparams,
-        options.output,
-        parse_margins(options.margins),
-        options.seeds,
-        options.baselines,
-        places + arguments[end + 1 :],
-    )
-    failed = sweep.run(visible_gpus(), options.jobs_per_device)
-    rows = sweep.write_table()
-    print(summarize(rows), end="")
-    name = sweep.runs[0].recipe
-    if len({row["margin"] for row in rows if row["recipe"] == name}) > 1:
-        plot_margins(sweep.output / "margins.csv", sweep.output / "margins.png")
+    margins = parse_margins(options.margins)
+    with sole_process(Path(options.output).expanduser()):
+        sweep = Sweep(
+            options.hparams,
+            options.output,
+            margins,
+            options.seeds,
+            options.baselines,
+            places + arguments[end + 1 :],
+        )
+        failed = sweep.run(visible_gpus(), options.jobs_per_device)
+        rows = sweep.write_table()
+        print(summarize(rows), end="")
+        name = sweep.runs[0].recipe
+        if len({row["margin"] for row in rows if row["recipe"] == name}) > 1:
+            table = sweep.output / "margins.csv"
+            plot_margins(table, table.with_suffix(".png"))
     return 1 if failed else 0
 
 
