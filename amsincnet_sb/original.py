@@ -17,6 +17,7 @@ from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.locks import sole_process
 
 __all__ = ["import_original", "load_original"]
 
@@ -113,9 +114,10 @@ def import_original(path, output_folder, labels=None, cfg=None):
     speakers = list({**digits, **names}.values())
     if len(set(speakers)) < classes:  # a folder is called like another's label
         speakers = list(digits.values())
-    write_pretrained(
-        Path(output_folder) / "pretrained", network, classifier, speakers
-    )
+    with sole_process(output_folder):
+        write_pretrained(
+            Path(output_folder) / "pretrained", network, classifier, speakers
+        )
 
 
 # Configuration ---------------------------------------------------------------

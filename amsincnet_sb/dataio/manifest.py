@@ -21,6 +21,7 @@ from pathlib import Path
 from amsincnet_sb.dataio.lists import csv_rows
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.locks import sole_process
 
 __all__ = [
     "Provenance",
@@ -41,20 +42,14 @@ SHOWN = 10  # left-out files named in the log
 # SpeechBrain would take $ for a placeholder; the rest does not survive CSV.
 _UNUSABLE = re.compile(r"[$\x00-\x1f\x7f\ud800-\udfff]")
 _DIGITS = re.compile(r"[0-9]{1,15}")
-_ARROW = " => "  # between name and label in SpeechBrain's label_encoder.txt
 
 
 def check_speaker(name, where):
-    """Refuse a speaker's name that manifests or label files cannot keep."""
+    """Refuse a speaker's name that manifests cannot keep."""
     if not name or name != name.strip() or _UNUSABLE.search(name + " "):
         raise InputError(
             f"{where}: speaker {name!r} must be text without $, control "
             "characters or spaces at its ends; rename the speaker."
-        )
-    if _ARROW in name:
-        raise InputError(
-            f"{where}: speaker {name!r} has {_ARROW!r} in it, with which "
-            "SpeechBrain's label files end a name; rename the speaker."
         )
 
 
@@ -86,8 +81,6 @@ class Utterance:
                     f"{name} is {text!r} but must be text without $, control "
                     "characters or spaces at its ends."
                 )
-        if _ARROW in self.spk_id:
-            check_speaker(self.spk_id, "spk_id")
         parts = self.wav.replace("\\", "/").split("/")
         if not parts[0] or parts[0][1:2] == ":" or ".." in parts:
             raise InputError(
@@ -195,7 +188,7 @@ def write_preparation(paths, splits, summary, keep=""):
     """Write manifests and, last, the prepare.json that makes them complete.
 
     Nothing is written where a manifest would replace one that somebody wrote
-    or changed; see :func:`check_unedited`.
+    or changed (see :func:`check_unedited`), or another process is writing.
 
     Arguments
     ---------
@@ -209,24 +202,25 @@ def write_preparation(paths, splits, summary, keep=""):
         For the message: what to do to keep a changed manifest.
     """
     folder = Path(paths["train"]).parent
-    earlier = Provenance.read(folder)
-    stale = set(earlier.manifests if earlier else ())
-    made = {s: _hash_rows(own) for s, own in splits.items() if own}
-    mine = {s: path for s, path in paths.items() if s in made or s in stale}
-    check_unedited(mine, earlier, keep, made)
-    summary.counts = {s: _totals(own) for s, own in splits.items() if own}
-    # Not a finished preparation until the end, and what it has written by
-    # then can still be told from what somebody else has.
-    known = earlier.known if earlier else set()
-    summary.written = sorted(known | {*made.values()})
-    summary.write(folder, {})
-    for split, own in splits.items():
-        if own:
-            write_manifest(paths[split], own)
-        elif split in stale and paths[split]:
-            Path(paths[split]).unlink(missing_ok=True)
-    summary.written = []
-    summary.write(folder, {split: paths[split] for split in summary.counts})
+    with sole_process(folder):
+        earlier = Provenance.read(folder)
+        stale = set(earlier.manifests if earlier else ())
+        made = {s: _hash_rows(own) for s, own in splits.items() if own}
+        mine = {s: path for s, path in paths.items() if s in made or s in stale}
+        check_unedited(mine, earlier, keep, made)
+        summary.counts = {s: _totals(own) for s, own in splits.items() if own}
+        # Not a finished preparation until the end, and what it has written by
+        # then can still be told from what somebody else has.
+        known = earlier.known if earlier else set()
+        summary.written = sorted(known | {*made.values()})
+        summary.write(folder, {})
+        for split, own in splits.items():
+            if own:
+                write_manifest(paths[split], own)
+            elif split in stale and paths[split]:
+                Path(paths[split]).unlink(missing_ok=True)
+        summary.written = []
+        summary.write(folder, {split: paths[split] for split in summary.counts})
     return summary
 
 

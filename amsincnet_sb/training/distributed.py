@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
 from torch.nn.parallel import DistributedDataParallel
 
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import sole_process
+from amsincnet_sb.utils.locks import sole_process
 
 __all__ = [
     "RankAgreement",

@@ -4,7 +4,7 @@
 :func:`amsincnet_sb.dataio.identity.describe_list` says of the lists. A run may
 be continued with
 
-- other options of :data:`amsincnet_sb.training.options.HOW`, another device,
+- other options of :data:`amsincnet_sb.training.permitted.HOW`, another device,
   and any run option but those in :data:`MATTERS`;
 - the corpus, the preparation or the results in another place;
 - another ``number_of_epochs``: its schedules are then those of a run of that
@@ -27,7 +27,7 @@ from amsincnet_sb.dataio.identity import describe_list
 from amsincnet_sb.dataio.manifest import Provenance
 from amsincnet_sb.training.arguments import is_text
 from amsincnet_sb.training.hparams import plain_options
-from amsincnet_sb.training.options import HOW
+from amsincnet_sb.training.permitted import HOW
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, read_json
 

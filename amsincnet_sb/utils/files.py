@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import json
 import os
-import platform
 import re
 import shutil
 import stat
@@ -26,11 +25,8 @@ __all__ = [
     "read_json",
     "replaced_folder",
     "restore_folder",
-    "sole_process",
     "spreadsheet_cell",
 ]
-
-LOCK = ".lock"  # names the process that works in a folder
 
 # What spreadsheets take for a formula, in full width too.
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
@@ -281,65 +277,6 @@ def _remove(path):
     else:
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-@contextlib.contextmanager
-def sole_process(folder):
-    """Let one process at a time work in a folder, which is made if need be.
-
-    The system's lock on a file ``.lock`` goes with the process, however that
-    ends; the file says who holds it. Raises InputError at once where another
-    process does, or the folder cannot be written. There is no lock on Windows,
-    nor on a file system that has none.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> with sole_process(folder), sole_process(folder):
-    ...     pass
-    Traceback (most recent call last):
-        ...
-    amsincnet_sb.utils.errors.InputError: ... is in use by process ...
-    """
-    folder = Path(folder)
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with _written(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = _lock(folder)
-    try:
-        yield
-    finally:
-        with file, contextlib.suppress(OSError):
-            (folder / LOCK).unlink()  # still locked: see _lock
-            for path in made:  # where nothing has been put into it
-                path.rmdir()
-
-
-def _lock(folder):
-    path, flags = folder / LOCK, os.O_RDWR | os.O_CREAT
-    while True:
-        # A link would lead to a file that is not ours.
-        handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        file = open(handle, "r+", encoding="utf-8", errors="replace")
-        try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with file:
-                holder = file.read(200).split("\n")[0] or "another process"
-            raise InputError(
-                f"{folder} is in use by {holder}; wait until that has ended, "
-                "or give another folder."
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {platform.node()}\n")
-                file.flush()
-                return file
-        file.close()  # its holder has removed it meanwhile
 
 
 @contextlib.contextmanager

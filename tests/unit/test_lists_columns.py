@@ -247,7 +247,7 @@ def test_speakers_in_paths_and_names_of_both_forms(here):
     assert [name for name, *_ in limits(source)] == ["J", "J", "Zoë", "Zoë"]
 
 
-@pytest.mark.parametrize("name", ["x => y", "a$b", "a\x07"])
+@pytest.mark.parametrize("name", ["a$b", "a\x07"])
 def test_names_that_cannot_be_kept(here, name):
     source = put(
         here, "l.json", json.dumps([{"path": "a.wav", "speaker": name}])

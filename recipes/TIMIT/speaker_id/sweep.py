@@ -33,9 +33,9 @@ from amsincnet_sb.utils.files import (
     atomic_write,
     check_output,
     read_json,
-    sole_process,
     spreadsheet_cell,
 )
+from amsincnet_sb.utils.locks import sole_process
 
 COLUMNS = ["recipe", "margin", "seed", "frame_error", "sentence_error"]
 FIRST_SEED = 1234

@@ -54,7 +54,7 @@ from amsincnet_sb.training.hparams import (
 )
 from amsincnet_sb.training.metrics import SentenceErrors
 from amsincnet_sb.training.metrics_log import MetricsLog
-from amsincnet_sb.training.options import check_options
+from amsincnet_sb.training.permitted import check_options
 from amsincnet_sb.training.run_record import (
     RunRecord,
     describe_lists,

@@ -120,6 +120,7 @@ PERMITTED = {
     "seed": Whole(0, 2**32 - 1),
     # corpus
     "all_speakers": SWITCH,
+    "balance_speakers": SWITCH,
     "validation_sentences": Whole(0, 10**6),
     "skip_prep": SWITCH,
     "max_resident_gb": Number(0, 10**6),
