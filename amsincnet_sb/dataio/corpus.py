@@ -279,6 +279,7 @@ def _too_little(source, listing, splits, left_out):
                 "; name parts of long recordings in a list with path, "
                 "speaker, offset and duration (seconds)"
             )
+    what += "".join(f"; {note}" for note in listing.notes[:1])
     first = "".join(
         f"; the first problem is {file}: {why.rstrip('.')}"
         for file, why in left_out[:1]

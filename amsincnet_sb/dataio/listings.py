@@ -125,9 +125,29 @@ def list_corpus(
         listing = _located(
             kind, origin, rows, left_out, data_folder, patterns, group
         )
-    for name in dict.fromkeys(row.speaker for row in listing.utterances):
+    names = dict.fromkeys(row.speaker for row in listing.utterances)
+    for name in names:
         check_speaker(name, source)
-    return listing
+    return listing._replace(notes=(*listing.notes, *_confusable(names)))
+
+
+def _confusable(names):
+    """Notes about names that may not be meant."""
+    same = {}
+    for name in names:
+        same.setdefault(" ".join(name.casefold().split()), []).append(name)
+    notes = [
+        f"{' and '.join(alike)} are taken for different speakers"
+        for alike in same.values()
+        if len(alike) > 1
+    ]
+    if "unknown" in names:
+        notes.append(
+            "a speaker is called unknown, as `amsincnet identify --unknown` "
+            "calls nobody; leave these recordings out if they are of several "
+            "people"
+        )
+    return notes
 
 
 def _rows(source, data_folder):
@@ -162,7 +182,9 @@ def _rows(source, data_folder):
         (_, header), *rows = csv_rows(source, "export it again", ",;\t")
         if not rows:
             raise InputError(f"{source}: it has no rows below its header.")
-        header = [name.strip() for name in header]
+        header = [
+            name.strip() or f"column {i}" for i, name in enumerate(header, 1)
+        ]
         twice = [name for name in header if header.count(name) > 1]
         if twice:
             raise InputError(
@@ -396,7 +418,7 @@ def _found(patterns, what, path):
     if not found:
         return None
     text = found[what if what in pattern.groupindex else 1]
-    return unicodedata.normalize("NFC", text.strip()) if text else None
+    return unicodedata.normalize("NFC", (text or "").strip()) or None
 
 
 def _check_group(pattern, utterances):

@@ -65,6 +65,7 @@ HALVES = [(s, i * RATE, (i + 2) * RATE) for s in "ab" for i in (0, 2)]
         ("startSec,endSec", "0,2", "2,4.3"),
         ("offset,segment_length_ms", "0,2000", "2,2000"),
         ("offset,duration,length", "0,2,2.0", "2,2,32000"),
+        (",start,,stop", "x,0,,16000", "y,16000,z,32000"),
         # SpeechBrain's duration may be that of the recording.
         ("duration,start,stop", "4.0,0,16000", "2.0,16000,32000"),
         (

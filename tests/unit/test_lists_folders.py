@@ -63,6 +63,20 @@ def test_speakers_one_level_deeper(tmp_path):
         list_corpus(tmp_path, speaker_level=0)
 
 
+def test_one_folder_around_all_speakers(tmp_path):
+    put(tmp_path, *(f"wav/{s}/{k}.wav" for s in "ab" for k in "12"))
+    words = "one speaker alone, wav; .* use --speaker-level 2"
+    with pytest.raises(InputError, match=words):
+        prepare_own_corpus(tmp_path, tmp_path / "out")
+
+
+def test_names_that_may_not_be_meant(tmp_path):
+    put(tmp_path, "Ann/1.wav", "ann/1.wav", "unknown/1.wav")
+    first, second = list_corpus(tmp_path).notes
+    assert first == "Ann and ann are taken for different speakers"
+    assert second.startswith("a speaker is called unknown")
+
+
 def test_level_below_train_and_test(tmp_path):
     put(
         tmp_path,
