@@ -55,9 +55,10 @@ _BARE = {"offset": "seconds", "onset": "seconds", "end": "seconds"}
 _BARE |= {"duration": "seconds", "dur": "seconds", "stop": "samples"}
 # Other names that may select a part of a recording: by a word, or as a whole.
 _WORDS = {*_ROLES, "samples", "sec", "secs", "seconds", "ms", "msec"} | set(
-    "chan ch channel channels frame frames vad starts ends".split()
+    "chan ch channel channels side frame frames vad starts ends time times "
+    "timestamp timestamps t0 t1 tmin tmax xmin xmax".split()
 )
-_NAMES = set("from to t0 t1 tmin tmax xmin xmax time times timestamps".split())
+_NAMES = {"from", "to", "in", "out"}
 # SpeechBrain's placeholders: $data_root in CSV files, {data_root} in JSON.
 _PLACEHOLDER = re.compile(r"(?:\$\w+|\$?\{\w+\})[/\\]+")
 _WHOLE = re.compile(r"[0-9]{1,15}")

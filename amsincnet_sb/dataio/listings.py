@@ -110,6 +110,11 @@ def list_corpus(
         raise InputError(
             f"{source}: there is no such file or folder; check the path."
         )
+    if speaker_level is not None and speaker_pattern is not None:
+        raise InputError(
+            "speaker_level and speaker_pattern both name the speakers; give "
+            "one of them."
+        )
     kind, origin, rows, left_out = _rows(source, data_folder)
     if rows is None:
         patterns = patterns._replace(group=_pattern("group", group))
@@ -177,7 +182,9 @@ def _rows(source, data_folder):
         if source.is_dir():
             return "", source, None, []
     if name.endswith((".json", *JSON_LINES)):
-        return "JSON manifest", source, json_rows(source), []
+        rows = json_rows(source)
+        kind = "JSON lines" if ", line " in rows[0][0] else "JSON"
+        return f"{kind} manifest", source, rows, []
     if name.endswith((".csv", ".tsv")):
         (_, header), *rows = csv_rows(source, "export it again", ",;\t")
         if not rows:
@@ -253,7 +260,8 @@ def _folders(source, data_folder, level, patterns):
         kind = "folder with train and test folders of speakers"
     taken = f"speakers: folders of level {level}"
     if patterns.speaker:
-        taken = f"speakers: {patterns.speaker.pattern} in names of files"
+        kind = "folder with speakers in the names of its files"
+        taken = f"speakers: {patterns.speaker.pattern}"
         notes = []
     else:
         notes = _suspicions(folders, level)
@@ -360,7 +368,7 @@ def _located(kind, source, rows, left_out, data_folder, patterns, group):
     _check_group(patterns.group, utterances)
     taken = [f"{len(rows)} rows", columns.describe()]
     if patterns.speaker:
-        taken.append(f"speakers: {patterns.speaker.pattern} in paths")
+        taken.append(f"speakers: {patterns.speaker.pattern}")
     return Listing(kind, root, utterances, left_out, tuple(taken))
 
 

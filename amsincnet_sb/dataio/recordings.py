@@ -16,6 +16,7 @@ __all__ = ["SHORTEST", "check_recordings"]
 
 SHORTEST = 0.2  # seconds; training cannot draw a chunk from less
 USUAL_RATE = 16_000  # Hz
+MONO = ("0", "1", "a", "mono")  # what lists call the one channel
 BLOCK = 2**24  # samples held at once while a recording is checked
 # Seconds in a list are rounded: an end may lie this far beyond the recording's
 # (Kaldi allows the same), and a stated duration be this far off.
@@ -168,7 +169,7 @@ def _contradiction(claims, info, samples):
             f"{info.channels}"
         )
     mono = info.channels == 1
-    if claims.channel and mono and claims.channel.lower() not in "01a":
+    if claims.channel and mono and claims.channel.lower() not in MONO:
         return f"its list means channel {claims.channel}, but it has one"
     if claims.channel and not mono:
         return (

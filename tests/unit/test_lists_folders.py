@@ -85,6 +85,15 @@ def test_level_below_train_and_test(tmp_path):
     assert speakers(list_corpus(tmp_path, speaker_level=2)) == ["a", "b"]
 
 
+def test_a_level_of_what_has_none(tmp_path):
+    put(tmp_path, "a/1.wav")
+    (tmp_path / "l.csv").write_text("path,speaker\na/1.wav,a\n")
+    with pytest.raises(InputError, match="l.csv is a CSV .*not a folder of"):
+        list_corpus(tmp_path / "l.csv", speaker_level=1)
+    with pytest.raises(InputError, match="both name the speakers"):
+        list_corpus(tmp_path, speaker_level=1, speaker_pattern="(a)")
+
+
 def test_one_name_in_two_places_is_noted(tmp_path):
     put(tmp_path, "A/s1/1.wav", "B/s1/2.wav", "B/s2/3.wav")
     (note,) = list_corpus(tmp_path, speaker_level=2).notes
