@@ -37,7 +37,7 @@ SAFETENSORS = "model.safetensors"
 OWN_COSINE = 0.3
 
 HYPERPARAMS = """\
-# Written by amsincnet_sb, whose network it names. SpeechBrain loads it with
+# A model of amsincnet_sb, which must be installed: SpeechBrain loads it with
 #   EncoderClassifier.from_hparams(source="this folder")
 #   SpeakerRecognition.from_hparams(source="this folder")
 
@@ -46,9 +46,8 @@ compute_features: !new:torch.nn.Identity
 mean_var_norm: !new:speechbrain.processing.features.InputNormalization
     norm_type: sentence
     std_norm: False
-mean_var_norm_emb: !new:speechbrain.processing.features.InputNormalization
-    norm_type: sentence
-    std_norm: False
+# For encode_batch(normalize=True)
+mean_var_norm_emb: !new:amsincnet_sb.nnet.normalization.UnitLength
 
 embedding_model: !new:{network}
 {arguments}

@@ -5,6 +5,8 @@ waveform with SincNet", SLT 2018, https://arxiv.org/abs/1808.00158, at the frame
 rate and on the scale of log filterbank energies.
 """
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,6 +14,8 @@ from torch import nn
 from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["SincFeatures"]
+
+logger = logging.getLogger(__name__)
 
 
 class SincFeatures(nn.Module):
@@ -51,7 +55,8 @@ class SincFeatures(nn.Module):
     param_change_factor : float
         As in ``Fbank``: how far a step of the optimizer moves the cut-offs,
         relative to :class:`amsincnet_sb.nnet.sinc.SincConv`, where a step of
-        Adam with a learning rate of 0.001 is about 16 Hz.
+        Adam with a learning rate of 0.001 is about 16 Hz. A state dict holds
+        it, and is converted where it is loaded with another one.
     requires_grad : bool
         Whether the filters are learned.
     amin : float
@@ -60,8 +65,8 @@ class SincFeatures(nn.Module):
     Raises
     ------
     ValueError
-        If the hop is not a whole number of strides, or the window is shorter
-        than the hop.
+        If the hop is not a whole number of strides, the window is shorter
+        than the hop, or ``param_change_factor`` is not positive.
 
     Example
     -------
@@ -99,6 +104,11 @@ class SincFeatures(nn.Module):
             raise ValueError(
                 f"SincFeatures: win_length is {win_length} ms but must be at "
                 f"least hop_length, {hop_length} ms."
+            )
+        if not param_change_factor > 0:
+            raise ValueError(
+                f"SincFeatures: param_change_factor is {param_change_factor} "
+                "but must be positive; requires_grad=False freezes the filters."
             )
         self.stride = stride
         self.hop = int(hop)
@@ -182,11 +192,16 @@ def _hilbert_matrix(size):
 
 
 class _AnchoredSincConv(SincConv):
-    """SincConv with cut-offs that move ``factor`` as far as its parameters."""
+    """SincConv with cut-offs that move ``factor`` as far as its parameters.
+
+    The factor is in the state: without it parameters say nothing.
+    """
 
     def __init__(self, factor, **kwargs):
         super().__init__(**kwargs)
         self.factor = factor
+        # A tensor that .half() leaves alone.
+        self.register_buffer("factor_bits", _bits(factor))
         for name, start in (("low", self.low), ("band", self.band)):
             self.register_buffer(
                 f"{name}_start", start.detach().clone(), persistent=False
@@ -198,3 +213,29 @@ class _AnchoredSincConv(SincConv):
         band = torch.lerp(self.band_start, self.band, self.factor)
         low = low.abs() + self.min_low_hz / self.sample_rate
         return low, low + band.abs() + self.min_band_hz / self.sample_rate
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        """Convert parameters of another factor; see torch.nn.Module."""
+        key = f"{prefix}factor_bits"
+        if key not in state_dict:
+            logger.warning(
+                "SincFeatures: this state is of version 0.1 and does not say "
+                "its param_change_factor; taken for the %g of this module. "
+                "Give the one it was trained with.",
+                self.factor,
+            )
+        else:
+            factor = state_dict[key].view(torch.float64).item()
+            for name in ("low", "band") if factor != self.factor else ():
+                start = getattr(self, f"{name}_start")
+                moved = state_dict[prefix + name].to(start) - start
+                state_dict[prefix + name] = start + moved * (
+                    factor / self.factor
+                )
+        state_dict[key] = _bits(self.factor)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _bits(number):
+    """A number's float64 as an integer tensor."""
+    return torch.tensor(number, dtype=torch.float64).view(torch.int64)

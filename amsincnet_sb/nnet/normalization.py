@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-__all__ = ["TimeLayerNorm", "standardise"]
+__all__ = ["TimeLayerNorm", "UnitLength", "standardise"]
 
 # Far below the variance of one 16-bit step, far above underflow: keeps the
 # square root differentiable at zero without moving any other value.
@@ -71,3 +71,21 @@ class TimeLayerNorm(nn.Module):
         """For ``print(module)``."""
         affine = "" if self.weight is not None else ", affine=False"
         return f"{self.shape}, eps={self.eps}{affine}"
+
+
+class UnitLength(nn.Module):
+    """Embeddings scaled to length one.
+
+    What ``EncoderClassifier.encode_batch(normalize=True)`` of SpeechBrain
+    applies to those of a trained model: cosines become inner products. The
+    relative lengths that it passes are not needed.
+
+    Example
+    -------
+    >>> UnitLength()(torch.tensor([[[3.0, 4.0]]]), torch.ones(1))
+    tensor([[[0.6000, 0.8000]]])
+    """
+
+    def forward(self, x, lengths=None):
+        """Scale ``[..., size]``; zeros stay zeros."""
+        return nn.functional.normalize(x, dim=-1)

@@ -102,6 +102,8 @@ def test_speechbrain_loads_the_model(finished, corpus, tmp_path, monkeypatch):
         embedding = theirs.encode_batch(wave[None])
         assert embedding.shape == (1, 1, 8)
         torch.testing.assert_close(embedding, ours, rtol=1e-4, atol=1e-5)
+        unit = theirs.encode_batch(wave[None], normalize=True)
+        torch.testing.assert_close(unit * ours.norm(), ours)
         if kind is EncoderClassifier:
             scores, _, index, names = theirs.classify_batch(wave[None])
             assert scores.shape == (1, 4)

@@ -124,9 +124,34 @@ def test_param_change_factor():
         torch.testing.assert_close(hz, start + 160 * 0.25)
 
 
+@pytest.mark.parametrize("factor", [0.25, 1.0, 3.0])
+def test_a_state_says_how_far_its_filters_moved(factor, caplog):
+    trained = SincFeatures(**SMALL, param_change_factor=0.25)
+    with torch.no_grad():
+        trained.sinc.low += 0.01
+        trained.sinc.band += 0.02
+    state = trained.state_dict()
+    loaded = SincFeatures(**SMALL, param_change_factor=factor)
+    loaded.load_state_dict(state)
+    cutoffs = trained.sinc.cutoffs_hz(), loaded.sinc.cutoffs_hz()
+    torch.testing.assert_close(*cutoffs, rtol=0, atol=0.01)
+    if factor == 0.25:  # a resumed run, bit for bit
+        assert torch.equal(loaded.sinc.low, trained.sinc.low)
+    # What it saves is its own.
+    again = SincFeatures(**SMALL, param_change_factor=0.25)
+    again.load_state_dict(loaded.state_dict())
+    cutoffs = trained.sinc.cutoffs_hz(), again.sinc.cutoffs_hz()
+    torch.testing.assert_close(*cutoffs, rtol=0, atol=0.01)
+    assert not caplog.records
+    del state["sinc.factor_bits"]
+    again.load_state_dict(state)
+    assert "does not say its param_change_factor" in caplog.text
+
+
 @pytest.mark.parametrize(
     "changes, word",
     [
+        ({"param_change_factor": 0}, "param_change_factor"),
         ({"stride": 7}, "hop_length is 160 samples"),
         ({"stride": 320}, "stride"),
         ({"sample_rate": 44100}, "441 samples"),
