@@ -352,6 +352,12 @@ def _check_keys(changes, base, where, base_file, prefix=""):
                 f"{at}: `{prefix}{key}` is {_tag(base[key])} in {base_file} "
                 f"and cannot become {value}; change it in a copy of that file."
             )
+        other = _reference(base[key]) if prefix else None
+        if where == COMMAND_LINE and other:
+            raise InputError(
+                f"{at}: `{prefix}{key}` is !ref <{other}> in {base_file}, as "
+                f"others may be; give --{other}={value}, which reaches them all."
+            )
         if isinstance(value, dict) and isinstance(base[key], dict):
             # HyperPyYAML would merge the arguments and keep the base's tag.
             new, old = _tag(value), _tag(base[key])
@@ -367,6 +373,14 @@ def _check_keys(changes, base, where, base_file, prefix=""):
 def _makes(node):
     """Whether a node of a file is an object or a function to be made."""
     return _tag(node).startswith(("!new:", "!name:", "!apply:", "!module:"))
+
+
+def _reference(node):
+    """The key that a node of a file is no more than a reference to, if so."""
+    if _tag(node) == "!ref":
+        found = re.fullmatch(r"<([^<>]+)>", str(node.value).strip())
+        return found and found[1]
+    return None
 
 
 def _one_line(error):

@@ -119,6 +119,16 @@ def test_another_class_with_arguments_is_refused(write):
 
 
 @pytest.mark.parametrize(
+    "given", ["{x: 0.4}", "!new:collections.Counter {x: 0.4}"]
+)
+def test_one_of_several_uses_of_a_key_is_refused(write, given):
+    # The schedule would go on with the old margin.
+    text = message(write("n.yaml", BASE), f"counter: {given}")
+    assert "`counter.x` is !ref <margin> in" in text
+    assert "give --margin=0.4" in text
+
+
+@pytest.mark.parametrize(
     "text, expected",
     [
         ("\n    margni: 0.1", "(line 3)|`margni`|`margin`?"),
