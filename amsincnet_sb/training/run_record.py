@@ -102,8 +102,10 @@ class RunRecord:
                     f"{options['output_folder']} holds {what}; give another "
                     "--output_folder, or remove that one."
                 )
+        epochs = described["number_of_epochs"]
+        same = known and known["options"]["number_of_epochs"] == epochs
         real = not self.run_opts.debug or self.run_opts.debug_persistently
-        if new != known and real:
+        if real and not same:
             with atomic_write(path) as file:
                 json.dump(new, file, indent=1)
 

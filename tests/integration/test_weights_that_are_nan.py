@@ -2,7 +2,7 @@
 
 import pytest
 
-from amsincnet_sb.nnet import losses
+from amsincnet_sb.nnet import losses, schedules
 
 
 @pytest.fixture
@@ -15,14 +15,16 @@ def files(folder):
         path: path.read_bytes()
         for name in ("save", "pretrained")
         for path in (folder / name).rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != "run.json"  # has the new epochs
     }
 
 
-def test_an_update_that_overflows(recipe, trained, refused):
+def test_an_update_that_overflows(recipe, trained, refused, monkeypatch):
     """The epoch's last step is finite; the weights after it are not."""
     before = files(trained)
-    sentence = refused("sinc_tdnn.yaml", lr=1e38, nonfinite_patience=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(schedules.CosineSchedule, "__call__", lambda *_: 1e38)
+        sentence = refused("sinc_tdnn.yaml", nonfinite_patience=9)
     assert "NaN or infinite" in sentence
     assert files(trained) == before
     recipe("sinc_tdnn.yaml", trained)  # goes on from the good one
