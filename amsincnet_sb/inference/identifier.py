@@ -114,7 +114,7 @@ class SpeakerIdentifier:
         self.scale = scale
         self.own_cosine = own_cosine
         self.windows_per_batch = windows_per_batch
-        self.folder = None
+        self.folder = self._training = None
         self.device = next(embedding_model.parameters()).device
         self._prepare()
         self._saved = Additions({}, {}, None)  # as in the folder
@@ -151,6 +151,7 @@ class SpeakerIdentifier:
             own_cosine=config["own_cosine"],
         )
         model.folder = find_pretrained(folder)
+        model._training = config.get("training")
         additions = read_additions(model.folder, embedding_model.embedding_size)
         model.classifier.set_enrolled(additions.enrolled)
         model.calibration = additions.calibration
@@ -366,6 +367,7 @@ class SpeakerIdentifier:
             self.scale,
             safetensors,
             self.own_cosine,
+            self._training,
         )
         write_additions(folder, size, self._additions())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from amsincnet_sb.dataio.label_file import label_file
+from amsincnet_sb.inference.model_card import put_card
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
@@ -80,6 +81,7 @@ def write_pretrained(
     scale=1.0,
     safetensors=False,
     own_cosine=None,
+    training=None,
 ):
     """Write a model as SpeechBrain and this package load it.
 
@@ -87,10 +89,13 @@ def write_pretrained(
     ``classifier.ckpt``), the names of the speakers (``label_encoder.ckpt``),
     ``hyperparams.yaml`` for SpeechBrain, and ``config.json``, which says the
     same without anything that is executed on loading. It can be moved. An
-    older folder of that name is replaced as a whole.
+    older folder of that name is replaced as a whole. Its ``README.md`` is a
+    model card with what ``training`` says
+    (:func:`~amsincnet_sb.inference.model_card.describe_training`), unless
+    somebody has changed it.
 
-    With ``safetensors`` it holds ``config.json`` and ``model.safetensors``
-    alone: nothing that can be executed, for this package and other programs,
+    With ``safetensors`` it holds ``config.json``, ``model.safetensors`` and
+    the card alone: nothing that can be executed, for this package and other programs,
     but not for SpeechBrain. For the other arguments see
     :class:`amsincnet_sb.inference.identifier.SpeakerIdentifier`.
     """
@@ -113,11 +118,15 @@ def write_pretrained(
     }
     if cosines and own_cosine is not None:
         config["own_cosine"] = own_cosine
+    if training:
+        config["training"] = training
     states = {
         name: {k: v.cpu() for k, v in module.state_dict().items()}
         for name, module in zip(PARTS, (embedding_model, classifier))
     }
     with replaced_folder(folder) as temporary:
+        loads = not safetensors
+        put_card(Path(folder), temporary, embedding_model, config, loads)
         with atomic_write(temporary / "config.json") as file:
             json.dump(config, file, indent=1)
         if safetensors:

@@ -167,7 +167,8 @@ class TestSafetensors:
         from safetensors.numpy import load_file
 
         names = sorted(path.name for path in folder.iterdir())
-        assert names == ["config.json", "enrolled.npz", "model.safetensors"]
+        model = ["config.json", "enrolled.npz", "model.safetensors"]
+        assert names == ["README.md", *model]
         tensors = load_file(folder / "model.safetensors")
         state = who.embedding_model.state_dict()
         assert {k for k in tensors if k.startswith("embedding_model.")} == {

@@ -96,6 +96,7 @@ def test_a_moved_folder_and_an_overwritten_one(folder, small, tmp_path):
     assert torch.equal(found[0](x), other.eval()(x))
     assert found[2]["speakers"] == ["c", "d"]
     assert sorted(os.listdir(moved)) == [
+        "README.md",
         "classifier.ckpt",
         "config.json",
         "embedding_model.ckpt",

@@ -29,6 +29,7 @@ from amsincnet_sb.dataio.audio_store import open_audio
 from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
 from amsincnet_sb.dataio.corpus import find_manifests
 from amsincnet_sb.dataio.label_file import label_file
+from amsincnet_sb.inference.model_card import describe_training
 from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.nnet.optimizers import parameter_groups
@@ -316,6 +317,7 @@ class SpeakerBrain(CapturedBrain):
             self.speakers,
             self.hparams.scale,
             own_cosine=self.own_cosine,
+            training=describe_training(self.hparams, self.history.records()),
         )
         plot_curves(self.hparams.metrics_file, self.hparams.curves_file)
         logger.info("Trained model: %s", self.hparams.pretrained_folder)
