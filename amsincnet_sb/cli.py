@@ -220,7 +220,8 @@ def _evaluate(options):
     from amsincnet_sb.plots import plot_det
 
     manifest, corpus = options.manifest, options.data_folder
-    folder = Path(options.output or options.model)
+    given = options.model if options.output is None else options.output
+    folder = Path(given)
     written = folder / "evaluation.json", folder / "det.png"
     for path in written:
         inputs = manifest, options.trials, options.cohort
@@ -228,7 +229,7 @@ def _evaluate(options):
     model = _load_to_change(options) if options.calibrate else _load(options)
     # Every window that the evaluation of a training run counts.
     model.hop = model.embedding_model.hop
-    if options.cohort:
+    if options.cohort is not None:
         model.cohort = evaluation.cohort_from(model, options.cohort, corpus)
     results = evaluation.evaluate_model(model, manifest, corpus, options.trials)
     if options.calibrate:
@@ -343,6 +344,7 @@ def _import_original(options):
     """
     from amsincnet_sb.original import import_original
 
+    check_output(Path(options.folder, "pretrained", "config.json"))
     import_original(options.file, options.folder, options.labels, options.cfg)
     print(f"Imported {options.file}: {options.folder}")
 

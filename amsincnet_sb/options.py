@@ -17,6 +17,7 @@ __all__ = [
     "one_spelling",
 ]
 
+LARGEST = 2**63 - 1  # of a number
 COMMANDS = {}  # name -> function, arguments
 
 
@@ -50,7 +51,7 @@ def number(name, kind=int, least=-math.inf, most=math.inf):
         """The number of a text."""
         try:
             value = kind(text)
-            right = least <= value <= most and abs(value) < math.inf
+            right = least <= value <= most and abs(value) <= LARGEST
         except (ValueError, OverflowError):
             right = False
         if not right:

@@ -17,6 +17,7 @@ from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import is_plain_file
 from amsincnet_sb.utils.locks import sole_process
 
 __all__ = ["import_original", "load_original"]
@@ -139,6 +140,7 @@ def _architecture(path, cfg):
         plan = "the published architecture; if it is another, give its .cfg "
         return _arguments(published), plan + "file as --cfg"
     config = configparser.ConfigParser(interpolation=None)
+    is_plain_file(cfg)  # a pipe would block
     try:
         config.read_string(Path(cfg).read_text(encoding="utf-8"))
         _check_kinds(config, published)
@@ -217,6 +219,7 @@ def _build(architecture, weights):
 
 def _read_weights(path):
     """All tensors of a model, keyed ``part/name``."""
+    is_plain_file(path)  # a pipe would block
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

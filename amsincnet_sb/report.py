@@ -78,7 +78,7 @@ def write_report(results, path=None, published=False):
     out of it: nothing from elsewhere gets into the page.
     """
     results = Path(results)
-    path = Path(path) if path else results / "report.html"
+    path = results / "report.html" if path is None else Path(path)
     if not results.is_dir():
         raise InputError(
             f"{results} is not a folder; give the results folder of a run."
@@ -258,7 +258,7 @@ def draw_picture(results, kind, picture=None, published=False):
     """
     path = Path(results)
     folder = path.parent if path.is_file() else path
-    picture = Path(picture) if picture else folder / f"{kind}.png"
+    picture = folder / f"{kind}.png" if picture is None else Path(picture)
     check_output(picture, path)
     if picture.suffix.lower() != ".png":
         raise InputError(f"{picture} must end with .png.")

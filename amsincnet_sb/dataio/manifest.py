@@ -20,7 +20,7 @@ from pathlib import Path
 
 from amsincnet_sb.dataio.lists import csv_rows
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.files import atomic_write, read_json
 from amsincnet_sb.utils.locks import sole_process
 
 __all__ = [
@@ -297,17 +297,14 @@ class Provenance:
     def read(cls, folder):
         """Read `prepare.json`; None if there is none that can be trusted."""
         try:
-            text = (Path(folder) / cls.FILE).read_text(encoding="utf-8")
-            stored = json.loads(text)
+            stored = read_json(Path(folder) / cls.FILE, "prepare again")
             if stored.pop("format") != FORMAT:
                 return None
             stored["left_out"] = [tuple(row) for row in stored["left_out"]]
             found = cls(**stored)
-            found.known  # noqa: B018 - its values must be hashes
+            found.known, found.report()  # noqa: B018 - values of other types
             return found
-        except (OSError, LookupError, RecursionError):
-            return None
-        except (AttributeError, TypeError, ValueError):  # it is not ours
+        except Exception:  # whatever a file that is not ours makes them raise
             return None
 
     @property

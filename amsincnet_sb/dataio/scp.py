@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from amsincnet_sb.dataio.lists import Spellings, read_text
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import is_plain_file
 
 __all__ = ["read_labels", "read_scp", "scp_rows", "speaker_table"]
 
@@ -60,6 +61,7 @@ def read_labels(path):
     >>> read_labels(path)
     {'train/dr1/fcjf0/si1027.wav': 0}
     """
+    is_plain_file(path)  # a pipe would block
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)

@@ -50,7 +50,7 @@ def evaluate_model(model, manifest, data_folder, trials=None):
     if not utterances:
         raise InputError(f"{manifest} lists no utterance to evaluate on.")
     # Before an hour of audio is read.
-    if trials:
+    if trials is not None:
         pairs = read_trials(trials, [u.id for u in utterances])
     elif len(utterances) > MAX_PAIRED:
         raise InputError(

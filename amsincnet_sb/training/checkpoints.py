@@ -21,7 +21,7 @@ from speechbrain.utils.distributed import ddp_prevent_block, if_main_process
 from amsincnet_sb.kernels.finiteness import all_finite
 from amsincnet_sb.training.distributed import on_main, same_on_all_ranks
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import replaced_folder
+from amsincnet_sb.utils.files import is_plain_file, read_json, replaced_folder
 
 __all__ = ["AtomicCheckpointer"]
 
@@ -345,8 +345,10 @@ def _damage(path):
     if not (path / CHECKSUMS).exists():
         return None  # written by SpeechBrain itself
     try:
-        sums = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
+        sums = read_json(path / CHECKSUMS, "it is written again")
         for name, (size, crc) in sums.items():
+            if not is_plain_file(path / name):
+                return f"{name} is missing"
             if os.path.getsize(path / name) != size:
                 return f"{name} is cut short"
             with open(path / name, "rb") as file:

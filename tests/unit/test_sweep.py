@@ -108,6 +108,8 @@ def test_other_options_need_another_folder(recipe, tmp_path):
 @pytest.mark.parametrize("start", [[], ["sweep"]])
 def test_the_command(recipe, tmp_path, monkeypatch, capsys, start):
     monkeypatch.chdir(tmp_path)
+    for name in ("TIMIT", "lists"):
+        (tmp_path / name).mkdir()
     main = cli.main if start else sweep_script.main
     status = main(
         [*start, str(recipe / "am.yaml"), "--margins", "0.1,0.9"]

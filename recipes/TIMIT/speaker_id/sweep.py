@@ -39,6 +39,7 @@ from amsincnet_sb.utils.locks import sole_process
 
 COLUMNS = ["recipe", "margin", "seed", "frame_error", "sentence_error"]
 FIRST_SEED = 1234
+MOST = 1000  # margins, or seeds; more is a slip
 ANOTHER = "give another --output"
 
 
@@ -53,13 +54,14 @@ def parse_margins(text):
     try:
         if ":" in text:
             first, last, step = map(float, text.split(":"))
-            count = round((last - first) / step) + 1
+            count = min(round((last - first) / step) + 1, MOST)
             margins = [round(first + i * step, 6) for i in range(count)]
         else:
             margins = [float(part) for part in text.split(",")]
     except (ValueError, ZeroDivisionError, OverflowError):
         margins = []
-    if not margins or not all(0 <= margin <= 1 for margin in margins):
+    right = 0 < len(margins) < MOST and all(0 <= m <= 1 for m in margins)
+    if not right:
         raise InputError(
             f"--margins is {text!r} but must be first:last:step or margins "
             "between commas, each from 0 to 1."
@@ -332,7 +334,7 @@ def _parser(prog):
     add = parser.add_argument
     add("hparams", help="hyperparameter file with a margin")
     add("--margins", default="0.05:0.95:0.05", help="first:last:step or a,b,c")
-    seeds = number("--seeds", least=1)
+    seeds = number("--seeds", least=1, most=MOST)
     add("--seeds", type=seeds, default=3, help="runs of each (default: 3)")
     add("--data-folder", help="corpus")
     add("--manifest", help="folder made by amsincnet prepare")
@@ -350,12 +352,22 @@ def main(arguments=None, prog=None):
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser(prog).parse_args(one_spelling(arguments[:end]))
-    # The runs start in the recipe's folder.
-    places = [
-        f"--{key}={Path(getattr(options, key)).expanduser().absolute()}"
-        for key in ("data_folder", "manifest")
-        if getattr(options, key)
-    ]
+    places = []
+    for key in ("data_folder", "manifest"):
+        place = getattr(options, key)
+        if place is None:
+            continue
+        # The runs start in the recipe's folder.
+        place = Path(place).expanduser().absolute()
+        if not place.is_dir():
+            option = key.replace("_", "-")
+            raise InputError(f"--{option} is {place} but must be a folder.")
+        places.append(f"--{key}={place}")
+    # Before a folder is made.
+    if _own_margin(options.hparams) is None:
+        raise InputError(f"{options.hparams} has no margin to sweep over.")
+    for file in options.baselines:
+        _own_margin(file)
     margins = parse_margins(options.margins)
     with sole_process(Path(options.output).expanduser()):
         sweep = Sweep(
