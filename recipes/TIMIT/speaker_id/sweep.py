@@ -28,6 +28,7 @@ from amsincnet_sb.training.device import visible_gpus
 from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.training.run_record import as_json
+from amsincnet_sb.training.signals import STOPPED
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 from amsincnet_sb.utils.files import (
     atomic_write,
@@ -222,7 +223,8 @@ class Sweep:
                 if errors is None:
                     failed.append(run)
                     log = self.folder(run).with_suffix(".log")
-                    outcome = f"failed, see {log}"
+                    outcome = "stopped" if status == STOPPED else "failed"
+                    outcome += f", see {log}"
                 else:
                     self.write_table()
                     outcome = (
