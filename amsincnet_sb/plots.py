@@ -25,6 +25,7 @@ __all__ = [
     "plot_filters",
     "plot_margins",
     "published_curves",
+    "read_margins",
     "read_sentences",
 ]
 
@@ -294,7 +295,7 @@ def plot_margins(table, path, published=False):
     horizontal band. ``published`` draws the published errors on TIMIT beside
     them: means of the last eight evaluations.
     """
-    recipes = _read_margins(table)
+    recipes = read_margins(table)
     if not any(len(runs) > 1 for runs in recipes.values()):
         raise InputError(f"{table} has no recipe with two margins to compare.")
 
@@ -334,7 +335,7 @@ def _margin_curve(axis, name, errors, color):
         axis.axhspan(low[0], high[0], color=color, alpha=0.2)
 
 
-def _read_margins(table):
+def read_margins(table):
     """Recipe -> margin (None where it has none) -> list of error pairs."""
     recipes = {}
     try:

@@ -24,7 +24,7 @@ from amsincnet_sb.utils.files import (
     read_json,
 )
 
-__all__ = ["draw_picture", "write_report"]
+__all__ = ["draw_picture", "read_evaluation", "write_report"]
 
 WRONG = 50  # utterances to list
 COLUMNS = {
@@ -160,14 +160,14 @@ def _evaluation(results, picture):
     path = results / "evaluation.json"
     if not _own_file(results, path):
         return
-    lines, rates = _read_evaluation(path)
+    lines, rates = read_evaluation(path)
     yield "<h2>Identification and verification</h2>"
     yield f"<pre>{escape(chr(10).join(lines))}</pre>"
     if rates and plot_det(*rates, picture):
         yield _image(picture, "Detection error trade-off")
 
 
-def _read_evaluation(path):
+def read_evaluation(path):
     """An evaluation.json as text, and its miss and false-alarm rates."""
     found = read_json(path, "run amsincnet evaluate again")
     try:
@@ -274,7 +274,7 @@ def draw_picture(results, kind, picture=None, published=False):
     elif kind == "confusions":
         drawn = plot_confusions(path, picture)
     elif kind == "det":
-        _, rates = _read_evaluation(path)
+        _, rates = read_evaluation(path)
         if not rates:
             raise InputError(
                 f"{path} holds no verification errors to draw; run amsincnet "

@@ -8,7 +8,9 @@ import io
 import json
 import os
 import pickle
+import resource
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,11 +28,18 @@ from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.manifest import Provenance, read_manifest
 from amsincnet_sb.dataio.scp import read_labels, read_scp
 from amsincnet_sb.inference.evaluation import read_trials
+from amsincnet_sb.inference.identifier import SpeakerIdentifier
+from amsincnet_sb.inference.pretrained import write_pretrained
+from amsincnet_sb.lobes.classifiers import CosineClassifier
+from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.original import load_original
+from amsincnet_sb.plots import read_margins, read_sentences
+from amsincnet_sb.report import read_evaluation
 from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError
 
+MEMORY = 2**18  # kB
 CASES = int(os.environ.get("FUZZ_CASES", 50))
 
 fuzz = settings(
@@ -72,6 +81,27 @@ def only_input_errors(read, path):
     except InputError as error:
         assert str(error).strip() and "Traceback" not in str(error)
         return None
+
+
+def status(name):
+    """A size in /proc/self/status, in kB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1])
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory():
+    """No reader takes much more memory than its small file can fill."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    # Whatever is wrong with a reader, the machine goes on.
+    allowed = 1024 * status("VmSize") + 2**34
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, limits[1]))
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+    before = status("VmRSS")
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert status("VmHWM") - before < MEMORY
 
 
 def written(write, *arguments, **options):
@@ -145,6 +175,66 @@ def kaldi(path):
     for name, data in zip(("wav.scp", "utt2spk", "segments"), parts):
         (path.parent / name).write_bytes(data)
     own_corpus(path, path.parent)
+
+
+def model(path):
+    """One file of a model's folder, the others as they were written."""
+    if not (path.parent / "classifier.ckpt").exists():
+        made = path.parent / "made"
+        write_pretrained(made, *SMALL_MODEL, ["ann", "bob"], 10.0)
+        for file in (made / "config.json", *made.glob("*.ckpt")):
+            if not (path.parent / file.name).exists():
+                file.rename(path.parent / file.name)
+    who = SpeakerIdentifier.from_results(path.parent)
+    assert np.isfinite(who.scale) and len({*who.speakers}) > 0
+
+
+def enrolled(names, vectors):
+    return written(
+        np.savez, speakers=np.array(names), vectors=np.array(vectors, "float32")
+    )
+
+
+SMALL_MODEL = (
+    SincNet(
+        window=200,
+        hop=50,
+        cnn_channels=[4],
+        cnn_kernel_sizes=[51],
+        cnn_pools=[3],
+        fc_neurons=[4],
+    ),
+    CosineClassifier(4, 2),
+)
+CONFIG = {
+    "format": 1,
+    "network": "SincNet",
+    "embedding_model": SMALL_MODEL[0].arguments,
+    "classifier": {
+        "name": "CosineClassifier",
+        "input_size": 4,
+        "out_neurons": 2,
+    },
+    "scale": 10.0,
+    "speakers": ["ann", "bob"],
+}
+RATES = {"miss": [0.0, 1.0], "false_alarm": [1.0, 0.0]}
+ERRORS = {"eer": 1.0, "threshold": 0.5, "calibrated": None}
+EVALUATION = {
+    "sentences": 2,
+    "speakers": 2,
+    "closed_set": {"sentences": 2, "frame_error": 1.0, "sentence_error": 0.0},
+    "open_set": {**ERRORS, "known": 1, "unknown": 1, "unknown_are": "others"},
+    "verification": {
+        **ERRORS,
+        "min_dcf": 1.0,
+        "targets": 1,
+        "nontargets": 1,
+        "det": RATES,
+    },
+}
+JSON_WORDS = [b"[" * 3000, b"null", b"{}", b"[]", b"true", b'"a"', b"9" * 400]
+JSON_WORDS += [b"99999999", b"NaN", b"-Infinity", b"1e308", b'{"a": ' * 3000]
 
 
 LISTS = st.one_of(
@@ -237,6 +327,38 @@ READERS = {
         broken(
             json.dumps({"format": 1, **asdict(PROVENANCE)}).encode(),
             words=[b"[" * 3000, b"null", b"{}", b"1"],
+        ),
+    ),
+    "config.json": (
+        model,
+        broken(json.dumps(CONFIG).encode(), words=JSON_WORDS),
+    ),
+    "calibration.json": (
+        model,
+        broken(
+            b'{"verification": {"threshold": 0.5}, "identification": '
+            b'{"threshold": 0.3, "own_cosine": 0.3}}',
+            words=JSON_WORDS,
+        ),
+    ),
+    "enrolled.npz": (
+        model,
+        broken(enrolled(["ann", "bob"], [[1.0] * 4] * 2)),
+    ),
+    "evaluation.json": (
+        read_evaluation,
+        broken(json.dumps(EVALUATION).encode(), words=JSON_WORDS),
+    ),
+    "sentences.csv": (
+        read_sentences,
+        broken(b"speaker,decision\nann,bob\nbob,bob\n", words=[b",", b"=1"]),
+    ),
+    "margins.csv": (
+        read_margins,
+        broken(
+            b"recipe,margin,seed,frame_error,sentence_error\n"
+            b"a,0.1,1,2.0,3.0\na,0.2,1,2.0,3.0\n",
+            words=[b",", b",,"],
         ),
     ),
     "model_raw.pkl": (
