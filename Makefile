@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
-RECIPE := recipes/TIMIT/speaker_id
 bin := $(abspath $(VENV))/bin
 
 .PHONY: install demo test test-slow bench lint speechbrain-checks clean
@@ -23,9 +22,8 @@ $(VENV)/.installed: setup.py constraints.txt
 # Train a small network on generated speech, then ask it who speaks.
 demo: install
 	$(bin)/amsincnet demo-corpus $(DEMO)/corpus --speakers 10
-	cd $(RECIPE) && $(bin)/python train.py hparams/demo.yaml \
-	    --data_folder=$(abspath $(DEMO))/corpus \
-	    --output_folder=$(abspath $(DEMO))/results
+	$(bin)/amsincnet train hparams/demo.yaml \
+	    --data_folder=$(DEMO)/corpus --output_folder=$(DEMO)/results
 	@echo
 	@echo "Who speaks in a sentence the network has not heard?"
 	$(bin)/amsincnet identify $(DEMO)/results \

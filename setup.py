@@ -1,14 +1,38 @@
 """Installs the package `amsincnet_sb` and the command `amsincnet`."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 version = re.search(
     r'__version__ = "(.+)"', (here / "amsincnet_sb/__init__.py").read_text()
 ).group(1)
+
+# What the commands need of the recipe, through its links.
+RECIPE = ["*.py", "speaker_id/*.py", "speaker_id/hparams/*.yaml"]
+
+
+class BuildWithRecipe(build_py):
+    """Copies the recipe into what is built; a clone has it already."""
+
+    def run(self):
+        """Build, and copy; nothing of an earlier build is left."""
+        super().run()
+        if self.editable_mode:
+            return
+        copy = Path(self.build_lib, "amsincnet_sb", "recipes")
+        shutil.rmtree(copy, ignore_errors=True)
+        source = here / "recipes" / "TIMIT"
+        for pattern in RECIPE:
+            for path in source.glob(pattern):
+                target = copy / "TIMIT" / path.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+
 
 EXPORT = ["onnx", "onnxruntime", "onnxscript", "safetensors"]
 
@@ -29,6 +53,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     python_requires=">=3.10",
+    cmdclass={"build_py": BuildWithRecipe},
     packages=find_packages(include=["amsincnet_sb", "amsincnet_sb.*"]),
     package_data={"amsincnet_sb": ["data/*.csv"]},
     install_requires=[

@@ -5,12 +5,17 @@ needs when it runs, so that ``--help`` does not wait for it.
 """
 
 import importlib.util
+import inspect
 import json
+import os
+import runpy
+import shutil
 import sys
 from pathlib import Path
 
 from amsincnet_sb import __version__
 from amsincnet_sb.options import argument, command, make_parser, one_spelling
+from amsincnet_sb.training.recipe_files import HPARAMS, RECIPES
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 from amsincnet_sb.utils.files import atomic_write, check_output
 
@@ -33,10 +38,17 @@ def main(arguments=None):
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_input_error():
+        parser = _parser()
+        if "_ARGCOMPLETE" in os.environ:  # a shell asks; ends the process
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
+        if arguments[:1] == ["train"]:
+            return _train(arguments[1:]) or 0
         if arguments[:1] == ["sweep"]:
             return _sweep(arguments[1:])
         arguments[:1] = [OLD_NAMES.get(word, word) for word in arguments[:1]]
-        options = _parser().parse_args(one_spelling(arguments))
+        options = parser.parse_args(one_spelling(arguments))
         return options.run(options) or 0
 
 
@@ -294,20 +306,65 @@ def _prepare(options):
         *taken,
         *report,
         f"Manifests: {options.output}",
-        "Train on them in recipes/TIMIT/speaker_id with",
+        "Train on them with",
         f"  {training_command(options.output, summary)}",
     )
     print(*lines, sep="\n")
 
 
 @command()  # the script has the options
+def _train(arguments):
+    """Train a network.
+
+    Give a configuration (see amsincnet hparams) or a file of your own, and
+    behind it any of its keys as --KEY=VALUE and SpeechBrain's options, such as
+    --device=cuda:0. Results go into the folder results. On several GPUs:
+    torchrun --nproc_per_node=4 -m amsincnet_sb train ...
+
+    example: amsincnet train am_sincnet_m005 --data_folder=TIMIT
+    """
+    if {"-h", "--help"} & {*arguments}:
+        print(f"{inspect.getdoc(_train)}\n", flush=True)
+    script = RECIPES / "TIMIT" / "speaker_id" / "train.py"
+    sys.argv[1:] = arguments
+    sys.path.insert(0, str(script.parent))  # as Python does for a script
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@command()  # the script has the options
 def _sweep(arguments):
     """Train with many margins and seeds, and compare.
 
-    example: amsincnet sweep hparams/am_sincnet.yaml --data_folder TIMIT
+    example: amsincnet sweep am_sincnet --data_folder TIMIT
     """
     script = _recipe_module("TIMIT/speaker_id/sweep.py")
     return script.main(arguments, "amsincnet sweep")
+
+
+@command(argument("--copy", "folder to copy them to", metavar="FOLDER"))
+def _hparams(options):
+    """List the configurations, or copy them to be edited.
+
+    Each is a hyperparameter file. Their includes are found beside them, so all
+    are copied. A file that is there already is never replaced.
+
+    example: amsincnet hparams --copy my_hparams
+    """
+    files = sorted(HPARAMS.glob("*.yaml"))
+    if not options.copy:
+        print(*(path.stem for path in files), sep="\n")
+        return
+    folder = Path(options.copy)
+    for path in files:
+        there = folder / path.name
+        if there.exists() and there.read_bytes() != path.read_bytes():
+            raise InputError(
+                f"{there} is there already, and differs; give another folder."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+    print(f"Copied {len(files)} files: {folder}")
 
 
 @command(
@@ -421,14 +478,8 @@ def _report(options):
 
 
 def _recipe_module(name):
-    """A script of the repository's recipes, as a module."""
-    path = Path(__file__).absolute().parents[1] / "recipes" / name
-    if not path.is_file():
-        raise InputError(
-            f"{path} does not exist, because the recipes are not installed "
-            "with the package; run this command from a clone of the "
-            "repository, installed there with `pip install -e .`."
-        )
+    """A script of the recipes, as a module."""
+    path = RECIPES / name
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

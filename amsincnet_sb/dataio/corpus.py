@@ -6,6 +6,8 @@ decoded once; what cannot be used is left out and reported. No audio is copied.
 
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from amsincnet_sb.dataio.listings import list_corpus
@@ -195,11 +197,19 @@ def find_manifests(folder, validation_sentences=0):
 
 
 def training_command(folder, corpus):
-    """What to type in a recipe's folder to train on a preparation."""
-    words = ["python", "train.py", "hparams/am_sincnet_m035.yaml"]
+    """What to type, anywhere, to train on a preparation."""
+    words = [*_program(), "train", "am_sincnet_m035"]
     words.append(f"--manifest={os.path.abspath(folder)}")
     words.append(f"--data_folder={corpus.options['data_folder']}")
     return " ".join(map(_shell_word, words))
+
+
+def _program():
+    """`amsincnet`, or what does the same where a shell would not find it."""
+    found = shutil.which("amsincnet")
+    if found and Path(found).parent == Path(sys.executable).parent:
+        return ["amsincnet"]
+    return [sys.executable, "-m", "amsincnet_sb"]
 
 
 def _shell_word(text):

@@ -5,6 +5,8 @@ SpeechBrain's parser joins all options to one yaml text, in which ``run #2`` is
 the rest. Here each value is read by itself, and a path is text.
 """
 
+import contextlib
+import io
 import os
 import re
 
@@ -13,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
+from amsincnet_sb.training.recipe_files import find_hparams
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["is_path", "is_text", "parse_arguments"]
@@ -40,45 +43,67 @@ def parse_arguments(arguments):
     ---------
     arguments : list of str
         ``sys.argv[1:]``. Keys of the recipe are written ``--key=value`` or
-        ``--key value``. A path is taken literally, but for a leading ``~``;
-        other values are yaml.
+        ``--key value``, hyphens in a key are underscores. A path is taken
+        literally, but for a leading ``~``; other values are yaml.
 
     Returns
     -------
     hparams_file : str
+        By :func:`~amsincnet_sb.training.recipe_files.find_hparams`.
     run_opts : RunOptions
     overrides : dict
 
     Raises
     ------
     InputError
-        A key has no value or two, or a value that cannot be read.
+        There is no such file, or a key has no value or two, or a value that
+        cannot be read.
 
     Example
     -------
-    >>> line = ["a.yaml", "--output_folder=run #2", "--sizes", "[1, 2]"]
+    >>> line = ["my/a.yaml", "--output-folder=run #2", "--sizes", "[1, 2]"]
     >>> file, run_opts, overrides = parse_arguments([*line, "--debug"])
     >>> file, run_opts.debug, overrides
-    ('a.yaml', True, {'output_folder': 'run #2', 'sizes': [1, 2]})
+    ('my/a.yaml', True, {'output_folder': 'run #2', 'sizes': [1, 2]})
     """
     overrides, others, pending = {}, [], list(arguments)
     while pending:
         argument = pending.pop(0)
         key, equals, text = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or key in RUN_OPTIONS:
+        key = key.replace("-", "_")
+        if not argument.startswith("--"):
             others.append(argument)
+            continue
+        if key in RUN_OPTIONS:
+            others.append(f"--{key}{equals}{text}")
             continue
         if not equals and pending and not pending[0].startswith("--"):
             text = pending.pop(0)
         if key in overrides:
             raise InputError(f"The command line has --{key} twice; give one.")
         overrides[key] = _value(key, text)
-    hparams_file, run_opts, rest = sb.parse_arguments(others)
+    hparams_file, run_opts, rest = _speechbrains(others)
     if rest:
         raise InputError(
             f"The command line has {rest!r} where --key=value was expected."
         )
-    return hparams_file, run_opts, overrides
+    return find_hparams(hparams_file), run_opts, overrides
+
+
+def _speechbrains(arguments):
+    """SpeechBrain's parser, whose complaint is one sentence here."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return sb.parse_arguments(arguments)
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise  # after --help
+        *_, problem = complaint.getvalue().strip().rpartition("error: ")
+        if "param_file" in problem:
+            problem = "a configuration (`amsincnet hparams` lists them) or the"
+            problem += " path of a hyperparameter file is missing"
+        raise InputError(f"The command line: {problem}.") from stopped
 
 
 def _value(key, text):

@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import recipe_process  # noqa: E402
 import torch  # noqa: E402
-import train  # noqa: E402
 from train_step import command_line, machine  # noqa: E402
+
+import train  # noqa: E402
 
 
 def synchronize():

@@ -11,10 +11,8 @@ import pytest
 import soundfile
 
 import amsincnet_sb
-from amsincnet_sb import cli
 from amsincnet_sb.cli import main
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
-from amsincnet_sb.utils.errors import InputError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -78,7 +76,7 @@ def test_one_spelling(corpus, tmp_path, capsys):
 
 
 def test_the_module_is_the_command():
-    command = [sys.executable, "-X", "importtime", "-m", "amsincnet_sb.cli"]
+    command = [sys.executable, "-X", "importtime", "-m", "amsincnet_sb"]
     ended = subprocess.run(
         [*command, "--version"], capture_output=True, text=True, timeout=60
     )
@@ -101,15 +99,6 @@ def test_the_old_name_of_a_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "import-released" not in capsys.readouterr().out
-
-
-def test_scripts_of_the_recipes(monkeypatch, tmp_path):
-    module = cli._recipe_module("TIMIT/timit_prepare.py")
-    assert callable(module.prepare_timit)
-    # As where pip installed the package alone.
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "package" / "cli.py"))
-    with pytest.raises(InputError, match="a clone of the repository"):
-        cli._recipe_module("TIMIT/timit_prepare.py")
 
 
 # Bad input: one sentence each, and nothing is written ------------------------

@@ -66,9 +66,12 @@ def test_the_summary(recordings, tmp_path, capsys):
         "utterances with 2 channels, averaged: 4",
     ):
         assert words in out
-    program, script, hparams, *options = shlex.split(out.splitlines()[-1])
-    assert (program, script) == ("python", "train.py")
-    assert options == [f"--manifest={folder}", f"--data_folder={recordings}"]
+    *_, verb, hparams, manifest, data = shlex.split(out.splitlines()[-1])
+    assert (verb, hparams) == ("train", "am_sincnet_m035")
+    assert [manifest, data] == [
+        f"--manifest={folder}",
+        f"--data_folder={recordings}",
+    ]
 
 
 def test_a_name_that_is_not_unicode(recordings, tmp_path, capsys):

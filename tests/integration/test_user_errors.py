@@ -34,7 +34,9 @@ def test_no_data_folder(recipe, results):
     assert ended.returncode == 2
     last = ended.stderr.splitlines()[-1]
     assert last.startswith("Error: ")
-    assert "--data_folder=/path/to/TIMIT" in last and "`make demo`" in last
+    assert (
+        "--data_folder=/path/to/TIMIT" in last and "demo-corpus TIMIT`" in last
+    )
     assert "Traceback" not in ended.stderr + ended.stdout
     assert not (recipe.folder / "results" / "am_sincnet" / "m0.05").exists()
 

@@ -32,6 +32,7 @@ def train(tmp_path):
     """Trains in a process of its own; True if that came to its end."""
     # Optimizers import the compiler, which takes seconds: once, not per fork.
     import torch._dynamo  # noqa: F401
+
     import train as script
 
     corpus = recipe_process.corpus(tmp_path, speakers=4)

@@ -114,7 +114,7 @@ def test_the_trainings_end_with_the_sweep(recipe, tmp_path):
     output = tmp_path / "s"
     command = ["-m", "amsincnet_sb.cli", "sweep", recipe, "--margins=0.1,0.2"]
     command += ["--seeds=1", "--jobs-per-device=2", "--output", output]
-    sweep, pids = started([*command, "--data-folder=d"], output)
+    sweep, pids = started([*command, f"--data-folder={tmp_path}"], output)
     # Another one in the same folder is refused, and harms nothing.
     with pytest.raises(InputError, match=f"in use by process {sweep.pid}"):
         sweep_script.main([str(recipe), f"--output={output}"])

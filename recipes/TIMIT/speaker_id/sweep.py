@@ -1,8 +1,8 @@
 """Train with many margins and seeds, and compare.
 
-> python sweep.py hparams/am_sincnet.yaml --data_folder /path/to/TIMIT
+> amsincnet sweep am_sincnet --data_folder /path/to/TIMIT
 
-or ``amsincnet sweep``. Every run is a process of ``train.py``. Finished runs
+or ``python sweep.py``. Every run is a process of ``train.py``. Finished runs
 are skipped and interrupted ones continue where they were.
 """
 
@@ -27,6 +27,7 @@ from amsincnet_sb.training.children import Children
 from amsincnet_sb.training.device import visible_gpus
 from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.metrics_log import MetricsLog
+from amsincnet_sb.training.recipe_files import find_hparams
 from amsincnet_sb.training.run_record import as_json
 from amsincnet_sb.training.signals import STOPPED
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
@@ -251,11 +252,10 @@ class Sweep:
         options = [f"--seed={run.seed}", f"--output_folder={folder}"]
         if run.margin is not None:
             options.append(f"--margin={run.margin}")
-        command = [sys.executable, self.script.name, run.hparams]
+        command = [sys.executable, str(self.script), run.hparams]
         with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
             return children.start(
                 [*command, *options, *self.options],
-                cwd=self.script.parent,
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -334,7 +334,7 @@ def _parser(prog):
         "-- --number_of_epochs=30. Exit status: 1 if a run failed.",
     )
     add = parser.add_argument
-    add("hparams", help="hyperparameter file with a margin")
+    add("hparams", help="configuration or hyperparameter file with a margin")
     add("--margins", default="0.05:0.95:0.05", help="first:last:step or a,b,c")
     seeds = number("--seeds", least=1, most=MOST)
     add("--seeds", type=seeds, default=3, help="runs of each (default: 3)")
@@ -354,12 +354,13 @@ def main(arguments=None, prog=None):
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser(prog).parse_args(one_spelling(arguments[:end]))
+    options.hparams = find_hparams(options.hparams)
+    options.baselines = [find_hparams(file) for file in options.baselines]
     places = []
     for key in ("data_folder", "manifest"):
         place = getattr(options, key)
         if place is None:
             continue
-        # The runs start in the recipe's folder.
         place = Path(place).expanduser().absolute()
         if not place.is_dir():
             option = key.replace("_", "-")

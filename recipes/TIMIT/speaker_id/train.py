@@ -7,6 +7,8 @@ together.
 
 To run this recipe, do the following:
 > python train.py hparams/am_sincnet_m005.yaml --data_folder=/path/to/TIMIT
+or, from any folder:
+> amsincnet train am_sincnet_m005 --data_folder=/path/to/TIMIT
 
 To train on your own recordings, prepare them with `amsincnet prepare`, which
 prints the command.
@@ -72,8 +74,8 @@ logger = sb.utils.logger.get_logger(__name__)
 
 HINTS = {
     "data_folder": "give the folder of TIMIT with --data_folder=/path/to/TIMIT"
-    " (beside --manifest, the folder that `amsincnet prepare` named), or type "
-    "`make demo` in the repository to try it on generated speech."
+    " (beside --manifest, the folder that `amsincnet prepare` named), or try it "
+    "on speech that `amsincnet demo-corpus TIMIT` generates."
 }
 
 

@@ -1,0 +1,1 @@
+recipes/TIMIT/speaker_id/train.py
