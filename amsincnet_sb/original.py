@@ -7,7 +7,6 @@ in these runs here. Lists and labels are read by ``dataio.scp``.
 import configparser
 import os
 import re
-import zipfile
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import is_plain_file
 from amsincnet_sb.utils.locks import sole_process
+from amsincnet_sb.utils.reading import TooLarge, read_tensors
 
 __all__ = ["import_original", "load_original"]
 
@@ -221,9 +221,8 @@ def _read_weights(path):
     """All tensors of a model, keyed ``part/name``."""
     is_plain_file(path)  # a pipe would block
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            parts = _unpickle(file, size)
+        size = os.path.getsize(path)
+        parts = _unpickle(path)
     except OSError as error:
         raise InputError(
             f"it cannot be read ({error.strerror or error})."
@@ -249,17 +248,13 @@ def _read_weights(path):
     return weights
 
 
-def _unpickle(file, size):
+def _unpickle(path):
     try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                unpacked = sum(f.file_size for f in archive.infolist())
-            if unpacked > size:  # torch.save does not compress
-                raise InputError("it unpacks to more than its own size.")
-        file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except InputError:
+        return read_tensors(path)
+    except OSError:
         raise
+    except TooLarge as error:
+        raise InputError(f"{error}.") from error
     except Exception as error:  # foreign bytes can raise anything at all
         raise InputError(
             "it is not a whole file of torch.save that holds tensors and "

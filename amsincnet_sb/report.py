@@ -17,12 +17,8 @@ from amsincnet_sb.plots import (
 )
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import (
-    atomic_write,
-    check_output,
-    is_plain_file,
-    read_json,
-)
+from amsincnet_sb.utils.files import atomic_write, check_output, is_plain_file
+from amsincnet_sb.utils.reading import read_json
 
 __all__ = ["draw_picture", "read_evaluation", "write_report"]
 

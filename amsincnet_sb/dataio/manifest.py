@@ -20,8 +20,9 @@ from pathlib import Path
 
 from amsincnet_sb.dataio.lists import csv_rows
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write, read_json
+from amsincnet_sb.utils.files import atomic_write
 from amsincnet_sb.utils.locks import sole_process
+from amsincnet_sb.utils.reading import read_json
 
 __all__ = [
     "Provenance",
@@ -38,6 +39,7 @@ COLUMNS = ["ID", "duration", "wav", "start", "stop", "spk_id"]
 ROOT = "$data_root/"
 FORMAT = 1  # of prepare.json and of what the manifests mean
 SHOWN = 10  # left-out files named in the log
+LARGEST = 2**26  # bytes of prepare.json, which may list many files
 
 # SpeechBrain would take $ for a placeholder; the rest does not survive CSV.
 _UNUSABLE = re.compile(r"[$\x00-\x1f\x7f\ud800-\udfff]")
@@ -297,7 +299,8 @@ class Provenance:
     def read(cls, folder):
         """Read `prepare.json`; None if there is none that can be trusted."""
         try:
-            stored = read_json(Path(folder) / cls.FILE, "prepare again")
+            path = Path(folder) / cls.FILE
+            stored = read_json(path, "prepare again", LARGEST)
             if stored.pop("format") != FORMAT:
                 return None
             stored["left_out"] = [tuple(row) for row in stored["left_out"]]

@@ -1,44 +1,15 @@
-"""Enrolled speakers, thresholds and cohort: additions to a trained model.
+"""Speakers that are added to a trained model without training."""
 
-They are kept in files beside it, ``enrolled.npz``, ``calibration.json`` and
-``cohort.npz``: arrays without pickles, and JSON. Nothing in them is executed
-when they are read.
-"""
-
-import json
-import math
-from contextlib import contextmanager
-from typing import NamedTuple
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from amsincnet_sb.inference.scoring import MIN_COHORT
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import (
-    atomic_write,
-    exclusive,
-    is_plain_file,
-    read_json,
-)
 
-__all__ = [
-    "Additions",
-    "EnrollableClassifier",
-    "UNKNOWN",
-    "read_additions",
-    "write_additions",
-]
+__all__ = ["EnrollableClassifier", "UNKNOWN"]
 
 UNKNOWN = "unknown"  # the answer where no speaker of the model fits
-
-TASKS = ("verification", "identification")
-CALIBRATION, COHORT = "calibration.json", "cohort.npz"
-ENROLLED = "enrolled.npz"
-CALIBRATE = "run amsincnet evaluate --calibrate"
 
 
 class EnrollableClassifier(nn.Module):
@@ -134,142 +105,3 @@ class EnrollableClassifier(nn.Module):
                 f"so far: {known}."
             )
         self.set_enrolled({k: v for k, v in self.enrolled.items() if k != name})
-
-
-class Additions(NamedTuple):
-    """Additions to a model, each kept in a file beside it."""
-
-    enrolled: dict  # name -> class vector [embedding_size]
-    calibration: dict  # task -> threshold, and how it was found
-    cohort: torch.Tensor | None  # [speakers, embedding_size], directions
-
-
-def read_additions(folder, size):
-    """The Additions in a model's folder, or InputError for a damaged file.
-
-    ``size`` is that of an embedding.
-    """
-    calibration = _read_calibration(folder / CALIBRATION)
-    # A cohort without a threshold found with it would be of no use.
-    cohort = None
-    if "verification" in calibration:
-        cohort = _read_cohort(folder / COHORT, size)
-    return Additions(
-        _read_enrolled(folder / ENROLLED, size), calibration, cohort
-    )
-
-
-def write_additions(folder, size, new, old=None):
-    """Write what :func:`read_additions` reads; return the enrolled speakers.
-
-    With ``old``, the Additions that were read, only what has changed since is
-    written, on top of what other processes have written meanwhile; if one of
-    them has changed the same speaker, it is an InputError.
-    """
-    enrolled, path = new.enrolled, folder / ENROLLED
-    with exclusive(folder / "config.json"):
-        changed = True
-        if old:
-            there = _read_enrolled(path, size)
-            enrolled = _merge(folder, there, old.enrolled, enrolled)
-            changed = (
-                new.calibration != old.calibration
-                or new.cohort is not old.cohort
-            )
-        if changed and new.cohort is not None:
-            with atomic_write(folder / COHORT, "wb") as file:
-                np.savez(file, vectors=new.cohort.float().numpy())
-        if changed and new.calibration:
-            with atomic_write(folder / CALIBRATION) as file:
-                json.dump(new.calibration, file, indent=1)
-        if enrolled or path.exists():
-            vectors = np.zeros((len(enrolled), size), np.float32)
-            for row, vector in zip(vectors, enrolled.values()):
-                row[:] = vector
-            names = np.array(list(enrolled), dtype=np.str_)
-            with atomic_write(path, "wb") as file:
-                np.savez(file, speakers=names, vectors=vectors)
-    return enrolled
-
-
-def _merge(folder, there, before, ours):
-    """Our changes of the enrolled speakers on top of other processes'."""
-    merged = dict(there)
-    for name in {**before, **ours}:
-        new, old = ours.get(name), before.get(name)
-        if new is old:
-            continue
-        theirs = merged.pop(name, None)
-        same = (theirs is None) == (old is None) and (
-            old is None or torch.equal(theirs, old)
-        )
-        if not same:
-            raise InputError(
-                f"{folder}: the speaker {name!r} has been changed by another "
-                "process in the meantime; do it again."
-            )
-        if new is not None:
-            merged[name] = new
-    return merged
-
-
-def _read_calibration(path):
-    if not is_plain_file(path):
-        return {}
-    calibration = read_json(path, f"remove it and {CALIBRATE}")
-    with _reading(path, "thresholds", CALIBRATE):
-        if not set(calibration) <= set(TASKS):
-            raise ValueError("unknown task")
-        for task in calibration.values():
-            for value in (task["threshold"], task.get("own_cosine", 0.0)):
-                if isinstance(value, bool) or not math.isfinite(value):
-                    raise ValueError(f"{value!r} is not a finite number")
-    return calibration
-
-
-def _read_cohort(path, size):
-    if not is_plain_file(path):
-        return None
-    with _reading(path, "a cohort of this model", CALIBRATE):
-        with np.load(path, allow_pickle=False) as file:
-            vectors = _vectors(file, size)
-        if len(vectors) < MIN_COHORT:
-            raise ValueError(f"fewer than {MIN_COHORT} speakers")
-    return vectors
-
-
-def _read_enrolled(path, size):
-    if not is_plain_file(path):
-        return {}
-    with _reading(path, "enrolled speakers of this model", "enrol them again"):
-        with np.load(path, allow_pickle=False) as file:
-            names = file["speakers"].tolist()
-            vectors = _vectors(file, size)
-        if not len(set(names)) == len(names) == len(vectors):
-            raise ValueError("not one vector per name")
-        if not all(type(name) is str for name in names):
-            raise ValueError("names that are not text")
-    return dict(zip(names, vectors))
-
-
-@contextmanager
-def _reading(path, content, repair):
-    """An InputError for whatever a damaged file raises."""
-    try:
-        yield
-    except Exception as error:
-        raise InputError(
-            f"{path} does not hold {content} ({error}); remove it and {repair}."
-        ) from error
-
-
-def _vectors(file, size):
-    array = file["vectors"]
-    if (
-        array.ndim != 2
-        or array.shape[1] != size
-        or array.dtype != np.float32
-        or not np.isfinite(array).all()
-    ):
-        raise ValueError(f"not finite float32 vectors of {size} dimensions")
-    return torch.from_numpy(array)

@@ -7,6 +7,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from amsincnet_sb.inference.additions import (
+    CALIBRATION,
+    COHORT,
+    ENROLLED,
+    Additions,
+    fingerprint,
+    read_additions,
+    update_additions,
+)
 from amsincnet_sb.inference.answers import (
     Analysis,
     Candidate,
@@ -15,13 +24,7 @@ from amsincnet_sb.inference.answers import (
     ranked,
 )
 from amsincnet_sb.inference.audio_windows import window_means
-from amsincnet_sb.inference.enrolment import (
-    UNKNOWN,
-    Additions,
-    EnrollableClassifier,
-    read_additions,
-    write_additions,
-)
+from amsincnet_sb.inference.enrolment import UNKNOWN, EnrollableClassifier
 from amsincnet_sb.inference.pretrained import (
     OWN_COSINE,
     find_pretrained,
@@ -115,6 +118,7 @@ class SpeakerIdentifier:
         self.own_cosine = own_cosine
         self.windows_per_batch = windows_per_batch
         self.folder = self._training = None
+        self.outdated = {}  # additions in it that were made with other weights
         self.device = next(embedding_model.parameters()).device
         self._prepare()
         self._saved = Additions({}, {}, None)  # as in the folder
@@ -152,7 +156,16 @@ class SpeakerIdentifier:
         )
         model.folder = find_pretrained(folder)
         model._training = config.get("training")
-        additions = read_additions(model.folder, embedding_model.embedding_size)
+        additions = read_additions(
+            model.folder, embedding_model.embedding_size, model._weights
+        )
+        if taken := additions.enrolled.keys() & set(model.speakers):
+            raise InputError(
+                f"{model.folder / ENROLLED}: {min(taken)!r} is a trained "
+                "speaker as well; move the file away and enrol under another "
+                "name."
+            )
+        model.outdated = additions.outdated
         model.classifier.set_enrolled(additions.enrolled)
         model.calibration = additions.calibration
         model.cohort = additions.cohort
@@ -172,8 +185,19 @@ class SpeakerIdentifier:
 
     @property
     def speakers(self):
-        """Names: the trained speakers, then the enrolled ones."""
+        """Names: the trained speakers, then the enrolled ones.
+
+        An InputError where some were enrolled with other weights, before the
+        model was trained again: it does not know them any more. They can be
+        enrolled again.
+        """
+        self._check_current(ENROLLED)
         return self.classifier.speakers
+
+    def _check_current(self, name):
+        """Raise InputError where a file of additions is of other weights."""
+        if name in self.outdated:
+            raise InputError(self.outdated[name])
 
     @property
     def calibration(self):
@@ -184,6 +208,9 @@ class SpeakerIdentifier:
     def calibration(self, found):
         """Use other thresholds."""
         self._calibration = found
+        if found:  # those in the folder are replaced, with their cohort
+            for name in (CALIBRATION, COHORT):
+                self.outdated.pop(name, None)
         self.classifier.own_cosine = found.get("identification", {}).get(
             "own_cosine", self.own_cosine
         )
@@ -228,11 +255,12 @@ class SpeakerIdentifier:
         check_number("threshold", threshold)
         if not isinstance(top_k, Integral) or top_k < 1:
             raise InputError(f"top_k is {top_k!r} but must be at least 1.")
+        speakers = self.speakers
         for found in self.analyse_all(recordings, errors):
             if isinstance(found, InputError):
                 yield found
                 continue
-            yield ranked(self.speakers, found, top_k, threshold)
+            yield ranked(speakers, found, top_k, threshold)
 
     def embed(self, audio):
         """The d-vector of a recording: the mean over its windows.
@@ -274,6 +302,7 @@ class SpeakerIdentifier:
         if threshold is None:
             threshold = self.threshold("verification")
         check_number("threshold", threshold)
+        self._check_current(COHORT)
         first, second = torch.tensor([[0], [1]])
         directions = self._directions([a, b])
         score = compare(directions, first, second, self.cohort).item()
@@ -286,6 +315,7 @@ class SpeakerIdentifier:
         ``"identification"``. A model that has never been calibrated has
         0.8 and 0.3, and a warning says so.
         """
+        self._check_current(CALIBRATION)
         if task in self.calibration:
             return self.calibration[task]["threshold"]
         default = DEFAULT_THRESHOLDS[task]
@@ -334,7 +364,8 @@ class SpeakerIdentifier:
 
         Where several processes enrol speakers in one folder, each adds its
         own to those in it; it is an InputError if another one has changed the
-        same speaker in the meantime.
+        same speaker in the meantime. What was made with other weights is kept
+        under another name.
 
         Arguments
         ---------
@@ -344,16 +375,18 @@ class SpeakerIdentifier:
         safetensors : bool
             See :func:`amsincnet_sb.inference.pretrained.write_pretrained`.
         """
-        size = self.embedding_model.embedding_size
         if folder is None:
             if self.folder is None:
                 raise InputError("Say in which folder to save the model.")
-            enrolled = write_additions(
-                self.folder, size, self._additions(), self._saved
+            enrolled = update_additions(
+                self.folder, self._additions(), self._saved, self._weights()
             )
             self.classifier.set_enrolled(enrolled)
             self._saved = self._additions()
+            if enrolled:
+                self.outdated.pop(ENROLLED, None)
             return
+        self._check_current(ENROLLED)
         folder = Path(folder)
         if folder.exists():
             raise InputError(
@@ -368,8 +401,11 @@ class SpeakerIdentifier:
             safetensors,
             self.own_cosine,
             self._training,
+            self._additions(),
         )
-        write_additions(folder, size, self._additions())
+
+    def _weights(self):
+        return fingerprint(self.embedding_model, self.classifier.trained)
 
     def _additions(self):
         enrolled = self.classifier.enrolled

@@ -1,23 +1,33 @@
 """A trained model as a folder for SpeechBrain, this package and others."""
 
+import contextlib
 import json
-import os
+import logging
 from pathlib import Path
 
 import torch
 
 from amsincnet_sb.dataio.label_file import label_file
-from amsincnet_sb.inference.model_card import put_card
-from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
-from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
-from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.inference.additions import (
+    MARK,
+    carry_over,
+    fingerprint,
+    read_additions,
+    save_additions,
+)
+from amsincnet_sb.inference.model_card import CARD, put_card
+from amsincnet_sb.inference.model_config import OWN_COSINE, read_config
+from amsincnet_sb.kernels.finiteness import all_finite
+from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import (
     atomic_write,
+    exclusive,
     is_plain_file,
-    read_json,
     replaced_folder,
+    restore_folder,
 )
+from amsincnet_sb.utils.reading import read_tensors
 
 __all__ = [
     "OWN_COSINE",
@@ -26,16 +36,17 @@ __all__ = [
     "write_pretrained",
 ]
 
-NETWORKS = {kind.__name__: kind for kind in (SincNet, SincTDNN)}
-CLASSIFIERS = {
-    kind.__name__: kind for kind in (CosineClassifier, SoftmaxClassifier)
-}
+logger = logging.getLogger(__name__)
 
 PARTS = "embedding_model", "classifier"
-SAFETENSORS = "model.safetensors"
-# Mean cosine of a speaker's windows with that speaker's class vector, of a
-# model that does not say it.
-OWN_COSINE = 0.3
+CONFIG, SAFETENSORS = "config.json", "model.safetensors"
+FILES = {
+    CARD,
+    CONFIG,
+    SAFETENSORS,
+    "hyperparams.yaml",
+    "label_encoder.ckpt",
+} | {f"{part}.ckpt" for part in PARTS}
 
 HYPERPARAMS = """\
 # A model of amsincnet_sb, which must be installed: SpeechBrain loads it with
@@ -82,24 +93,34 @@ def write_pretrained(
     safetensors=False,
     own_cosine=None,
     training=None,
+    additions=None,
 ):
     """Write a model as SpeechBrain and this package load it.
 
     The folder holds the weights (``embedding_model.ckpt``,
     ``classifier.ckpt``), the names of the speakers (``label_encoder.ckpt``),
     ``hyperparams.yaml`` for SpeechBrain, and ``config.json``, which says the
-    same without anything that is executed on loading. It can be moved. An
-    older folder of that name is replaced as a whole. Its ``README.md`` is a
-    model card with what ``training`` says
+    same without anything that is executed on loading. It can be moved. A model
+    that is there already is replaced as a whole, and what else is in its
+    folder is kept: enrolled speakers, thresholds and whatever people have put
+    there. ``additions`` (:class:`~amsincnet_sb.inference.additions.Additions`)
+    are those of a copy. Its ``README.md`` is a model card with what
+    ``training`` says
     (:func:`~amsincnet_sb.inference.model_card.describe_training`), unless
     somebody has changed it.
 
     With ``safetensors`` it holds ``config.json``, ``model.safetensors`` and
-    the card alone: nothing that can be executed, for this package and other programs,
-    but not for SpeechBrain. For the other arguments see
+    the card alone: nothing that can be executed, for this package and other
+    programs, but not for SpeechBrain. For the other arguments see
     :class:`amsincnet_sb.inference.identifier.SpeakerIdentifier`.
     """
-    folder = os.path.abspath(folder)
+    folder = Path(folder).absolute()
+    for name, module in zip(PARTS, (embedding_model, classifier)):
+        if not all_finite(module.state_dict().values()):
+            raise InputError(
+                f"{folder}: no model is written, because the weights of the "
+                f"{name} are NaN or infinite; what was there is intact."
+            )
     if safetensors:
         to_bytes = _safetensors().save
     cosines = type(classifier) is CosineClassifier
@@ -120,14 +141,15 @@ def write_pretrained(
         config["own_cosine"] = own_cosine
     if training:
         config["training"] = training
+    config[MARK] = mark = fingerprint(embedding_model, classifier)
     states = {
         name: {k: v.cpu() for k, v in module.state_dict().items()}
         for name, module in zip(PARTS, (embedding_model, classifier))
     }
-    with replaced_folder(folder) as temporary:
+    with _locked(folder), replaced_folder(folder) as temporary:
         loads = not safetensors
-        put_card(Path(folder), temporary, embedding_model, config, loads)
-        with atomic_write(temporary / "config.json") as file:
+        put_card(folder, temporary, embedding_model, config, loads)
+        with atomic_write(temporary / CONFIG) as file:
             json.dump(config, file, indent=1)
         if safetensors:
             tensors = {
@@ -137,14 +159,47 @@ def write_pretrained(
             }
             with atomic_write(temporary / SAFETENSORS, "wb") as file:
                 file.write(to_bytes(tensors, {"format": "pt"}))
-            return
-        for name, state in states.items():
-            with atomic_write(temporary / f"{name}.ckpt", "wb") as file:
-                torch.save(state, file)
-        with atomic_write(temporary / "hyperparams.yaml") as file:
-            file.write(_hyperparams(type(embedding_model), config))
-        with atomic_write(temporary / "label_encoder.ckpt") as file:
-            file.write(label_file(speakers))
+        else:
+            for name, state in states.items():
+                with atomic_write(temporary / f"{name}.ckpt", "wb") as file:
+                    torch.save(state, file)
+            with atomic_write(temporary / "hyperparams.yaml") as file:
+                file.write(_hyperparams(type(embedding_model), config))
+            with atomic_write(temporary / "label_encoder.ckpt") as file:
+                file.write(label_file(speakers))
+        if additions is not None:
+            save_additions(temporary, additions, mark)
+        elif folder.is_dir():
+            _keep_additions(folder, temporary, mark)
+
+
+def _keep_additions(folder, temporary, mark):
+    """Take over what people have put beside the old model; say what is idle."""
+    carry_over(folder, temporary, FILES, lambda: _mark_of(folder))
+    with contextlib.suppress(InputError):  # damage is told when they are used
+        for name in read_additions(temporary, None, lambda: mark).outdated:
+            logger.warning(
+                "Note: %s was made with other weights than the model has now: "
+                "it is kept, and not used.",
+                folder / name,
+            )
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Nobody enrols speakers in a model while it is being replaced."""
+    with contextlib.ExitStack() as stack:
+        if is_plain_file(folder / CONFIG):
+            stack.enter_context(exclusive(folder / CONFIG))
+        yield
+
+
+def _mark_of(folder):
+    """The fingerprint of the model in a folder, as far as it has one."""
+    try:
+        return fingerprint(*read_pretrained(folder)[:2])
+    except InputError:
+        return "damaged"
 
 
 def _hyperparams(network, config):
@@ -174,6 +229,7 @@ def _safetensors():
 def find_pretrained(folder):
     """``pretrained/`` in a results folder; another folder as it is."""
     inner = Path(folder) / "pretrained"
+    restore_folder(inner)
     return inner if inner.is_dir() else Path(folder)
 
 
@@ -194,64 +250,45 @@ def read_pretrained(folder, device="cpu"):
             f"{given} is not a folder; give the results folder of a finished "
             "training run."
         )
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not is_plain_file(path):
         raise InputError(
             f"{given} holds no trained model (no {path.name} in it or in "
             "pretrained/); give the results folder of a finished run."
         )
-    embedding_model, classifier, config = _build(path)
-    for name, module in zip(PARTS, (embedding_model, classifier)):
+    config, *modules = read_config(path)
+    for name, module in zip(PARTS, modules):
         _load_weights(module, name, folder)
         module.eval().requires_grad_(False)
+    _check_answer(*modules, path)
+    for module in modules:
         try:
             module.to(device)
         except (AssertionError, RuntimeError) as error:
             raise InputError(
                 f"The device {device!r} cannot be used here; try 'cpu'."
             ) from error
-    return embedding_model, classifier, config
-
-
-def _build(path):
-    """The modules that config.json describes, and its content."""
-    config = read_json(path, "write it again by training or importing")
-    try:
-        config["speakers"] = [str(name) for name in config["speakers"]]
-        config["scale"] = float(config["scale"])
-        config["own_cosine"] = float(config.get("own_cosine", OWN_COSINE))
-        # Models written before there was another network do not say it.
-        network = NETWORKS[config.get("network", "SincNet")]
-        embedding_model = network(**config["embedding_model"])
-        described = config["classifier"]
-        classifier = CLASSIFIERS[described["name"]](
-            described["input_size"], len(config["speakers"])
-        )
-    except Exception as error:
-        # Whatever values of a stranger make torch and the networks raise.
-        raise InputError(
-            f"{path} does not describe a model of this package ({error}); "
-            "write it again by training or importing."
-        ) from error
-    return embedding_model, classifier, config
+    return *modules, config
 
 
 def _load_weights(module, name, folder):
+    """Give a module on "meta" its weights, once their size is known."""
     path = folder / SAFETENSORS
     if not is_plain_file(path):
         path = folder / f"{name}.ckpt"
-        is_plain_file(path)  # a pipe would block
+        if not is_plain_file(path):
+            raise InputError(f"{path} does not exist; copy the whole folder.")
     try:
-        if path.name == SAFETENSORS:
-            start = f"{name}."
-            state = {
-                key.removeprefix(start): tensor
-                for key, tensor in _safetensors().load_file(path).items()
-                if key.startswith(start)
-            }
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        module.load_state_dict(state)
+        # Nothing is allocated for more weights than the file can hold.
+        wanted = module.state_dict()
+        count = sum(x.numel() for x in wanted.values())
+        if count > path.stat().st_size:
+            raise ValueError(f"{count} values are more than it has bytes")
+        state = _read_state(path, name)
+        module.load_state_dict(
+            {key: _like(wanted.get(key), x) for key, x in state.items()},
+            assign=True,
+        )
     except InputError:
         raise
     except Exception as error:
@@ -261,3 +298,45 @@ def _load_weights(module, name, folder):
             f"{path} does not hold the weights that config.json describes "
             f"({reason})."
         ) from error
+    for key, tensor in module.state_dict().items():
+        if not all_finite([tensor]):
+            raise InputError(
+                f"{path}: the weights {key} of the {name} are NaN or infinite; "
+                "train again, or take an older copy."
+            )
+
+
+def _read_state(path, name):
+    if path.name != SAFETENSORS:
+        return read_tensors(path)
+    start = f"{name}."
+    return {
+        key.removeprefix(start): tensor
+        for key, tensor in _safetensors().load_file(path).items()
+        if key.startswith(start)
+    }
+
+
+def _like(wanted, tensor):
+    """A tensor in the dtype of another, in memory of its own."""
+    if wanted is None or tensor.shape != wanted.shape:
+        return tensor  # load_state_dict says so
+    return tensor.to(wanted.dtype).contiguous()
+
+
+@torch.no_grad()
+def _check_answer(embedding_model, classifier, path):
+    """Refuse a model that cannot answer: whatever made it so, NaN comes out."""
+    window = torch.linspace(0, 30, embedding_model.window) ** 2
+    try:
+        answer = classifier(embedding_model(window.sin()[None]))
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise InputError(
+            f"{path} describes a model that cannot be computed ({reason})."
+        ) from error
+    if not all_finite([answer]):
+        raise InputError(
+            f"{path}: the model answers with NaN or infinite values; its "
+            "settings or weights are damaged."
+        )

@@ -15,25 +15,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from speechbrain.utils.run_opts import RunOptions
 
+from amsincnet_sb.training.permitted import is_path, is_text
 from amsincnet_sb.training.recipe_files import find_hparams
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["is_path", "is_text", "parse_arguments"]
+__all__ = ["parse_arguments"]
 
 RUN_OPTIONS = {"help", *RunOptions().as_dict()}
-PATHS = ("_folder", "_file", "_annotation", "_log", "manifest")
 # What not even a quoted scalar of yaml keeps, or no file name has.
 _UNUSABLE = re.compile("[\0\x85\ud800-\udfff]")
-
-
-def is_path(key):
-    """Whether a key of a recipe holds a path, which its name's end tells."""
-    return str(key).endswith(PATHS)
-
-
-def is_text(key):
-    """Whether a value on the command line is text, not yaml."""
-    return is_path(key) or key == "experiment"  # a part of a path
 
 
 def parse_arguments(arguments):

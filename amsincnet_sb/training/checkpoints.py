@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import shutil
+import zipfile
 import zlib
 
 import speechbrain as sb
@@ -21,7 +22,8 @@ from speechbrain.utils.distributed import ddp_prevent_block, if_main_process
 from amsincnet_sb.kernels.finiteness import all_finite
 from amsincnet_sb.training.distributed import on_main, same_on_all_ranks
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import is_plain_file, read_json, replaced_folder
+from amsincnet_sb.utils.files import is_plain_file, replaced_folder
+from amsincnet_sb.utils.reading import check_tensors, read_json, read_text
 
 __all__ = ["AtomicCheckpointer"]
 
@@ -282,6 +284,9 @@ class AtomicCheckpointer(Checkpointer):
 
     def _load(self, found):
         try:
+            for path in found.paramfiles.values():
+                if zipfile.is_zipfile(path):  # not a text
+                    check_tensors(path)
             self.load_checkpoint(found)
         except RuntimeError as error:  # of torch, about shapes
             reason = str(error).strip().split("\n")[-1].strip(" \t.")
@@ -308,7 +313,7 @@ class AtomicCheckpointer(Checkpointer):
 def _steps(checkpoint):
     """How far a Brain's training was, as something that can be compared."""
     try:
-        text = checkpoint.paramfiles["brain"].read_text(encoding="utf-8")
+        text = read_text(checkpoint.paramfiles["brain"])
         steps = int(yaml.safe_load(text)["optimizer_step"])
     except _UNREADABLE:  # not of a Brain, or damaged
         steps = -1
@@ -317,7 +322,7 @@ def _steps(checkpoint):
 
 def _has_readable_meta(path):
     try:
-        meta = yaml.safe_load((path / METAFNAME).read_text(encoding="utf-8"))
+        meta = yaml.safe_load(read_text(path / METAFNAME))
         usable = "end-of-epoch" in meta
         usable = usable and isinstance(meta["unixtime"], (int, float))
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):

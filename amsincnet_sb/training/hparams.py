@@ -26,8 +26,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, Loader
 from ruamel.yaml.error import YAMLError
 
-from amsincnet_sb.training.arguments import is_text
-from amsincnet_sb.training.permitted import HOW
+from amsincnet_sb.training.permitted import HOW, is_text
 from amsincnet_sb.utils.errors import InputError, as_input_error
 from amsincnet_sb.utils.files import atomic_write
 

@@ -6,6 +6,7 @@ import re
 
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, is_plain_file
+from amsincnet_sb.utils.reading import read_text
 
 __all__ = ["MetricsLog"]
 
@@ -42,8 +43,7 @@ class MetricsLog:
         """
         if not is_plain_file(self.path):
             return []
-        with open(self.path, "rb") as file:
-            lines = file.read().split(b"\n")
+        lines = read_text(self.path).split("\n")
         records = []
         for number, line in enumerate(lines[:-1], start=1):
             try:

@@ -7,11 +7,18 @@ before anything is written or allocated.
 import math
 from dataclasses import dataclass
 
-from amsincnet_sb.training.arguments import is_text
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["HOW", "PERMITTED", "check_options", "permitted"]
+__all__ = [
+    "HOW",
+    "PERMITTED",
+    "check_options",
+    "is_path",
+    "is_text",
+    "permitted",
+]
 
+PATHS = ("_folder", "_file", "_annotation", "_log", "manifest")
 LARGEST_BATCH = 2**31  # samples: 8 GiB in float32
 LARGEST_MATRIX = 2**30  # weights: 4 GiB in float32
 
@@ -179,6 +186,9 @@ PERMITTED = {
     "dropout": Number(0, 1),
     "linear_embedding": SWITCH,
     "released_init": SWITCH,
+    "negative_slope": SHARE,
+    "min_low_hz": Number(0, 10**5),
+    "min_band_hz": Number(0, 10**5),
     "input_size": SIZE,
     "out_neurons": Whole(1, 10**6),
     # bookkeeping
@@ -191,6 +201,16 @@ PERMITTED = {
     "profile_steps": COUNT,
     "profile_warmup": Whole(0, 10**9),
 }
+
+
+def is_path(key):
+    """Whether a key of a recipe holds a path, which its name's end tells."""
+    return str(key).endswith(PATHS)
+
+
+def is_text(key):
+    """Whether a value on the command line is text, not yaml."""
+    return is_path(key) or key == "experiment"  # a part of a path
 
 
 def permitted(path):

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import json
 import os
 import re
 import shutil
@@ -22,7 +21,6 @@ __all__ = [
     "check_output",
     "exclusive",
     "is_plain_file",
-    "read_json",
     "replaced_folder",
     "restore_folder",
     "spreadsheet_cell",
@@ -145,28 +143,6 @@ def is_plain_file(path):
     if not stat.S_ISREG(kind):
         raise InputError(f"{path} is {_kind(kind)} and not a file.")
     return True
-
-
-def read_json(path, advice):
-    """The object, a dict, in a JSON file.
-
-    Raises InputError, which ends with the ``advice``, where the file is
-    missing, is no plain file, no JSON, nested too deeply, or not an object.
-    """
-    try:
-        if not is_plain_file(path):
-            raise InputError(f"{path} does not exist; {advice}.")
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except InputError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{path} cannot be read as JSON ({reason}); {advice}."
-        ) from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} does not hold a JSON object; {advice}.")
-    return found
 
 
 def spreadsheet_cell(text):

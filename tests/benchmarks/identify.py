@@ -19,7 +19,8 @@ import time
 import numpy as np
 import soundfile
 
-from amsincnet_sb.inference.pretrained import NETWORKS, write_pretrained
+from amsincnet_sb.inference.model_config import NETWORKS
+from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 
 COMMAND = [sys.executable, "-m", "amsincnet_sb.cli", "identify"]

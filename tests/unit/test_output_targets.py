@@ -11,10 +11,10 @@ from amsincnet_sb.utils.files import (
     atomic_write,
     check_output,
     is_plain_file,
-    read_json,
     replaced_folder,
     spreadsheet_cell,
 )
+from amsincnet_sb.utils.reading import read_json
 
 # What has the name already: how it is made, and a word about it.
 OCCUPANTS = {
@@ -94,7 +94,7 @@ def test_no_reader_waits_for_a_pipe(tmp_path):
         (b"[" * 10**5, "cannot be read as JSON .*; do that."),
         (b'{"a": ' * 10**5, "cannot be read as JSON .*; do that."),
         (b'{"a": ' + b"9" * 9999 + b"}", "cannot be read as JSON"),
-        (b"{\xff}", "cannot be read as JSON"),
+        (b"{\xff}", "is not text in UTF-8; do that."),
         (None, "a.json does not exist; do that."),
     ],
 )

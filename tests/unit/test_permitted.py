@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from amsincnet_sb.training.arguments import is_text, parse_arguments
+from amsincnet_sb.training.arguments import parse_arguments
 from amsincnet_sb.training.hparams import plain_options
-from amsincnet_sb.training.permitted import check_options, permitted
+from amsincnet_sb.training.permitted import check_options, is_text, permitted
 from amsincnet_sb.utils.errors import InputError
 
 HPARAMS = Path(__file__).parents[2] / "hparams"

@@ -84,7 +84,8 @@ def test_a_moved_folder_and_an_overwritten_one(folder, small, tmp_path):
     moved = tmp_path / "moved"
     shutil.move(folder, moved)
     assert read_pretrained(moved)[2]["speakers"] == SPEAKERS
-    (moved / "stale.txt").write_text("x")
+    (moved / "notes.txt").write_text("mine")
+    (moved / "model.safetensors").write_text("of another model")
     other = SincNet(**small).train()
     before = {k: v.clone() for k, v in other.state_dict().items()}
     write_pretrained(moved, other, CosineClassifier(16, 2), ["c", "d"])
@@ -102,6 +103,7 @@ def test_a_moved_folder_and_an_overwritten_one(folder, small, tmp_path):
         "embedding_model.ckpt",
         "hyperparams.yaml",
         "label_encoder.ckpt",
+        "notes.txt",
     ]
 
 

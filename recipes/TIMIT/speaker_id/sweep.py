@@ -34,10 +34,10 @@ from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 from amsincnet_sb.utils.files import (
     atomic_write,
     check_output,
-    read_json,
     spreadsheet_cell,
 )
 from amsincnet_sb.utils.locks import sole_process
+from amsincnet_sb.utils.reading import read_json
 
 COLUMNS = ["recipe", "margin", "seed", "frame_error", "sentence_error"]
 FIRST_SEED = 1234

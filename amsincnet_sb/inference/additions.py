@@ -1,0 +1,313 @@
+"""What people add to a trained model: enrolled speakers, thresholds, a cohort.
+
+They are kept in files beside it, ``enrolled.npz``, ``calibration.json`` and
+``cohort.npz``: arrays without pickles, and JSON. Nothing in them is executed
+when they are read. Each says by ``weights``, a :func:`fingerprint`, which
+weights it was made with (files of version 0.2.0 and before do not, and count
+as made with those beside them). With other weights it means nothing: it is
+kept, and not used.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from amsincnet_sb.inference.scoring import MIN_COHORT
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import atomic_write, exclusive, is_plain_file
+from amsincnet_sb.utils.reading import read_arrays, read_json
+
+__all__ = [
+    "CALIBRATION",
+    "COHORT",
+    "ENROLLED",
+    "MARK",
+    "Additions",
+    "carry_over",
+    "fingerprint",
+    "read_additions",
+    "save_additions",
+    "update_additions",
+]
+
+logger = logging.getLogger(__name__)
+
+ENROLLED, COHORT = "enrolled.npz", "cohort.npz"
+CALIBRATION = "calibration.json"
+TASKS = ("verification", "identification")
+AGAIN = {
+    ENROLLED: "enrol them again",
+    CALIBRATION: "run amsincnet evaluate --calibrate",
+    COHORT: "run amsincnet evaluate --calibrate --cohort",
+}
+MARK = "weights"
+# Class vectors of enrolled speakers are at most 20 long, directions 1.
+LARGEST_VALUE = 100.0
+
+
+class Additions(NamedTuple):
+    """Additions to a model, each kept in a file beside it."""
+
+    enrolled: dict  # name -> class vector [embedding_size]
+    calibration: dict  # task -> threshold, and how it was found
+    cohort: torch.Tensor | None  # [speakers, embedding_size], directions
+    outdated: dict = {}  # name of a file made with other weights -> sentence
+
+
+def fingerprint(*modules):
+    """A text that is the same for modules with the same weights, bit by bit."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for key, tensor in module.state_dict().items():
+            tensor = tensor.detach().cpu().contiguous()
+            digest.update(f"{key} {tensor.dtype} {[*tensor.shape]}".encode())
+            digest.update(tensor.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def read_additions(folder, size, weights):
+    """The Additions in a model's folder, or InputError for a damaged file.
+
+    ``size`` is that of an embedding; ``weights`` is a function that returns
+    the model's fingerprint, which is asked where a file has one.
+    """
+    found, outdated = {}, {}
+    for name in AGAIN:
+        found[name], mark = _read(folder / name, size, weights)
+        if mark is not None:
+            outdated[name] = _outdated(folder / name, found[name])
+            found[name] = None
+    calibration = found[CALIBRATION] or {}
+    # A cohort without a threshold found with it would be of no use.
+    if "verification" not in calibration:
+        found[COHORT] = None
+    return Additions(
+        found[ENROLLED] or {}, calibration, found[COHORT], outdated
+    )
+
+
+def save_additions(folder, new, mark):
+    """Write all of some Additions into a folder that is being made."""
+    if new.enrolled:
+        _write_enrolled(folder / ENROLLED, new.enrolled, mark)
+    _write_calibration(folder, new, mark)
+
+
+def update_additions(folder, new, old, mark):
+    """Write what has changed; return the enrolled speakers.
+
+    ``old`` are the Additions that were read, ``mark`` the fingerprint of the
+    model's weights. What other processes have written meanwhile stays; it is
+    an InputError if one has changed the same speaker or replaced the model.
+    What was made with other weights gets another name.
+    """
+    path = folder / ENROLLED
+    with exclusive(folder / "config.json"):
+        config = read_json(folder / "config.json", "train again")
+        if config.get(MARK, mark) != mark:
+            raise InputError(
+                f"{folder}: the model has been replaced in the meantime; do it "
+                "again with the new one."
+            )
+        there, other = _read(path, None, lambda: mark)
+        there = {} if other is not None or there is None else there
+        enrolled = _merge(folder, there, old.enrolled, new.enrolled)
+        if enrolled.keys() != there.keys() or any(
+            enrolled[name] is not there[name] for name in there
+        ):
+            _set_aside(path, other)
+            _write_enrolled(path, enrolled, mark)
+        changed = new.calibration != old.calibration
+        if changed or new.cohort is not old.cohort:
+            for name in (CALIBRATION, COHORT):
+                _, other = _read(folder / name, None, lambda: mark)
+                _set_aside(folder / name, other)
+            _write_calibration(folder, new, mark)
+    return enrolled
+
+
+def carry_over(old, new, made, weights):
+    """Copy what people have put beside a model to the one that replaces it.
+
+    ``made`` are the names of files that are written anew. Additions without a
+    mark get one by ``weights``, a function that returns the fingerprint of
+    the old model.
+    """
+    for path in old.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        elif path.name not in made and (path.is_file() or path.is_symlink()):
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
+    for name in AGAIN:
+        path = new / name
+        with contextlib.suppress(InputError):  # damaged: kept as it is
+            if is_plain_file(path) and MARK not in (raw := _raw(path)):
+                _write_raw(path, {**raw, MARK: weights()})
+
+
+def _raw(path):
+    """A file's content by key; InputError for whatever is wrong with it."""
+    repair = f"remove it and {AGAIN[path.name]}"
+    if path.name == CALIBRATION:
+        return read_json(path, repair)
+    try:
+        return read_arrays(path)
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _write_raw(path, raw):
+    if path.name == CALIBRATION:
+        with atomic_write(path) as file:
+            json.dump(raw, file, indent=1)
+    else:
+        with atomic_write(path, "wb") as file:
+            np.savez(file, **raw)
+
+
+def _damaged(path, error):
+    content = {
+        ENROLLED: "enrolled speakers of this model",
+        CALIBRATION: "thresholds",
+        COHORT: "a cohort of this model",
+    }[path.name]
+    return InputError(
+        f"{path} does not hold {content} ({error}); remove it and "
+        f"{AGAIN[path.name]}."
+    )
+
+
+def _read(path, size, weights):
+    """What a file holds, None without one; a mark of other weights, or None."""
+    if not is_plain_file(path):
+        return None, None
+    raw = _raw(path)
+    try:
+        mark = str(raw.pop(MARK)) if MARK in raw else None
+        if mark is not None and mark == weights():
+            mark = None
+        if mark is not None:
+            size = None  # as that of the other network
+        return _PARSERS[path.name](raw, size), mark
+    except Exception as error:
+        # Whatever a damaged or hostile file makes NumPy raise.
+        raise _damaged(path, error) from error
+
+
+def _outdated(path, content):
+    """The sentence about a file that was made with other weights."""
+    what = "it was made"
+    if path.name == ENROLLED:
+        names = [*map(repr, content)]
+        what = f"{', '.join(names[:20])} {'…' * (len(names) > 20)}".strip()
+        what += " was enrolled" if len(names) == 1 else " were enrolled"
+    return (
+        f"{path}: {what} with other weights than the model has now; "
+        f"{AGAIN[path.name]}, or move the file away."
+    )
+
+
+def _set_aside(path, mark):
+    """Give a file that was made with other weights another name."""
+    if mark is None:
+        return
+    for number in count(1):
+        more = f"-{number}" * (number > 1)
+        aside = path.with_name(f"{path.stem}-{mark[:8]}{more}{path.suffix}")
+        if not os.path.lexists(aside):
+            path.rename(aside)
+            logger.warning("Note: what %s held is kept in %s.", path, aside)
+            return
+
+
+def _write_enrolled(path, enrolled, mark):
+    vectors = [vector.cpu().float().numpy() for vector in enrolled.values()]
+    names = np.array(list(enrolled), dtype=np.str_)
+    if not vectors:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        return
+    _write_raw(
+        path, {"speakers": names, "vectors": np.stack(vectors), MARK: mark}
+    )
+
+
+def _write_calibration(folder, new, mark):
+    if new.cohort is not None:
+        vectors = new.cohort.cpu().float().numpy()
+        _write_raw(folder / COHORT, {"vectors": vectors, MARK: mark})
+    if new.calibration:
+        _write_raw(folder / CALIBRATION, {**new.calibration, MARK: mark})
+
+
+def _merge(folder, there, before, ours):
+    """Our changes of the enrolled speakers on top of other processes'."""
+    merged = dict(there)
+    for name in {**before, **ours}:
+        new, old = ours.get(name), before.get(name)
+        if new is old:
+            continue
+        theirs = merged.pop(name, None)
+        same = (theirs is None) == (old is None) and (
+            old is None or torch.equal(theirs, old)
+        )
+        if not same:
+            raise InputError(
+                f"{folder}: the speaker {name!r} has been changed by another "
+                "process in the meantime; do it again."
+            )
+        if new is not None:
+            merged[name] = new
+    return merged
+
+
+def _thresholds(raw, size):
+    if not set(raw) <= set(TASKS):
+        raise ValueError("unknown task")
+    for task in raw.values():
+        for key, largest in (("threshold", math.inf), ("own_cosine", 1.01)):
+            value = task[key] if key == "threshold" else task.get(key, 0.0)
+            right = not isinstance(value, bool) and math.isfinite(value)
+            if not right or abs(value) > largest:
+                raise ValueError(f"{key} is {value!r}")
+    return raw
+
+
+def _cohort(raw, size):
+    vectors = _vectors(raw, size)
+    if len(vectors) < MIN_COHORT:
+        raise ValueError(f"fewer than {MIN_COHORT} speakers")
+    return vectors
+
+
+def _enrolled(raw, size):
+    names, vectors = raw["speakers"].tolist(), _vectors(raw, size)
+    if not len(set(names)) == len(names) == len(vectors):
+        raise ValueError("not one vector per name")
+    if not all(type(name) is str and name.isprintable() for name in names):
+        raise ValueError("names that are not text")
+    return dict(zip(names, vectors))
+
+
+_PARSERS = {ENROLLED: _enrolled, CALIBRATION: _thresholds, COHORT: _cohort}
+
+
+def _vectors(raw, size):
+    array = raw["vectors"]
+    if (
+        array.ndim != 2
+        or (size is not None and array.shape[1] != size)
+        or array.dtype != np.float32
+        or not (np.abs(array) <= LARGEST_VALUE).all()
+    ):
+        raise ValueError(f"not finite float32 vectors of {size} dimensions")
+    return torch.from_numpy(array)
