@@ -50,8 +50,9 @@ AGAIN = {
     COHORT: "run amsincnet evaluate --calibrate --cohort",
 }
 MARK = "weights"
-# Class vectors of enrolled speakers are at most 20 long, directions 1.
-LARGEST_VALUE = 100.0
+# Class vectors of enrolled speakers are at most 20 long, directions 1; the
+# mean output of a plain softmax is a log-probability.
+LARGEST_VALUE = 1000.0
 
 
 class Additions(NamedTuple):
@@ -274,7 +275,10 @@ def _thresholds(raw, size):
     if not set(raw) <= set(TASKS):
         raise ValueError("unknown task")
     for task in raw.values():
-        for key, largest in (("threshold", math.inf), ("own_cosine", 1.01)):
+        for key, largest in (
+            ("threshold", math.inf),
+            ("own_cosine", LARGEST_VALUE),
+        ):
             value = task[key] if key == "threshold" else task.get(key, 0.0)
             right = not isinstance(value, bool) and math.isfinite(value)
             if not right or abs(value) > largest:

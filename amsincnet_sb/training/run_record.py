@@ -29,7 +29,8 @@ from amsincnet_sb.training.arguments import is_text
 from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.permitted import HOW
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write, read_json
+from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.reading import read_json
 
 __all__ = ["RunRecord", "as_json", "describe_lists", "manifests_put_back"]
 

@@ -90,6 +90,7 @@ def read_arrays(path):
     """
     import numpy as np
 
+    is_plain_file(path)  # a pipe would block
     with open(path, "rb") as file:
         for name, member in _members(file):
             if name.endswith(".npy"):
@@ -119,6 +120,7 @@ def check_tensors(path):
     """
     import torch
 
+    is_plain_file(path)  # a pipe would block
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         zipped = zipfile.is_zipfile(file)
