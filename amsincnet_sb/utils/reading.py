@@ -27,10 +27,13 @@ __all__ = [
 
 LARGEST_TEXT = 2**24  # bytes; as JSON they take up to 20 times as much memory
 
-# All that a pickle of tensors may name: none of these takes a size.
+# All that a pickle of tensors may name: none of these fills memory by itself.
+# The compiler leaves marks on an optimizer's state, whose tensors are pickled
+# with their type.
 _HARMLESS = re.compile(
     r"collections \w+|_codecs encode|(builtins|__builtin__) (set|complex)"
-    r"|torch (Size|device|[a-z]\w*|\w+Storage)|torch\.(storage|cuda) \w+Storage"
+    r"|torch (Size|Tensor|device|[a-z]\w*|\w+Storage)"
+    r"|torch\.(storage|cuda) \w+Storage|torch\._tensor _rebuild_from_type_v2"
     r"|torch\._utils _rebuild_(tensor(_v[23])?|parameter(_with_state)?)"
     r"|torch\.serialization _get_layout"
 )

@@ -14,7 +14,12 @@ from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.pretrained import read_pretrained
 from amsincnet_sb.training.checkpoints import AtomicCheckpointer
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.reading import TooLarge, check_tensors, read_arrays
+from amsincnet_sb.utils.reading import (
+    TooLarge,
+    check_tensors,
+    read_arrays,
+    read_tensors,
+)
 
 MIB = 2**20
 HUGE = 10**10
@@ -165,3 +170,12 @@ def test_a_model_of_lower_precision_is_read(saved, tmp_path):
     net, *_ = read_pretrained(tmp_path)
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert net.fc_norms[0].num_batches_tracked.dtype == torch.int64
+
+
+def test_what_the_compiler_marks_is_read(tmp_path):
+    # As it does with an optimizer's state, on GPUs.
+    tensor = torch.ones(3)
+    tensor._dynamo_static_input_type = "guarded"
+    torch.save({"state": {0: {"exp_avg": tensor}}}, tmp_path / "a.ckpt")
+    found = read_tensors(tmp_path / "a.ckpt")
+    assert torch.equal(found["state"][0]["exp_avg"], tensor)
