@@ -14,8 +14,19 @@ Example
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from amsincnet_sb import _moved
+
+if TYPE_CHECKING:  # what type checkers and editors know of _PUBLIC
+    from amsincnet_sb.inference.identifier import SpeakerIdentifier
+    from amsincnet_sb.lobes.classifiers import CosineClassifier
+    from amsincnet_sb.lobes.features import SincFeatures
+    from amsincnet_sb.lobes.registration import register
+    from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
+    from amsincnet_sb.lobes.sincnet import SincNet
+    from amsincnet_sb.nnet.losses import AMSoftmax, MarginWarmup
+    from amsincnet_sb.nnet.sinc import SincConv
 
 __version__ = "0.2.0"
 

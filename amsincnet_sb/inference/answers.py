@@ -31,7 +31,7 @@ class Candidate(NamedTuple):
     probability: float | None
 
     @property
-    def share(self):
+    def share(self) -> float | None:
         """The probability, by its name in version 0.1.0."""
         return self.probability
 

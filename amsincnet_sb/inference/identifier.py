@@ -1,8 +1,11 @@
 """Who is speaking: a trained model that answers about recordings."""
 
 import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 import torch.nn.functional as F
@@ -31,15 +34,18 @@ from amsincnet_sb.inference.pretrained import (
     read_pretrained,
     write_pretrained,
 )
-from amsincnet_sb.inference.recordings import several
+from amsincnet_sb.inference.recordings import Recording, several
 from amsincnet_sb.inference.scoring import compare
 from amsincnet_sb.lobes.frozen import for_evaluation
+from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["Analysis", "Candidate", "SpeakerIdentifier", "UNKNOWN"]
 
 logger = logging.getLogger(__name__)
+
+Threshold: TypeAlias = float | Literal["calibrated"] | None
 
 # A cosine and a probability, for a model that has not been calibrated. Where
 # the errors of one kind equal those of the other differs from model to model.
@@ -96,14 +102,14 @@ class SpeakerIdentifier:
 
     def __init__(
         self,
-        embedding_model,
-        classifier,
-        speakers,
-        scale=1.0,
-        windows_per_batch=512,
-        hop=None,
-        own_cosine=OWN_COSINE,
-    ):
+        embedding_model: WindowedEmbedding,
+        classifier: torch.nn.Module,
+        speakers: Sequence[str],
+        scale: float = 1.0,
+        windows_per_batch: int = 512,
+        hop: int | None = None,
+        own_cosine: float = OWN_COSINE,
+    ) -> None:
         window = embedding_model.window
         self.hop = max(1, window // 4) if hop is None else hop
         if not 1 <= self.hop <= window:
@@ -117,8 +123,10 @@ class SpeakerIdentifier:
         self.scale = scale
         self.own_cosine = own_cosine
         self.windows_per_batch = windows_per_batch
-        self.folder = self._training = None
-        self.outdated = {}  # additions in it that were made with other weights
+        self.folder: Path | None = None
+        self._training = None
+        # Additions in it that were made with other weights.
+        self.outdated: dict[str, str] = {}
         self.device = next(embedding_model.parameters()).device
         self._prepare()
         self._saved = Additions({}, {}, None)  # as in the folder
@@ -128,7 +136,12 @@ class SpeakerIdentifier:
         self.cohort = None
 
     @classmethod
-    def from_results(cls, folder, device="cpu", hop=None):
+    def from_results(
+        cls,
+        folder: str | os.PathLike[str],
+        device: str = "cpu",
+        hop: int | None = None,
+    ) -> "SpeakerIdentifier":
         """Load the model of a training run.
 
         Arguments
@@ -154,14 +167,14 @@ class SpeakerIdentifier:
             hop=hop,
             own_cosine=config["own_cosine"],
         )
-        model.folder = find_pretrained(folder)
+        model.folder = place = find_pretrained(folder)
         model._training = config.get("training")
         additions = read_additions(
-            model.folder, embedding_model.embedding_size, model._weights
+            place, embedding_model.embedding_size, model._weights
         )
         if taken := additions.enrolled.keys() & set(model.speakers):
             raise InputError(
-                f"{model.folder / ENROLLED}: {min(taken)!r} is a trained "
+                f"{place / ENROLLED}: {min(taken)!r} is a trained "
                 "speaker as well; move the file away and enrol under another "
                 "name."
             )
@@ -184,7 +197,7 @@ class SpeakerIdentifier:
         self._prepare()
 
     @property
-    def speakers(self):
+    def speakers(self) -> list[str]:
         """Names: the trained speakers, then the enrolled ones.
 
         An InputError where some were enrolled with other weights, before the
@@ -200,12 +213,12 @@ class SpeakerIdentifier:
             raise InputError(self.outdated[name])
 
     @property
-    def calibration(self):
+    def calibration(self) -> dict[str, dict[str, Any]]:
         """Task -> its ``"threshold"`` and how it was found; see threshold."""
         return self._calibration
 
     @calibration.setter
-    def calibration(self, found):
+    def calibration(self, found: dict[str, dict[str, Any]]) -> None:
         """Use other thresholds."""
         self._calibration = found
         if found:  # those in the folder are replaced, with their cohort
@@ -214,6 +227,24 @@ class SpeakerIdentifier:
         self.classifier.own_cosine = found.get("identification", {}).get(
             "own_cosine", self.own_cosine
         )
+
+    @overload
+    def identify(  # type: ignore[overload-overlap] # a path is no list
+        self,
+        audio: Recording,
+        top_k: int = 3,
+        threshold: Threshold = None,
+    ) -> list[Candidate]:
+        """Of one recording."""
+
+    @overload
+    def identify(
+        self,
+        audio: Iterable[Recording],
+        top_k: int = 3,
+        threshold: Threshold = None,
+    ) -> list[list[Candidate]]:
+        """Of several recordings."""
 
     def identify(self, audio, top_k=3, threshold=None):
         """Name the speaker of a recording.
@@ -243,7 +274,13 @@ class SpeakerIdentifier:
         answers = list(self.identify_all(recordings, top_k, threshold))
         return answers[0] if given is None else answers
 
-    def identify_all(self, recordings, top_k=3, threshold=None, errors=False):
+    def identify_all(
+        self,
+        recordings: Iterable[Recording],
+        top_k: int = 3,
+        threshold: Threshold = None,
+        errors: bool = False,
+    ) -> Iterator[list[Candidate] | InputError]:
         """:meth:`identify` for any number of recordings, one by one.
 
         ``recordings`` is any iterable; each is taken when it is needed. With
@@ -262,7 +299,7 @@ class SpeakerIdentifier:
                 continue
             yield ranked(speakers, found, top_k, threshold)
 
-    def embed(self, audio):
+    def embed(self, audio: Recording | Iterable[Recording]) -> torch.Tensor:
         """The d-vector of a recording: the mean over its windows.
 
         Arguments
@@ -284,7 +321,9 @@ class SpeakerIdentifier:
         size = self.embedding_model.embedding_size
         return torch.stack(embeddings) if embeddings else torch.empty(0, size)
 
-    def verify(self, a, b, threshold=None):
+    def verify(
+        self, a: Recording, b: Recording, threshold: float | None = None
+    ) -> Verification:
         """Decide whether two recordings are of the same speaker.
 
         Arguments
@@ -308,7 +347,7 @@ class SpeakerIdentifier:
         score = compare(directions, first, second, self.cohort).item()
         return Verification(score, score > threshold)
 
-    def threshold(self, task):
+    def threshold(self, task: str) -> float:
         """The threshold found by ``amsincnet evaluate --calibrate``.
 
         It is a score for the task ``"verification"``, a probability for
@@ -328,7 +367,7 @@ class SpeakerIdentifier:
         )
         return default
 
-    def enroll(self, name, files):
+    def enroll(self, name: str, files: Recording | Iterable[Recording]) -> None:
         """Add a speaker without training.
 
         The class vector is the mean direction of the windows, scaled so that
@@ -350,16 +389,20 @@ class SpeakerIdentifier:
         """
         self.classifier.check_new(name)
         given = several(files)
-        files = [files] if given is None else list(given)
-        if not files:
+        recordings = [files] if given is None else list(given)
+        if not recordings:
             raise InputError(f"There is no recording to enrol {name!r} from.")
-        self.classifier.enroll(name, self._directions(files))
+        self.classifier.enroll(name, self._directions(recordings))
 
-    def remove(self, name):
+    def remove(self, name: str) -> None:
         """Remove an enrolled speaker; InputError if there is no such one."""
         self.classifier.remove(name)
 
-    def save(self, folder=None, safetensors=False):
+    def save(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        safetensors: bool = False,
+    ) -> None:
         """Write the enrolled speakers and the calibration.
 
         Where several processes enrol speakers in one folder, each adds its
@@ -411,7 +454,12 @@ class SpeakerIdentifier:
         enrolled = self.classifier.enrolled
         return Additions(enrolled, dict(self.calibration), self.cohort)
 
-    def analyse_all(self, recordings, errors=False, measure=None):
+    def analyse_all(
+        self,
+        recordings: Iterable[Any],
+        errors: bool = False,
+        measure: Callable[..., Any] | None = None,
+    ) -> Iterator[Any]:
         """Average the model's outputs over the windows of recordings.
 
         Yields an Analysis per recording, as soon as it is complete; for

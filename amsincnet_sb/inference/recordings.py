@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Set
 from numbers import Real
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +18,19 @@ from amsincnet_sb.dataio.listings import SUFFIXES
 from amsincnet_sb.dataio.lists import corpus_files
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["FileLike", "as_source", "from_command_line", "several"]
+__all__ = [
+    "FileLike",
+    "Recording",
+    "as_source",
+    "from_command_line",
+    "several",
+]
+
+#: What stands for one recording; see :func:`as_source`.
+_Samples: TypeAlias = torch.Tensor | np.ndarray
+Recording: TypeAlias = (
+    str | os.PathLike[str] | BinaryIO | _Samples | tuple[_Samples, float]
+)
 
 BLOCK = 2**20  # bytes copied at a time
 STANDARD_INPUT = "-", "/dev/stdin"

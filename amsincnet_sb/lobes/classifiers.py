@@ -43,12 +43,12 @@ class CosineClassifier(nn.Module):
     (torch.Size([4, 1, 3]), True)
     """
 
-    def __init__(self, input_size, out_neurons):
+    def __init__(self, input_size: int, out_neurons: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_neurons, input_size))
         nn.init.xavier_uniform_(self.weight)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[batch, 1, input_size]`` to cosines ``[batch, 1, out_neurons]``."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(self.weight.dtype)
@@ -72,10 +72,10 @@ class SoftmaxClassifier(nn.Module):
     tensor([1., 1., 1., 1.], grad_fn=<ViewBackward0>)
     """
 
-    def __init__(self, input_size, out_neurons):
+    def __init__(self, input_size: int, out_neurons: int) -> None:
         super().__init__()
         self.linear = init_linear_(nn.Linear(input_size, out_neurons))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[batch, 1, input_size]`` to log-probabilities per speaker."""
         return self.linear(x).log_softmax(dim=-1)

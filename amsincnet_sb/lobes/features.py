@@ -80,18 +80,18 @@ class SincFeatures(nn.Module):
 
     def __init__(
         self,
-        out_channels=80,
-        kernel_size=251,
-        sample_rate=16000,
-        stride=10,
-        win_length=25,
-        hop_length=10,
-        min_low_hz=50.0,
-        min_band_hz=50.0,
-        param_change_factor=1.0,
-        requires_grad=True,
-        amin=1e-10,
-    ):
+        out_channels: int = 80,
+        kernel_size: int = 251,
+        sample_rate: int = 16000,
+        stride: int = 10,
+        win_length: float = 25,
+        hop_length: float = 10,
+        min_low_hz: float = 50.0,
+        min_band_hz: float = 50.0,
+        param_change_factor: float = 1.0,
+        requires_grad: bool = True,
+        amin: float = 1e-10,
+    ) -> None:
         super().__init__()
         hop = hop_length * sample_rate / 1000
         if stride < 1 or hop < stride or hop % stride:
@@ -129,7 +129,7 @@ class SincFeatures(nn.Module):
         for parameter in self.sinc.parameters():
             parameter.requires_grad_(requires_grad)
 
-    def filters(self):
+    def filters(self) -> torch.Tensor:
         """Impulse responses ``[2 * out_channels, kernel_size]``.
 
         First all band-pass filters, with a gain of about one in their band,
@@ -139,7 +139,9 @@ class SincFeatures(nn.Module):
         filters = self.sinc.filters() * (2 * (high - low))[:, None]
         return torch.cat([filters, filters @ self.hilbert])
 
-    def forward(self, wavs, lens=None):
+    def forward(
+        self, wavs: torch.Tensor, lens: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Waveforms to features.
 
         Arguments

@@ -25,7 +25,7 @@ _REGISTERED = {
 }
 
 
-def register():
+def register() -> None:
     """Make the lobes and losses reachable under SpeechBrain's own names.
 
     Afterwards ``!new:speechbrain.lobes.models.AMSincNet.SincNet`` and

@@ -6,6 +6,8 @@ are followed by an x-vector network (D. Snyder et al., "X-vectors: robust DNN
 embeddings for speaker recognition", ICASSP 2018) for windows of 200 ms.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -71,24 +73,24 @@ class SincTDNN(WindowedEmbedding):
 
     def __init__(
         self,
-        sample_rate=16000,
-        window=3200,
-        hop=160,
-        sinc_channels=80,
-        sinc_kernel_size=251,
-        sinc_pool=3,
-        log_floor=0.01,
-        tdnn_channels=(96, 128, 256, 256),
-        tdnn_kernel_sizes=(5, 5, 3, 3),
-        tdnn_strides=(3, 3, 1, 1),
-        fc_neurons=(2048, 2048),
-        dropout=0.1,
-        band_mask=0,
-        negative_slope=0.2,
-        min_low_hz=50.0,
-        min_band_hz=50.0,
-        fast=True,
-    ):
+        sample_rate: int = 16000,
+        window: int = 3200,
+        hop: int = 160,
+        sinc_channels: int = 80,
+        sinc_kernel_size: int = 251,
+        sinc_pool: int = 3,
+        log_floor: float = 0.01,
+        tdnn_channels: Sequence[int] = (96, 128, 256, 256),
+        tdnn_kernel_sizes: Sequence[int] = (5, 5, 3, 3),
+        tdnn_strides: Sequence[int] = (3, 3, 1, 1),
+        fc_neurons: Sequence[int] = (2048, 2048),
+        dropout: float = 0.1,
+        band_mask: int = 0,
+        negative_slope: float = 0.2,
+        min_low_hz: float = 50.0,
+        min_band_hz: float = 50.0,
+        fast: bool = True,
+    ) -> None:
         super().__init__(
             locals(),
             _LAYERS,
@@ -119,17 +121,18 @@ class SincTDNN(WindowedEmbedding):
         self.band_mask = BandMask(band_mask)
         channels = [sinc_channels, *tdnn_channels]
         # Batch normalisation takes a bias off again.
-        self.convs = nn.ModuleList(
+        convs = [
             nn.Conv1d(c_in, c_out, taps, stride, bias=False)
             for c_in, c_out, taps, stride in zip(
                 channels, tdnn_channels, tdnn_kernel_sizes, tdnn_strides
             )
-        )
+        ]
+        self.convs = nn.ModuleList(convs)
         self.residual = [
             conv.in_channels == conv.out_channels
             and conv.stride == (1,)
             and conv.kernel_size[0] % 2 == 1
-            for conv in self.convs
+            for conv in convs
         ]
         self.conv_norms = nn.ModuleList(
             nn.BatchNorm1d(n, momentum=MOMENTUM) for n in tdnn_channels
@@ -137,7 +140,7 @@ class SincTDNN(WindowedEmbedding):
         self.pool_norm = nn.BatchNorm1d(2 * channels[-1], momentum=MOMENTUM)
         self._add_linears(2 * channels[-1])
 
-    def sinc_map(self, windows):
+    def sinc_map(self, windows: torch.Tensor) -> torch.Tensor:
         """Filters, magnitude, logarithm, normalisation and, in training, mask.
 
         Returns ``[windows, time, channels]``.
@@ -167,7 +170,7 @@ class SincTDNN(WindowedEmbedding):
             x = torch.where(keep.unsqueeze(2), x, 0.0)
         return x.transpose(1, 2)
 
-    def embed_windows(self, windows):
+    def embed_windows(self, windows: torch.Tensor) -> torch.Tensor:
         """See :class:`amsincnet_sb.lobes.windowed.WindowedEmbedding`."""
         kernels = self._kernels(windows)
         convolve = _convolve if kernels is None else kernels.conv
@@ -175,12 +178,12 @@ class SincTDNN(WindowedEmbedding):
         for conv, norm, residual in zip(
             self.convs, self.conv_norms, self.residual
         ):
-            y = convolve(x, conv.weight, conv.stride[0])
+            y = convolve(x, conv.weight, conv.stride[0])  # type: ignore[index]
             # Each time of each window counts as an example.
             y = norm(y.flatten(0, 1)).unflatten(0, y.shape[:2])
             y = F.leaky_relu(y, self.negative_slope)
             if residual:
-                cut = conv.kernel_size[0] // 2
+                cut = conv.kernel_size[0] // 2  # type: ignore[index]
                 y = y + x[:, cut : cut + y.shape[1]]
             x = y
         return self._connect(self.pool_norm(statistics(x)))

@@ -6,6 +6,9 @@ margin: J. Nunes, D. Macêdo and C. Zanchettin, "Additive margin SincNet for
 speaker recognition", IJCNN 2019, https://arxiv.org/abs/1901.10826.
 """
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -86,21 +89,21 @@ class SincNet(WindowedEmbedding):
 
     def __init__(
         self,
-        sample_rate=16000,
-        window=3200,
-        hop=160,
-        cnn_channels=(80, 60, 60),
-        cnn_kernel_sizes=(251, 5, 5),
-        cnn_pools=(3, 3, 3),
-        fc_neurons=(2048, 2048, 2048),
-        dropout=0.0,
-        linear_embedding=False,
-        released_init=True,
-        negative_slope=0.2,
-        min_low_hz=50.0,
-        min_band_hz=50.0,
-        fast=True,
-    ):
+        sample_rate: int = 16000,
+        window: int = 3200,
+        hop: int = 160,
+        cnn_channels: Sequence[int] = (80, 60, 60),
+        cnn_kernel_sizes: Sequence[int] = (251, 5, 5),
+        cnn_pools: Sequence[int] = (3, 3, 3),
+        fc_neurons: Sequence[int] = (2048, 2048, 2048),
+        dropout: float = 0.0,
+        linear_embedding: bool = False,
+        released_init: bool = True,
+        negative_slope: float = 0.2,
+        min_low_hz: float = 50.0,
+        min_band_hz: float = 50.0,
+        fast: bool = True,
+    ) -> None:
         super().__init__(locals(), _LAYERS)
         self.cnn_pools = tuple(cnn_pools)
         self.linear_embedding = linear_embedding
@@ -139,7 +142,7 @@ class SincNet(WindowedEmbedding):
             for linear in self.linears:
                 init_linear_(linear)
 
-    def cnn(self, windows):
+    def cnn(self, windows: torch.Tensor) -> torch.Tensor:
         """The convolutional part, ``[windows, channels * time]``."""
         kernels = self._kernels(windows)
         if kernels is not None:
@@ -164,6 +167,6 @@ class SincNet(WindowedEmbedding):
         x = F.max_pool1d(x, self.cnn_pools[layer])
         return F.leaky_relu(self.cnn_norms[layer](x), self.negative_slope)
 
-    def embed_windows(self, windows):
+    def embed_windows(self, windows: torch.Tensor) -> torch.Tensor:
         """See :class:`amsincnet_sb.lobes.windowed.WindowedEmbedding`."""
         return self._connect(self.flat_norm(self.cnn(windows)))

@@ -30,6 +30,12 @@ class WindowedEmbedding(nn.Module):
     """
 
     linear_embedding = True
+    sample_rate: int
+    window: int
+    hop: int
+    negative_slope: float
+    fast: bool
+    embedding_size: int
 
     def __init__(self, arguments, layers, sizes=()):
         super().__init__()
@@ -45,7 +51,7 @@ class WindowedEmbedding(nn.Module):
         self.fast = arguments["fast"]
         self.embedding_size = self.arguments["fc_neurons"][-1]
 
-    def embed_windows(self, windows):
+    def embed_windows(self, windows: torch.Tensor) -> torch.Tensor:
         """``[windows, window]`` to ``[windows, embedding_size]``.
 
         Each network defines it.
@@ -97,7 +103,9 @@ class WindowedEmbedding(nn.Module):
         """The kernels for a tensor, or None for the plain form."""
         return kernels_for(x) if self.fast else None
 
-    def forward(self, wavs, lens=None):
+    def forward(
+        self, wavs: torch.Tensor, lens: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Embed waveforms of any length; the mean over their windows.
 
         :mod:`amsincnet_sb.nnet.windows` says where windows lie. Padding behind

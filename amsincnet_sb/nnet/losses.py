@@ -54,7 +54,9 @@ class AMSoftmax(nn.Module):
     1e-06
     """
 
-    def __init__(self, margin, scale=30.0):
+    margin: torch.Tensor
+
+    def __init__(self, margin: float, scale: float = 30.0) -> None:
         super().__init__()
         if not scale > 0:
             raise ValueError(
@@ -64,7 +66,7 @@ class AMSoftmax(nn.Module):
         self.register_buffer("margin", torch.zeros(()), persistent=False)
         self.set_margin(margin)
 
-    def set_margin(self, margin):
+    def set_margin(self, margin: float) -> None:
         """Change the margin in place; it must be from 0 to 1."""
         if not 0 <= margin <= 1:
             raise ValueError(
@@ -73,7 +75,12 @@ class AMSoftmax(nn.Module):
             )
         self.margin.fill_(margin)
 
-    def forward(self, predictions, targets, length=None):
+    def forward(
+        self,
+        predictions: torch.Tensor,
+        targets: torch.Tensor,
+        length: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Mean loss of a batch, in float32 whatever the autocast.
 
         Arguments
@@ -103,7 +110,7 @@ class AMSoftmax(nn.Module):
         own = F.one_hot(targets, scores.shape[-1]).to(scores.dtype)
         return self.scale * (scores - self.margin * own)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """Text for ``print(module)``."""
         return f"margin={self.margin.item():g}, scale={self.scale:g}"
 
@@ -139,7 +146,12 @@ class ReleasedAMSoftmax(AMSoftmax):
 
     eps = 1e-12
 
-    def forward(self, predictions, targets, length=None):
+    def forward(
+        self,
+        predictions: torch.Tensor,
+        targets: torch.Tensor,
+        length: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Mean loss of a batch of log-probabilities, of the same shapes."""
         if targets.is_floating_point():
             raise ValueError(
@@ -184,13 +196,18 @@ class MarginWarmup(nn.Module):
     (0.1, 51)
     """
 
-    def __init__(self, loss, warmup_steps):
+    def __init__(self, loss: AMSoftmax, warmup_steps: int) -> None:
         super().__init__()
         self.loss = loss
         self.margin = LinearRamp(float(loss.margin), ramp_steps=warmup_steps)
         self.steps = 0
 
-    def forward(self, predictions, targets, length=None):
+    def forward(
+        self,
+        predictions: torch.Tensor,
+        targets: torch.Tensor,
+        length: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Loss with this batch's margin; see :meth:`AMSoftmax.forward`."""
         self.loss.set_margin(self.margin(self.steps))
         # A recipe does not switch a loss between training and evaluation.
@@ -198,11 +215,11 @@ class MarginWarmup(nn.Module):
             self.steps += 1
         return self.loss(predictions, targets, length)
 
-    def get_extra_state(self):
+    def get_extra_state(self) -> dict[str, int]:
         """State for ``state_dict``."""
         return {"steps": self.steps}
 
-    def set_extra_state(self, state):
+    def set_extra_state(self, state: dict[str, int]) -> None:
         """Continue from a ``state_dict``."""
         self.steps = state["steps"]
 

@@ -75,13 +75,13 @@ class SincConv(nn.Module):
 
     def __init__(
         self,
-        out_channels=80,
-        kernel_size=251,
-        sample_rate=16000,
-        min_low_hz=50.0,
-        min_band_hz=50.0,
-        stride=1,
-    ):
+        out_channels: int = 80,
+        kernel_size: int = 251,
+        sample_rate: int = 16000,
+        min_low_hz: float = 50.0,
+        min_band_hz: float = 50.0,
+        stride: int = 1,
+    ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(
@@ -104,13 +104,13 @@ class SincConv(nn.Module):
         self.low = nn.Parameter((low / sample_rate).float())
         self.band = nn.Parameter(((high - low) / sample_rate).float())
 
-    def cutoffs(self):
+    def cutoffs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Effective cut-offs ``low, high`` in units of the sample rate."""
         low = self.low.abs() + self.min_low_hz / self.sample_rate
         high = low + self.band.abs() + self.min_band_hz / self.sample_rate
         return low, high
 
-    def cutoffs_hz(self):
+    def cutoffs_hz(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Effective cut-offs ``low, high`` in Hz, detached.
 
         Example
@@ -119,9 +119,10 @@ class SincConv(nn.Module):
         >>> [round(hz.item()) for hz in (low[0], high[0])]
         [80, 175]
         """
-        return tuple(x.detach() * self.sample_rate for x in self.cutoffs())
+        low, high = (x.detach() * self.sample_rate for x in self.cutoffs())
+        return low, high
 
-    def filters(self):
+    def filters(self) -> torch.Tensor:
         """Impulse responses ``[out_channels, kernel_size]``."""
         device, taps = self.low.device, self.kernel_size
         # In float64: the phase turns up to a hundred times, which costs
@@ -137,7 +138,7 @@ class SincConv(nn.Module):
             filters = hamming * torch.sinc((high - low) * t) * carrier
             return filters.to(self.low.dtype)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Filter waveforms, without padding.
 
         Arguments
@@ -154,7 +155,7 @@ class SincConv(nn.Module):
             x = x.unsqueeze(1)
         return F.conv1d(x, self.filters().unsqueeze(1), stride=self.stride)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """Text for ``print(module)``."""
         return (
             f"{self.out_channels}, kernel_size={self.kernel_size}, "
