@@ -27,6 +27,7 @@ LARGEST_MATRIX = 2**30  # weights: 4 GiB in float32
 HOW = {
     "skip_prep",
     "max_resident_gb",
+    "tensorboard",
     "valid_interval",
     "windows_per_batch",
     "capture_step",
@@ -125,6 +126,7 @@ SHARE = Number(0, 1)
 #: or as ``object.argument`` where that is ambiguous.
 PERMITTED = {
     "seed": Whole(0, 2**32 - 1),
+    "tensorboard": SWITCH,
     # corpus
     "all_speakers": SWITCH,
     "balance_speakers": SWITCH,

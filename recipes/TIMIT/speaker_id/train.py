@@ -63,6 +63,7 @@ from amsincnet_sb.training.run_record import (
     describe_lists,
     manifests_put_back,
 )
+from amsincnet_sb.training.tensorboard import open_tensorboard
 from amsincnet_sb.utils.errors import (
     InputError,
     as_input_error,
@@ -105,9 +106,11 @@ class SpeakerBrain(CapturedBrain):
         self.train_stats = {}
         self.own_cosine = None  # until the first evaluation
         # A debug run leaves a real run's results as they are.
-        self.writes_results = sb.utils.distributed.if_main_process() and (
-            not self.debug or self.debug_persistently
-        )
+        keeps = not self.debug or self.debug_persistently
+        self.writes_results = keeps and sb.utils.distributed.if_main_process()
+        self.board = None
+        if self.hparams.tensorboard and keeps:
+            self.board = open_tensorboard(self.hparams.output_folder)
         if isinstance(self.hparams.compute_cost, torch.nn.Module):
             self.hparams.compute_cost.to(self.device)
         bfloat16 = "bf16" in (self.precision, self.eval_precision)
@@ -266,7 +269,7 @@ class SpeakerBrain(CapturedBrain):
             )
 
     def report(self, epoch, split, stats):
-        """Write an evaluation to train_log.txt and metrics.jsonl.
+        """Write an evaluation to the logs and metrics.jsonl.
 
         Arguments
         ---------
@@ -277,15 +280,19 @@ class SpeakerBrain(CapturedBrain):
         stats : dict
             loss, frame_error, sentence_error.
         """
+        meta = {"epoch": epoch, "step": self.optimizer_step}
         self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "step": self.optimizer_step},
+            meta,
             train_stats={k: f"{v:.3f}" for k, v in self.train_stats.items()},
             **{f"{split}_stats": {k: f"{v:.3f}" for k, v in stats.items()}},
         )
+        if self.board is not None:
+            self.board.log_stats(
+                meta, self.train_stats, **{f"{split}_stats": stats}
+            )
         if self.writes_results:
             self.history.append(
-                epoch=epoch,
-                step=self.optimizer_step,
+                **meta,
                 split=split,
                 **{f"train_{k}": v for k, v in self.train_stats.items()},
                 **stats,
