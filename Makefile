@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+YAML := hparams recipes mkdocs.yml .github .pre-commit-config.yaml
 bin := $(abspath $(VENV))/bin
 
-.PHONY: install demo test test-slow bench lint speechbrain-checks clean
+.PHONY: install demo test test-slow bench lint types docs speechbrain-checks clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -33,8 +34,9 @@ demo: install
 test: install
 	$(bin)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadfile
 
-# Minutes: kill loops, many fuzz cases, a corpus of VoxCeleb's size.
+# Minutes: kill loops, many fuzz cases, a corpus of VoxCeleb's size, the tour.
 test-slow: install
+	$(bin)/python -m pip install -q -e '.[test-slow]'
 	$(bin)/python -m pytest -q -s -m slow tests
 	FUZZ_CASES=10000 $(bin)/python -m pytest -q -W ignore tests/unit/test_fuzz.py
 
@@ -48,7 +50,17 @@ bench: install
 lint: install
 	$(bin)/python -m pip install -q -e '.[lint]'
 	$(bin)/ruff check . && $(bin)/ruff format --check .
-	$(bin)/yamllint -c .yamllint.yaml hparams recipes
+	$(bin)/yamllint -c .yamllint.yaml $(YAML)
+
+# The type hints of the public names.
+types: install
+	$(bin)/python -m pip install -q -e '.[types]'
+	$(bin)/mypy
+
+# The documentation as a site, in site/; open site/index.html.
+docs: install
+	$(bin)/python -m pip install -q -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build -q --strict
 
 # SpeechBrain's own checks and scripts, from a checkout of it:
 # make speechbrain-checks SPEECHBRAIN=/path/to/speechbrain
@@ -57,4 +69,4 @@ speechbrain-checks: install
 	    $(bin)/python -m pytest tests/integration/test_speechbrain_checks.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) $(DEMO) build site *.egg-info

@@ -35,27 +35,55 @@ class BuildWithRecipe(build_py):
 
 
 EXPORT = ["onnx", "onnxruntime", "onnxscript", "safetensors"]
+RUFF = "ruff==0.12.4"
 
 setup(
     name="amsincnet_sb",
     version=version,
-    description="AM-SincNet speaker identification for SpeechBrain",
+    description="Speaker identification from the raw waveform for SpeechBrain: "
+    "SincNet with an additive-margin softmax (AM-SincNet)",
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     author="The amsincnet_sb maintainers",
-    keywords="speaker recognition, SincNet, additive margin, SpeechBrain",
+    keywords=[
+        "speaker recognition",
+        "speaker identification",
+        "speaker verification",
+        "SincNet",
+        "AM-SincNet",
+        "additive margin softmax",
+        "SpeechBrain",
+        "PyTorch",
+    ],
+    project_urls={
+        "AM-SincNet (paper)": "https://arxiv.org/abs/1901.10826",
+        "SincNet (paper)": "https://arxiv.org/abs/1808.00158",
+        "SpeechBrain": "https://speechbrain.github.io",
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Sound/Audio :: Analysis",
         "Topic :: Multimedia :: Sound/Audio :: Speech",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
     python_requires=">=3.10",
     cmdclass={"build_py": BuildWithRecipe},
     packages=find_packages(include=["amsincnet_sb", "amsincnet_sb.*"]),
-    package_data={"amsincnet_sb": ["data/*.csv"]},
+    package_data={"amsincnet_sb": ["data/*.csv", "py.typed"]},
     install_requires=[
         "speechbrain>=1.1",
         "torch>=2.6",
@@ -76,9 +104,15 @@ setup(
             "hypothesis",
             "matplotlib",
             "lhotse",
+            "tensorboard",
             *EXPORT,
         ],
-        "lint": ["ruff==0.12.4", "yamllint==1.35.1"],
+        "tensorboard": ["tensorboard"],
+        "test-slow": ["nbclient", "ipykernel"],
+        "types": ["mypy==2.4.1"],
+        "lint": [RUFF, "yamllint==1.35.1"],
+        # Griffe has ruff format the signatures.
+        "docs": ["mkdocs-material==9.*", "mkdocstrings-python==2.*", RUFF],
     },
     entry_points={"console_scripts": ["amsincnet = amsincnet_sb.cli:main"]},
 )

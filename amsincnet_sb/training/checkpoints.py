@@ -51,18 +51,14 @@ class AtomicCheckpointer(Checkpointer):
     checkpoint and that the next start cannot load. This class writes beside
     the final place, flushes to the disk and renames, and adds a checksum of
     each file. Modules and optimizers with NaN or infinite values are not
-    saved, so that they replace no good ones. On loading, a damaged checkpoint (cut short, garbled, a file
-    missing) is reported, left alone and passed over for the next newest.
+    saved, so that they replace no good ones. On loading, a damaged checkpoint
+    (cut short, garbled, a file missing) is reported, left alone and passed over
+    for the next newest. Its arguments are those of the Checkpointer.
     SpeechBrain's Checkpointer reads these checkpoints, and this class reads
     SpeechBrain's, which have no checksums.
 
     Only the main process writes. A recoverable whose state differs between
     ranks may have a method ``gather``, which every rank calls before saving.
-
-    Arguments
-    ---------
-    checkpoints_dir, recoverables, … :
-        See speechbrain.utils.checkpoints.Checkpointer.
 
     Example
     -------
