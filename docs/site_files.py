@@ -57,7 +57,7 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, **_):
     """Lead to the notebook's page and not to its file."""
-    return markdown.replace("tour.ipynb)", "tour.md)")
+    return markdown.replace("](docs/tour.ipynb)", "](docs/tour.md)")
 
 
 def _api():
@@ -110,7 +110,8 @@ class Docstrings(griffe.Extension):
         """Gets called with every module, class, function and attribute."""
         if obj.docstring is None or obj.is_alias:
             return
-        text = obj.docstring.value
+        # A formula is shown as it is written: nothing is loaded to set it.
+        text = obj.docstring.value.replace(".. math::\n", "")
         for ours, numpys in HEADINGS.items():
             text = re.sub(
                 rf"^{ours}\n-+$", f"{numpys}\n----------", text, flags=re.M
