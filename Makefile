@@ -6,7 +6,8 @@ DEMO ?= demo
 YAML := hparams recipes mkdocs.yml .github .pre-commit-config.yaml
 bin := $(abspath $(VENV))/bin
 
-.PHONY: install demo test test-slow bench lint types docs speechbrain-checks clean
+.PHONY: install demo test test-slow test-versions bench lint types docs \
+    speechbrain-checks clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -39,6 +40,12 @@ test-slow: install
 	$(bin)/python -m pip install -q -e '.[test-slow]'
 	$(bin)/python -m pytest -q -s -m slow tests
 	FUZZ_CASES=10000 $(bin)/python -m pytest -q -W ignore tests/unit/test_fuzz.py
+
+# The oldest and newest versions that setup.py allows, a Python after another;
+# minutes each, and gigabytes. PYTHONS="3.11 3.13" chooses.
+PYTHONS ?= 3.10 3.11 3.12 3.13
+test-versions: install
+	$(bin)/python tests/versions.py --pythons $(PYTHONS)
 
 # On a CPU; with --device cuda the same benchmarks are for a GPU.
 bench: install

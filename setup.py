@@ -85,14 +85,18 @@ setup(
     packages=find_packages(include=["amsincnet_sb", "amsincnet_sb.*"]),
     package_data={"amsincnet_sb": ["data/*.csv", "py.typed"]},
     install_requires=[
-        "speechbrain>=1.1",
-        "torch>=2.6",
-        "torchaudio>=2.6",
-        "hyperpyyaml",
-        "soundfile",
-        "numpy",
-        "scipy",
-        "tqdm",
+        # From the lowest to the newest that `make test-versions` has run.
+        # torchaudio 2.11.0 serves torch 2.11 to 2.14, and 2.11.1 only later
+        # ones: pip, which does not see that, takes a pair that works.
+        "speechbrain>=1.1.0,<1.2",
+        "torch>=2.6,<2.15",
+        "torchaudio>=2.6,<2.11.1",
+        "hyperpyyaml>=1.2.3",
+        "ruamel.yaml>=0.17.28,<0.19",
+        "soundfile>=0.12.1",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "tqdm>=4.42",
     ],
     extras_require={
         "plots": ["matplotlib"],

@@ -14,6 +14,10 @@ from amsincnet_sb.kernels import cpu
 
 __all__ = ["Kernels", "kernels_for"]
 
+# torch 2.6 has the general question alone, which is narrowed below.
+_is_exporting = getattr(
+    torch.compiler, "is_exporting", torch.compiler.is_compiling
+)
 # Importing the kernels for GPUs takes seconds.
 _cuda = None
 if torch.cuda.is_available():
@@ -34,7 +38,7 @@ def kernels_for(x):
     if torch.jit.is_tracing():
         return None
     # torch.compile answers "exporting" to this as well.
-    exporting = torch.compiler.is_exporting()
+    exporting = _is_exporting()
     if exporting and not torch.compiler.is_dynamo_compiling():
         return None
     if _cuda is not None and _cuda.supports(x):

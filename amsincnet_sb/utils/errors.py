@@ -6,6 +6,8 @@ import select
 import sys
 import traceback
 
+from amsincnet_sb.utils.clashes import clash
+
 __all__ = ["InputError", "exit_on_input_error", "as_input_error"]
 
 # Exit statuses. 1 is left to answers: verify's no, a run of a sweep that
@@ -141,9 +143,12 @@ def _finish_output():
 def _tell(error):
     """Say what has happened, once; the exit status for it."""
     status, sentence = WRONG, f"Error: {error}"
+    clashing = "--debug" not in sys.argv and clash(error)
     if isinstance(error, InputError):
         if error.told_elsewhere:
             return status
+    elif clashing:
+        sentence = f"Error: {clashing}"
     elif isinstance(error, KeyboardInterrupt):
         status, sentence = INTERRUPTED, "Interrupted."
     elif isinstance(error, MemoryError):

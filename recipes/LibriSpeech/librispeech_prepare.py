@@ -13,6 +13,7 @@ Protocol: M. Ravanelli, Y. Bengio, "Speaker Recognition from Raw Waveform with
 SincNet", SLT 2018, https://arxiv.org/abs/1808.00158
 """
 
+import amsincnet_sb.utils.imports  # isort: skip  # noqa: F401
 import hashlib
 import os
 import re

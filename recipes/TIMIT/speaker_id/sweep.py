@@ -6,6 +6,7 @@ or ``python sweep.py``. Every run is a process of ``train.py``. Finished runs
 are skipped and interrupted ones continue where they were.
 """
 
+import amsincnet_sb.utils.imports  # isort: skip  # noqa: F401
 import csv
 import hashlib
 import json

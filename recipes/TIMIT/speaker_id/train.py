@@ -16,6 +16,7 @@ prints the command.
 To read the code, first scroll to the bottom to see the "main" code.
 """
 
+import amsincnet_sb.utils.imports  # isort: skip  # noqa: F401
 import os
 import sys
 import time
