@@ -28,7 +28,8 @@ def test_the_version_to_cite():
 
 
 def test_every_make_target_is_told():
-    targets = re.search(r"^\.PHONY: (.+)$", text("Makefile"), re.M)[1].split()
+    makefile = text("Makefile").replace("\\\n", " ")
+    targets = re.search(r"^\.PHONY: (.+)$", makefile, re.M)[1].split()
     told = re.findall(r"^    make (\S+)", text("CONTRIBUTING.md"), re.M)
     assert sorted(told) == sorted(targets)
 
