@@ -18,7 +18,7 @@ __all__ = [
     "permitted",
 ]
 
-PATHS = ("_folder", "_file", "_annotation", "_log", "manifest")
+PATHS = ("_folder", "_file", "_annotation", "_log", "manifest", "start_from")
 LARGEST_BATCH = 2**31  # samples: 8 GiB in float32
 LARGEST_MATRIX = 2**30  # weights: 4 GiB in float32
 

@@ -1,7 +1,8 @@
 """What a run is: kept beside its checkpoints, so that no other goes on in it.
 
-``run.json`` in the folder of the checkpoints has the options, and what
-:func:`amsincnet_sb.dataio.identity.describe_list` says of the lists. A run may
+``run.json`` in the folder of the checkpoints has the options, what
+:func:`amsincnet_sb.dataio.identity.describe_list` says of the lists, and the
+fingerprint of the weights that the run started from, if any. A run may
 be continued with
 
 - other options of :data:`amsincnet_sb.training.permitted.HOW`, another device,
@@ -69,7 +70,7 @@ class RunRecord:
         self.run_opts = run_opts
         self.processes = processes
 
-    def keep(self, overrides, lists):
+    def keep(self, overrides, lists, start=""):
         """Refuse another run in the folder, or write down which it is.
 
         Arguments
@@ -79,29 +80,36 @@ class RunRecord:
             :func:`amsincnet_sb.training.hparams.plain_options`.
         lists : dict
             From :func:`describe_lists`.
+        start : str or None
+            Fingerprint of the weights that the run starts from, empty for
+            random ones; None if they are not there any more.
 
         Raises
         ------
         InputError
-            The folder holds a run with another option or list, which the
-            sentence names.
+            The folder holds a run with another option, list or start, which
+            the sentence names.
         """
         options = plain_options(self.hparams_file, overrides)
         path = Path(options["save_folder"], FILE)
         described = self._described(options)
         new = {"format": FORMAT, "options": described, "lists": lists}
+        new["start"] = start
         known = None
         if path.exists() and any(path.parent.glob("CKPT*")):
             advice = "remove it, and nothing is compared"
             known = read_json(path, advice)
             try:
+                if start is None:
+                    new["start"] = known.get("start", "")
                 what = self._difference(known, overrides, new)
             except (LookupError, TypeError, AttributeError) as error:
                 raise InputError(f"{path} is damaged; {advice}.") from error
             if what:
                 raise InputError(
                     f"{options['output_folder']} holds {what}; give another "
-                    "--output_folder, or remove that one."
+                    "--output_folder (--start_from takes over the weights of "
+                    "this one), or remove that one."
                 )
         epochs = described["number_of_epochs"]
         same = known and known["options"]["number_of_epochs"] == epochs
@@ -133,6 +141,12 @@ class RunRecord:
             now = self._described(now)
         plain, nested = _option_differences(before, now)
         what = _list_difference(known["lists"], new["lists"])
+        start = known.get("start", "")
+        if not what and start != new["start"]:
+            old, here = (
+                text or "random ones" for text in (start, new["start"])
+            )
+            what = f"a run that started from other weights ({old}, not {here})"
         if what and not plain:
             return what
         found = (plain or nested)[:SHOWN]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from recipe_process import free_port, start, start_two
 
+from amsincnet_sb.inference.pretrained import read_pretrained, write_pretrained
 from amsincnet_sb.training.signals import STOPPED
 
 HPARAMS = "am_sincnet_m005.yaml"
@@ -28,6 +29,8 @@ STILL = {
     "mixture_probability": 0,
     "lr": 0.0001,  # Adam amplifies the rounding of gradients that are almost 0
 }
+# Weights as they are at the start.
+START = {"lr": 1e-30, "lr_final": 0, "number_of_epochs": 1}
 
 # Runs of the recipe one after another in one rank, as torchrun starts it;
 # importing everything takes longer than a run.
@@ -77,38 +80,6 @@ for number, run in enumerate(json.load(sys.stdin)):
 """
 
 
-@pytest.fixture(scope="module")
-def two(recipe, tmp_path_factory):
-    """All runs on two ranks: results, statuses by run, output by rank."""
-    base = tmp_path_factory.mktemp("two")
-    runs = [
-        {
-            "arguments": recipe.arguments(HPARAMS, base / name, **TWO, **more),
-            "signal": signal,
-            "still": more is STILL,
-            "port": free_port(),
-        }
-        for name, signal, more in (
-            ("whole", None, {}),
-            ("stopped", [1, 6], {}),  # (rank, step) of a SIGTERM
-            ("stopped", None, {}),
-            ("joint", None, STILL),
-            ("fewer", [0, 3], STILL),
-            ("own", None, {"validation_sentences": 1}),
-            ("refused", None, {"data_folder": base / "nothing"}),
-            ("refused", None, {"sync_batchnorm": "True"}),
-        )
-    ]
-    ranks = start_two("-c", RUNS)
-    for process in ranks:
-        process.stdin.write(json.dumps(runs))
-        process.stdin.close()
-    texts = [process.stdout.read() for process in ranks]
-    assert [p.wait(60) for p in ranks] == [0, 0], "\n\n".join(texts)
-    statuses = [re.findall(r"^STATUS (\d+)", t, re.M) for t in texts]
-    return base, [list(map(int, s)) for s in zip(*statuses)], texts
-
-
 @contextmanager
 def still_batchnorm():
     train_mode = torch.nn.BatchNorm1d.train
@@ -126,6 +97,44 @@ def one(recipe, tmp_path_factory):
     output = tmp_path_factory.mktemp("one") / "results"
     with still_batchnorm():
         return recipe(HPARAMS, output, **ONE, **STILL)
+
+
+@pytest.fixture(scope="module")
+def two(recipe, one, tmp_path_factory):
+    """All runs on two ranks: results, statuses by run, output by rank."""
+    base = tmp_path_factory.mktemp("two")
+    # A model that knows two of the four.
+    network, classifier, config = read_pretrained(one)
+    names = [*config["speakers"][:2], "nobody", "else"]
+    write_pretrained(base / "model", network, classifier, names)
+    runs = [
+        {
+            "arguments": recipe.arguments(HPARAMS, base / name, **TWO, **more),
+            "signal": signal,
+            "still": more is STILL,
+            "port": free_port(),
+        }
+        for name, signal, more in (
+            ("whole", None, {}),
+            ("stopped", [1, 6], {}),  # (rank, step) of a SIGTERM
+            ("stopped", None, {}),
+            ("joint", None, STILL),
+            ("fewer", [0, 3], STILL),
+            ("own", None, {"validation_sentences": 1}),
+            ("refused", None, {"data_folder": base / "nothing"}),
+            ("refused", None, {"sync_batchnorm": "True"}),
+            ("started", None, START | {"start_from": base / "model"}),
+            ("refused", None, {"start_from": base / "nothing"}),
+        )
+    ]
+    ranks = start_two("-c", RUNS)
+    for process in ranks:
+        process.stdin.write(json.dumps(runs))
+        process.stdin.close()
+    texts = [process.stdout.read() for process in ranks]
+    assert [p.wait(60) for p in ranks] == [0, 0], "\n\n".join(texts)
+    statuses = [re.findall(r"^STATUS (\d+)", t, re.M) for t in texts]
+    return base, [list(map(int, s)) for s in zip(*statuses)], texts
 
 
 def assert_close(recipe, output, expected):
@@ -182,10 +191,29 @@ def test_a_users_error_is_told_once(two):
     base, statuses, texts = two
     assert statuses[6] == [2, 2]
     assert "nothing" in texts[0]
+    assert statuses[9] == [2, 2]
     told = [text.count("Error: ") for text in texts]
-    assert told == [2, 0]
+    assert told == [3, 0]
     assert statuses[7] == [2, 2]
     assert "SyncBatchNorm needs GPUs" in texts[0]
+
+
+def test_ranks_start_from_a_model_as_one_process_does(recipe, two, tmp_path):
+    """With class vectors by name, and new ones from all ranks' chunks."""
+    base, statuses, _ = two
+    assert statuses[8] == [0, 0]
+    options = {**ONE, **START, "start_from": base / "model"}
+    recipe(HPARAMS, tmp_path / "results", **options)
+    ours, theirs, old = (
+        read_pretrained(folder)[:2]
+        for folder in (base / "started", tmp_path / "results", base / "model")
+    )
+    vectors = [classifier.weight for _, classifier in (ours, theirs, old)]
+    torch.testing.assert_close(vectors[0], vectors[1])
+    torch.testing.assert_close(vectors[0][:2], vectors[2][:2])
+    assert not torch.allclose(vectors[0][2:], vectors[2][2:])
+    for a, b in zip(ours[0].parameters(), old[0].parameters()):
+        torch.testing.assert_close(a, b)
 
 
 def test_two_nodes(recipe, two, tmp_path):

@@ -83,7 +83,7 @@ def test_another_run_is_refused(recipe, refused, own, started):
     ):
         sentence = refused(HPARAMS, **options(own, **changes))
         assert words in sentence
-        assert sentence.endswith("another --output_folder, or remove that one.")
+        assert sentence.endswith("of this one), or remove that one.")
     for hparams, words in (
         ("sincnet.yaml", "scale is 30.0 there and 1.0 here"),
         ("am_sincnet_m005.yaml", "margin is 0.3 there and 0.05 here"),

@@ -21,6 +21,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import speechbrain as sb
 import torch
@@ -32,8 +33,9 @@ from amsincnet_sb.dataio.audio_store import open_audio
 from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
 from amsincnet_sb.dataio.corpus import find_manifests
 from amsincnet_sb.dataio.label_file import label_file
+from amsincnet_sb.inference.additions import fingerprint
 from amsincnet_sb.inference.model_card import describe_training
-from amsincnet_sb.inference.pretrained import write_pretrained
+from amsincnet_sb.inference.pretrained import read_pretrained, write_pretrained
 from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.nnet.optimizers import parameter_groups
 from amsincnet_sb.plots import plot_curves
@@ -64,6 +66,7 @@ from amsincnet_sb.training.run_record import (
     describe_lists,
     manifests_put_back,
 )
+from amsincnet_sb.training.starting_point import StartingPoint
 from amsincnet_sb.training.tensorboard import open_tensorboard
 from amsincnet_sb.utils.errors import (
     InputError,
@@ -90,14 +93,17 @@ class SpeakerBrain(CapturedBrain):
         From dataio_prep.
     label_encoder : CategoricalEncoder
         From dataio_prep.
+    start : StartingPoint or None
+        From find_start.
     **kwargs : dict
         See speechbrain.core.Brain.
     """
 
     totals_names = ("wrong", "windows")
 
-    def __init__(self, datasets, label_encoder, **kwargs):
+    def __init__(self, datasets, label_encoder, start, **kwargs):
         super().__init__(**kwargs)
+        self.start = start
         self.eval_sets = {
             sb.Stage.VALID: datasets["valid"],
             sb.Stage.TEST: datasets["test"],
@@ -179,6 +185,17 @@ class SpeakerBrain(CapturedBrain):
     def on_fit_start(self):
         """Gets called once before training, recovers a checkpoint."""
         super().on_fit_start()
+        if self.hparams.start_from and self.optimizer_step == 0:
+            if self.start is None:  # gone, and every checkpoint is damaged
+                raise InputError(
+                    f"start_from: {self.hparams.start_from} does not exist."
+                )
+            self.start.load(
+                self.hparams.embedding_model,
+                self.hparams.classifier,
+                self.speakers,
+                self.train_sampler,
+            )
         if self.writes_results:
             self.history.rewind(self.optimizer_step)
 
@@ -521,6 +538,33 @@ def prepare_corpus(options):
     return prepared, lists, corpus.report() if corpus else []
 
 
+def find_start(options):
+    """The trained model to start from.
+
+    Arguments
+    ---------
+    options : dict
+        Plain values of the hyperparameter file.
+
+    Returns
+    -------
+    start : StartingPoint or None
+        None without start_from, and where a run that is resumed does not
+        need it any more.
+    weights : str or None
+        Their fingerprint, for RunRecord.keep.
+    """
+    folder = options["start_from"]
+    if not folder:
+        return None, ""
+    resumed = any(Path(options["save_folder"]).glob("CKPT*"))
+    if resumed and not os.path.exists(folder):
+        return None, None
+    network, classifier, config = read_pretrained(folder)
+    start = StartingPoint(folder, network, classifier, config["speakers"])
+    return start, fingerprint(network, classifier)
+
+
 def check_network(hparams):
     """Log the network; refuse sizes that contradict each other.
 
@@ -561,11 +605,14 @@ def main():
         # 2. Corpus, and objects (of hparams["recipe"] where a file includes
         #    another); a wrong corpus or another run's folder is refused here
         with manifests_put_back(options):
+            start, weights = on_main(find_start, options)
             prepared, lists, report = prepare_corpus(options)
             overrides.update(prepared)
             hparams = load_recipe(hparams_file, overrides)
+            if start is not None:
+                on_main(start.check, hparams["embedding_model"])
             record = RunRecord(hparams_file, run_opts, world_size())
-            on_main(record.keep, overrides, lists)
+            on_main(record.keep, overrides, lists, weights)
 
         # 3. Results folder
         sb.create_experiment_directory(hparams["output_folder"])
@@ -594,6 +641,7 @@ def main():
             brain = SpeakerBrain(
                 datasets,
                 label_encoder,
+                start,
                 capture_step=hparams["capture_step"],
                 sync_batchnorm=hparams["sync_batchnorm"],
                 modules=hparams["modules"],
