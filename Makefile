@@ -6,8 +6,7 @@ DEMO ?= demo
 YAML := hparams recipes mkdocs.yml .github .pre-commit-config.yaml
 bin := $(abspath $(VENV))/bin
 
-.PHONY: install demo test test-slow test-versions bench lint types docs \
-    speechbrain-checks clean
+.PHONY: install demo test test-slow test-versions bench lint types docs speechbrain-checks clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed

@@ -77,7 +77,9 @@ def test_bad_values_are_named_with_file_and_line(
     row = ["a-2", *GOOD[1:]]
     row[COLUMNS.index(column)] = value
     path = tmp_path / "bad.csv"
-    path.write_text(table(GOOD, row), encoding="utf-8")
+    # Python 3.10's writer refuses what its reader is to refuse here.
+    text = table(GOOD, [cell.replace("\0", "NUL") for cell in row])
+    path.write_text(text.replace("NUL", "\0"), encoding="utf-8")
     with pytest.raises(InputError, match=words) as caught:
         read_manifest(path)
     message = str(caught.value)

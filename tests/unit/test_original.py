@@ -131,8 +131,9 @@ def test_configurations_that_do_not_fit(tmp_path, blamed, words, values):
 )
 def test_no_configuration(tmp_path, content):
     path = tmp_path / "a.cfg"
-    for cfg in (path, tmp_path):
-        _refusal(MODEL, "cannot be read", cfg=cfg, blamed=cfg)
+    _refusal(MODEL, "cannot be read", cfg=path, blamed=path)
+    with pytest.raises(InputError, match="is a folder and not a file"):
+        load_original(MODEL, tmp_path)
     path.write_bytes(content)
     _refusal(MODEL, "not a configuration", cfg=path, blamed=path)
 
