@@ -106,6 +106,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "hypothesis",
+            "argcomplete",
             "matplotlib",
             "lhotse",
             "tensorboard",

@@ -312,7 +312,17 @@ def _prepare(options):
     print(*lines, sep="\n")
 
 
-@command()  # the script has the options
+# Read by the scripts, which take files as well and have the options; here for
+# the completion of a shell.
+CONFIGURATION = argument(
+    "configuration",
+    "of amsincnet hparams, or a file",
+    choices=sorted(path.stem for path in HPARAMS.glob("*.yaml")),
+    metavar="configuration",
+)
+
+
+@command(CONFIGURATION)
 def _train(arguments):
     """Train a network.
 
@@ -331,7 +341,7 @@ def _train(arguments):
     runpy.run_path(str(script), run_name="__main__")
 
 
-@command()  # the script has the options
+@command(CONFIGURATION)
 def _sweep(arguments):
     """Train with many margins and seeds, and compare.
 

@@ -1,10 +1,12 @@
 """Names on a command line: of configurations, files and options."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from recipe_process import environment
 
 from amsincnet_sb.cli import main
 from amsincnet_sb.dataio import corpus
@@ -89,3 +91,27 @@ def test_the_command_to_train(monkeypatch, tmp_path, on_path):
     options = f"--manifest={tmp_path} --data_folder=/d"
     command = f"{program} train am_sincnet_m035 {options}"
     assert corpus.training_command(tmp_path, made) == command
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("amsincnet tra", {"train "}),
+        (
+            "amsincnet train am_sincnet_m05",
+            {"am_sincnet_m050", "am_sincnet_m055"},
+        ),
+        ("amsincnet evaluate --data", {"--data-folder "}),
+    ],
+)
+def test_a_shell_completes(tmp_path, typed, completed):
+    pytest.importorskip("argcomplete")
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": "answer"}
+    asked |= {"COMP_LINE": typed, "COMP_POINT": str(len(typed))}
+    subprocess.run(
+        [sys.executable, "-m", "amsincnet_sb"],
+        env=environment(**asked, _ARGCOMPLETE_IFS="\n"),
+        cwd=tmp_path,
+        check=True,
+    )
+    assert {*(tmp_path / "answer").read_text().split("\n")} == completed
