@@ -49,15 +49,17 @@ class RandomEqualizer(nn.Module):
         """Filter waveforms ``[batch, time]``."""
         if not self.training or self.std_db == 0:
             return wavs
-        spectrum = torch.fft.rfft(wavs)
+        spectrum = torch.fft.rfft(wavs) * self.response(wavs)
+        return torch.fft.irfft(spectrum, wavs.shape[1])
+
+    def response(self, wavs):
+        """Responses ``[batch, time // 2 + 1]`` for waveforms."""
         gain = self.std_db * torch.randn(
             len(wavs), 1, POINTS, device=wavs.device, dtype=wavs.dtype
         )
-        gain = F.interpolate(
-            gain, spectrum.shape[1], mode="linear", align_corners=True
-        )
-        gain = torch.exp(gain.squeeze(1) * (math.log(10) / 20))
-        return torch.fft.irfft(spectrum * gain, wavs.shape[1])
+        bins = wavs.shape[1] // 2 + 1
+        gain = F.interpolate(gain, bins, mode="linear", align_corners=True)
+        return torch.exp(gain.squeeze(1) * (math.log(10) / 20))
 
 
 class RandomMixture(nn.Module):

@@ -50,7 +50,7 @@ class Recipe:
             **SMALL,
             **(
                 TDNN
-                if Path(hparams).name in ("sinc_tdnn.yaml", "demo.yaml")
+                if "tdnn" in Path(hparams).name or "demo" in hparams
                 else SINCNET
             ),
             **options,

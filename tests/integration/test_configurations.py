@@ -22,6 +22,7 @@ OTHERS = {
     "am_sincnet_original.yaml",
     "demo.yaml",
     "sinc_tdnn.yaml",
+    "sinc_tdnn_robust.yaml",
     "sincnet.yaml",
     "sincnet_original.yaml",
 }
@@ -115,6 +116,7 @@ class TestHyperPyYAMLAlone:
                 ReleasedAMSoftmax,
             ),
             ("sinc_tdnn.yaml", SincTDNN, CosineClassifier, AMSoftmax),
+            ("sinc_tdnn_robust.yaml", SincTDNN, CosineClassifier, AMSoftmax),
             ("demo.yaml", SincTDNN, CosineClassifier, AMSoftmax),
         ],
     )

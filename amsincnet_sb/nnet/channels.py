@@ -1,0 +1,421 @@
+"""What lies between a voice and a recording, drawn at random on the device.
+
+Like :mod:`amsincnet_sb.nnet.augmentation`: each example gets a draw of its own
+from torch's generator, shapes are fixed, and evaluation changes nothing.
+Linear channels are frequency responses: a chunk is taken as one period of its
+signal, so that the reverberation of its end stands for that of the speech
+before it. :class:`RandomChannel` applies several in one Fourier transform.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+__all__ = [
+    "RandomBabble",
+    "RandomBand",
+    "RandomChannel",
+    "RandomClipping",
+    "RandomDelay",
+    "RandomModulatedNoise",
+    "RandomNoise",
+    "RandomReverberation",
+]
+
+TINY = 1e-9  # A silent example gets a finite gain.
+
+
+def _uniform(like, low, high):
+    """Uniformly distributed, one for each example: ``[batch, 1]``."""
+    draw = torch.rand(len(like), 1, device=like.device)
+    return low + (high - low) * draw
+
+
+def _some(like, probability):
+    """True for some examples: ``[batch, 1]``."""
+    return torch.rand(len(like), 1, device=like.device) < probability
+
+
+def _scaled(noise, wavs, snr_db):
+    """Noise at a signal-to-noise ratio to the waveforms."""
+    power = wavs.square().mean(1, keepdim=True)
+    own = noise.square().mean(1, keepdim=True) + TINY
+    return noise * (power / own * 10 ** (-snr_db / 10)).sqrt()
+
+
+def _checked(module, **ranges):
+    """Keep the arguments of a module; refuse those out of range."""
+    for name, (value, low, high) in ranges.items():
+        if not low <= value <= high:
+            raise ValueError(
+                f"{type(module).__name__}: {name} is {value} but must lie "
+                f"between {low} and {high}."
+            )
+        setattr(module, name, value)
+
+
+class RandomNoise(nn.Module):
+    """Stationary noise from white to brown.
+
+    Its power density falls with frequency as ``f ** -slope`` above 40 Hz, the
+    slope uniformly distributed from 0 (white) over 1 (pink) to ``max_slope``;
+    its signal-to-noise ratio in dB, too.
+
+    Arguments
+    ---------
+    probability : float
+        That an example gets noise.
+    snr_low, snr_high : float
+        Range of the signal-to-noise ratio, in dB.
+    max_slope : float
+        Of the power density; 2 is brown noise.
+    sample_rate : int
+        In Hz.
+
+    Example
+    -------
+    >>> RandomNoise(probability=1.0)(torch.randn(4, 3200)).shape
+    torch.Size([4, 3200])
+    """
+
+    def __init__(
+        self,
+        probability=0.5,
+        snr_low=0.0,
+        snr_high=30.0,
+        max_slope=2.0,
+        sample_rate=16000,
+    ):
+        super().__init__()
+        _checked(
+            self, probability=(probability, 0, 1), max_slope=(max_slope, 0, 4)
+        )
+        self.snr_low, self.snr_high = snr_low, snr_high
+        self.sample_rate = sample_rate
+
+    def forward(self, wavs):
+        """Add noise to waveforms ``[batch, time]``."""
+        if not self.training or self.probability == 0:
+            return wavs
+        spectrum = torch.fft.rfft(torch.randn_like(wavs))
+        hz = _frequencies(wavs, self.sample_rate).clamp(min=40.0) / 40.0
+        slope = _uniform(wavs, 0.0, self.max_slope)
+        noise = torch.fft.irfft(spectrum * hz ** (-slope / 2), wavs.shape[1])
+        snr = _uniform(wavs, self.snr_low, self.snr_high)
+        some = _some(wavs, self.probability)
+        return wavs + torch.where(some, _scaled(noise, wavs, snr), 0.0)
+
+
+class RandomBabble(nn.Module):
+    """Many voices at once: others of the batch, added up.
+
+    D. Snyder et al., "MUSAN: a music, speech, and noise corpus", 2015,
+    https://arxiv.org/abs/1510.08484, has it as files.
+
+    Arguments
+    ---------
+    probability : float
+        That an example gets babble.
+    snr_low, snr_high : float
+        Range of the signal-to-noise ratio, in dB.
+    voices : int
+        How many others, each shifted in time.
+
+    Example
+    -------
+    >>> RandomBabble(probability=1.0)(torch.randn(8, 3200)).shape
+    torch.Size([8, 3200])
+    """
+
+    def __init__(self, probability=0.3, snr_low=3.0, snr_high=20.0, voices=6):
+        super().__init__()
+        _checked(self, probability=(probability, 0, 1), voices=(voices, 1, 64))
+        self.snr_low, self.snr_high = snr_low, snr_high
+
+    def forward(self, wavs):
+        """Add others to waveforms ``[batch, time]``."""
+        if not self.training or self.probability == 0:
+            return wavs
+        time = wavs.shape[1]
+        # As loud as each other.
+        level = wavs.square().mean(1, keepdim=True)
+        even = wavs * (level + TINY).rsqrt()
+        babble = sum(
+            even.roll((n, n * time // (self.voices + 1)), (0, 1))
+            for n in range(1, self.voices + 1)
+        )
+        snr = _uniform(wavs, self.snr_low, self.snr_high)
+        some = _some(wavs, self.probability)
+        return wavs + torch.where(some, _scaled(babble, wavs, snr), 0.0)
+
+
+class RandomModulatedNoise(nn.Module):
+    """Noise in proportion to the signal, as coarse quantisation makes it.
+
+    The modulated noise reference unit of ITU-T P.810, by which the distortion
+    of codecs is described: ``y = x · (1 + 10 ** (-Q / 20) · n)`` with normal
+    ``n`` and Q in dB uniformly distributed. µ-law has a Q of 35 or so, GSM 06.10
+    one of 20.
+
+    Arguments
+    ---------
+    probability : float
+        That an example is distorted.
+    q_low, q_high : float
+        Range of Q, in dB.
+
+    Example
+    -------
+    >>> RandomModulatedNoise(probability=1.0)(torch.zeros(1, 4))
+    tensor([[0., 0., 0., 0.]])
+    """
+
+    def __init__(self, probability=0.3, q_low=5.0, q_high=30.0):
+        super().__init__()
+        _checked(self, probability=(probability, 0, 1))
+        self.q_low, self.q_high = q_low, q_high
+
+    def forward(self, wavs):
+        """Distort waveforms ``[batch, time]``."""
+        if not self.training or self.probability == 0:
+            return wavs
+        gain = 10 ** (-_uniform(wavs, self.q_low, self.q_high) / 20)
+        gain = torch.where(_some(wavs, self.probability), gain, 0.0)
+        return wavs * (1 + gain * torch.randn_like(wavs))
+
+
+class RandomClipping(nn.Module):
+    """Peaks cut off, as by a recording level that was too high.
+
+    Arguments
+    ---------
+    probability : float
+        That an example is clipped.
+    max_db : float
+        Largest excess of the peak over where it is cut, in dB.
+
+    Example
+    -------
+    >>> clip = RandomClipping(probability=1.0, max_db=6.0)
+    >>> bool(0.5 < clip(torch.tensor([[0.1, -1.0, 0.3]])).abs().max() <= 1)
+    True
+    """
+
+    def __init__(self, probability=0.1, max_db=15.0):
+        super().__init__()
+        _checked(self, probability=(probability, 0, 1), max_db=(max_db, 0, 60))
+
+    def forward(self, wavs):
+        """Clip waveforms ``[batch, time]``."""
+        if not self.training or self.probability == 0:
+            return wavs
+        excess = torch.where(
+            _some(wavs, self.probability),
+            _uniform(wavs, 0.0, self.max_db),
+            0.0,
+        )
+        most = wavs.abs().amax(1, keepdim=True) * 10 ** (-excess / 20)
+        return wavs.clamp(-most, most)
+
+
+class RandomBand(nn.Module):
+    """A band like a telephone's or a preamplifier's, with its phase.
+
+    High-pass and low-pass filters of second-order sections, ``s² / (s² + s ·
+    w / Q + w²)`` and ``w² / (s² + s · w / Q + w²)`` at the edges ``w``, as
+    analogue filters have them: causal, and of minimum phase. Edges are
+    uniformly distributed on a logarithmic scale, the number of sections and Q
+    (from 0.5 to 1.4, where Butterworth's are) uniformly.
+
+    Arguments
+    ---------
+    probability : float
+        That an example is limited.
+    low_hz : tuple of float
+        Range of the lower edge, in Hz.
+    high_hz : tuple of float
+        Range of the upper edge, in Hz.
+    sections : int
+        At most so many for each edge.
+    sample_rate : int
+        In Hz.
+    """
+
+    def __init__(
+        self,
+        probability=0.4,
+        low_hz=(20.0, 500.0),
+        high_hz=(2500.0, 7800.0),
+        sections=4,
+        sample_rate=16000,
+    ):
+        super().__init__()
+        _checked(
+            self,
+            probability=(probability, 0, 1),
+            sections=(sections, 1, 20),
+        )
+        self.low_hz, self.high_hz = tuple(low_hz), tuple(high_hz)
+        self.sample_rate = sample_rate
+
+    def response(self, wavs):
+        """Responses ``[batch, time // 2 + 1]`` for waveforms."""
+        hz = _frequencies(wavs, self.sample_rate) + 1e-3
+        some = _some(wavs, self.probability)
+        low = _uniform(wavs, *map(math.log, self.low_hz)).exp() / hz
+        high = hz / _uniform(wavs, *map(math.log, self.high_hz)).exp()
+        return self._cascade(-low, some) * self._cascade(high, some)
+
+    def _cascade(self, x, some):
+        """Low-pass sections at ``x``, the frequency relative to the edge.
+
+        At minus its inverse they are those of a high-pass.
+        """
+        count = _uniform(x, 1.0, self.sections + 1.0).floor()
+        response = torch.ones_like(x) + 0j
+        for section in range(self.sections):
+            q = _uniform(x, 0.5, 1.4)
+            one = 1 / torch.complex(1 - x.square(), x / q)
+            response = response * torch.where(
+                some & (section < count), one, 1.0
+            )
+        return response
+
+
+class RandomDelay(nn.Module):
+    """A group delay that varies smoothly with frequency.
+
+    Analogue filters, loudspeakers and small rooms delay frequencies
+    differently, by a cycle or so. Nobody hears it, but rectified outputs of
+    narrow filters keep the timing between bands. The delay is normally
+    distributed at points that are equally spaced in ``log(1 + f / 300 Hz)``,
+    and linear between them; its standard deviation is uniformly distributed
+    up to ``cycles`` of each frequency and ``max_ms``.
+
+    Arguments
+    ---------
+    probability : float
+        That an example is delayed.
+    cycles, max_ms : float
+        Largest standard deviation, in cycles and in milliseconds.
+    points : int
+        Frequencies at which it is drawn.
+    sample_rate : int
+        In Hz.
+    """
+
+    def __init__(
+        self,
+        probability=0.5,
+        cycles=1.0,
+        max_ms=4.0,
+        points=24,
+        sample_rate=16000,
+    ):
+        super().__init__()
+        _checked(
+            self,
+            probability=(probability, 0, 1),
+            cycles=(cycles, 0, 100),
+            max_ms=(max_ms, 0, 100),
+            points=(points, 2, 1000),
+        )
+        self.sample_rate = sample_rate
+
+    def response(self, wavs):
+        """Responses ``[batch, time // 2 + 1]`` for waveforms."""
+        hz = _frequencies(wavs, self.sample_rate)
+        place = (1 + hz / 300.0).log()
+        place = place / place[-1] * (self.points - 1)
+        nodes = torch.arange(self.points, device=wavs.device)
+        between = (1 - (place - nodes[:, None]).abs()).clamp(min=0)
+        most = (self.cycles / hz.clamp(min=1.0)).clamp(max=self.max_ms / 1000)
+        gain = torch.where(
+            _some(wavs, self.probability), _uniform(wavs, 0.0, 1.0), 0.0
+        )
+        delay = gain * torch.randn(len(wavs), self.points, device=wavs.device)
+        delay = delay @ between * (most * self.sample_rate)
+        # Group delay is minus the derivative of the phase.
+        phase = delay.cumsum(1) * (-2 * math.pi / wavs.shape[1])
+        return torch.polar(torch.ones_like(phase), phase)
+
+
+class RandomReverberation(nn.Module):
+    """A room: direct sound and noise that decays exponentially.
+
+    J. Polack's model of diffuse reverberation (1988): normal noise times
+    ``10 ** (-3 · t / RT60)``, RT60 the time in which it falls by 60 dB, from
+    2 ms behind the direct sound on, at a direct-to-reverberant ratio.
+
+    Arguments
+    ---------
+    probability : float
+        That an example is in a room.
+    rt60 : tuple of float
+        Range of the reverberation time, in seconds.
+    ratio_db : tuple of float
+        Range of the direct-to-reverberant ratio, in dB.
+    sample_rate : int
+        In Hz.
+    """
+
+    def __init__(
+        self,
+        probability=0.4,
+        rt60=(0.1, 1.0),
+        ratio_db=(-6.0, 15.0),
+        sample_rate=16000,
+    ):
+        super().__init__()
+        _checked(self, probability=(probability, 0, 1))
+        self.rt60, self.ratio_db = tuple(rt60), tuple(ratio_db)
+        self.sample_rate = sample_rate
+
+    def response(self, wavs):
+        """Responses ``[batch, time // 2 + 1]`` for waveforms."""
+        t = torch.arange(wavs.shape[1], device=wavs.device) / self.sample_rate
+        decay = torch.exp(-math.log(1000) * t / _uniform(wavs, *self.rt60))
+        tail = torch.randn_like(wavs) * torch.where(t < 0.002, 0.0, decay)
+        tail = tail * (tail.square().sum(1, keepdim=True) + TINY).rsqrt()
+        gain = 10 ** (-_uniform(wavs, *self.ratio_db) / 20)
+        gain = torch.where(_some(wavs, self.probability), gain, 0.0)
+        return 1 + torch.fft.rfft(gain * tail)
+
+
+class RandomChannel(nn.Module):
+    """Several responses at once, in one Fourier transform.
+
+    Arguments
+    ---------
+    responses : sequence
+        Objects with ``response(wavs)``, such as :class:`RandomBand`,
+        :class:`RandomDelay`, :class:`RandomReverberation` and
+        :class:`amsincnet_sb.nnet.augmentation.RandomEqualizer`.
+
+    Example
+    -------
+    >>> channel = RandomChannel([RandomReverberation(), RandomBand()])
+    >>> wavs = torch.randn(4, 3200)
+    >>> channel(wavs).shape, torch.equal(channel.eval()(wavs), wavs)
+    (torch.Size([4, 3200]), True)
+    """
+
+    def __init__(self, responses):
+        super().__init__()
+        self.responses = nn.ModuleList(responses)
+
+    def forward(self, wavs):
+        """Filter waveforms ``[batch, time]``."""
+        if not self.training:
+            return wavs
+        spectrum = torch.fft.rfft(wavs)
+        for each in self.responses:
+            spectrum = spectrum * each.response(wavs)
+        return torch.fft.irfft(spectrum, wavs.shape[1])
+
+
+def _frequencies(wavs, sample_rate):
+    """Of the bins of a real Fourier transform, in Hz."""
+    bins = torch.arange(wavs.shape[1] // 2 + 1, device=wavs.device)
+    return bins * (sample_rate / wavs.shape[1])
