@@ -19,6 +19,8 @@ MOVED = {
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports an old module's new name."""
+
     def find_spec(self, fullname, path=None, target=None):
         """Answer for an old path, and for no other."""
         package, _, name = fullname.partition(".")

@@ -167,6 +167,8 @@ class _Literal:
         shown = self._shown
 
         class _Loader(Loader):
+            """ruamel.yaml's, which sees the texts."""
+
             def construct_scalar(self, node):
                 """The text of a scalar."""
                 return shown(super().construct_scalar(node))

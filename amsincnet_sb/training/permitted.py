@@ -138,7 +138,6 @@ PERMITTED = {
     "number_of_epochs": Whole(1, 10**6),
     "batches_per_epoch": Whole(1, 10**7),
     "batch_size": Whole(2, 2**16),
-    "balance_speakers": SWITCH,
     "valid_interval": Whole(1, 10**6),
     "total_steps": Whole(1, 10**13),
     "max_grad_norm": Number(0, math.inf, above=True),

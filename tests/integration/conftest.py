@@ -50,7 +50,7 @@ class Recipe:
             **SMALL,
             **(
                 TDNN
-                if "tdnn" in Path(hparams).name or "demo" in hparams
+                if Path(hparams).stem.startswith(("sinc_tdnn", "demo"))
                 else SINCNET
             ),
             **options,

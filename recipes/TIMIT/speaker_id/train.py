@@ -334,9 +334,11 @@ class SpeakerBrain(CapturedBrain):
             self.checkpointer.delete_checkpoints(num_to_keep=1)
 
     def write_model(self):
-        """Write the trained model and the learning curves."""
+        """Write the learning curves and the trained model."""
         if not self.writes_results:
             return
+        plot_curves(self.hparams.metrics_file, self.hparams.curves_file)
+        # Last: by it a sweep knows that a run is done.
         write_pretrained(
             self.hparams.pretrained_folder,
             self.hparams.embedding_model,
@@ -346,7 +348,6 @@ class SpeakerBrain(CapturedBrain):
             own_cosine=self.own_cosine,
             training=describe_training(self.hparams, self.history.records()),
         )
-        plot_curves(self.hparams.metrics_file, self.hparams.curves_file)
         logger.info("Trained model: %s", self.hparams.pretrained_folder)
 
     def _fit_valid(self, valid_set, epoch, enable):
