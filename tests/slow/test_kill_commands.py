@@ -33,6 +33,7 @@ KILLS = 60
 def made(tmp_path_factory):
     """A corpus, recordings of it, and a model with a speaker enrolled."""
     import torch._dynamo  # noqa: F401  imported once, not in every fork
+
     import train  # noqa: F401
 
     folder = tmp_path_factory.mktemp("made")
