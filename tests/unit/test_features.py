@@ -171,3 +171,12 @@ def test_other_sample_rates(rate, stride, taps):
     y = features(tone(1000, sample_rate=rate))[0, 5:-5]
     assert y.shape[0] == 90
     assert y.mean(0).max().item() == pytest.approx(-3, abs=2.5)
+
+
+def test_only_frozen_features_are_stored():
+    """Cached, as by SpeechBrain's template, they would silently not learn."""
+    wavs = torch.zeros(1, 800)
+    with pytest.raises(RuntimeError, match="requires grad"):
+        np.asarray(SincFeatures(8)(wavs))
+    stored = np.asarray(SincFeatures(8, requires_grad=False)(wavs))
+    assert stored.shape == (1, 5, 8)
