@@ -113,6 +113,7 @@ def _identify(options):
     *MODEL,
     argument("name", "of the new speaker"),
     FILES,
+    argument("--extend", "the speaker is enrolled: add recordings", bool),
 )
 def _enroll(options):
     """Add a speaker to a model, without training.
@@ -126,10 +127,31 @@ def _enroll(options):
     _, recordings, failed = _recordings(options.files)
     if failed:
         return failed
-    model.enroll(name, recordings)
+    model.enroll(name, recordings, options.extend)
     files = len(recordings)
-    said = f"Enrolled {name} from {files} file(s)"
+    said = f"Enrolled {name} from {files} {'more ' * options.extend}file(s)"
     _save(options, model, {"enrolled": name, "files": files}, said)
+
+
+@command(*MODEL)
+def _speakers(options):
+    """List the speakers of a model: trained ones, then enrolled ones.
+
+    A terminal shows a table; a pipe gets one JSON object per speaker. It tells
+    from how many recordings a speaker was enrolled, where that is known.
+
+    example: amsincnet speakers results/demo/1234
+    """
+    model = _load(options)
+    for name in model.speakers:
+        one = model.classifier.enrolled.get(name)
+        values = {"speaker": name, "kind": "enrolled" if one else "trained"}
+        if one:
+            values["recordings"] = len(one.directions) or None
+        count = values.get("recordings")
+        said = f"{name:<20} {values['kind']}"
+        said += f" from {count} recording(s)" if count else ""
+        _answer(options, values, said)
 
 
 @command(*MODEL, argument("name", "of the enrolled speaker"))

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from amsincnet_sb.inference.enrolment import Enrolled
 from amsincnet_sb.inference.scoring import MIN_COHORT
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, exclusive, is_plain_file
@@ -58,7 +59,7 @@ LARGEST_VALUE = 1000.0
 class Additions(NamedTuple):
     """Additions to a model, each kept in a file beside it."""
 
-    enrolled: dict  # name -> class vector [embedding_size]
+    enrolled: dict  # name -> Enrolled
     calibration: dict  # task -> threshold, and how it was found
     cohort: torch.Tensor | None  # [speakers, embedding_size], directions
     outdated: dict = {}  # name of a file made with other weights -> sentence
@@ -231,15 +232,19 @@ def _set_aside(path, mark):
 
 
 def _write_enrolled(path, enrolled, mark):
-    vectors = [vector.cpu().float().numpy() for vector in enrolled.values()]
-    names = np.array(list(enrolled), dtype=np.str_)
-    if not vectors:
+    if not enrolled:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         return
-    _write_raw(
-        path, {"speakers": names, "vectors": np.stack(vectors), MARK: mark}
-    )
+    vectors, directions = zip(*enrolled.values())
+    raw = {
+        "speakers": np.array(list(enrolled), dtype=np.str_),
+        "vectors": torch.stack(vectors).cpu().float().numpy(),
+        "recordings": np.array([len(each) for each in directions]),
+        "directions": torch.cat(directions).cpu().float().numpy(),
+        MARK: mark,
+    }
+    _write_raw(path, raw)
 
 
 def _write_calibration(folder, new, mark):
@@ -259,7 +264,7 @@ def _merge(folder, there, before, ours):
             continue
         theirs = merged.pop(name, None)
         same = (theirs is None) == (old is None) and (
-            old is None or torch.equal(theirs, old)
+            old is None or torch.equal(theirs.vector, old.vector)
         )
         if not same:
             raise InputError(
@@ -299,14 +304,25 @@ def _enrolled(raw, size):
         raise ValueError("not one vector per name")
     if not all(type(name) is str and name.isprintable() for name in names):
         raise ValueError("names that are not text")
-    return dict(zip(names, vectors))
+    counts, directions = [0] * len(names), vectors[:0]
+    if "recordings" in raw:  # not in files of earlier versions
+        counts = raw["recordings"].tolist()
+        directions = _vectors(raw, vectors.shape[1], "directions")
+    if len(counts) != len(names) or not all(
+        type(number) is int and number >= 0 for number in counts
+    ):
+        raise ValueError("not one number of recordings per name")
+    if sum(counts) != len(directions):
+        raise ValueError("not one direction per recording")
+    parts = directions.split(counts)
+    return dict(zip(names, map(Enrolled, vectors, parts)))
 
 
 _PARSERS = {ENROLLED: _enrolled, CALIBRATION: _thresholds, COHORT: _cohort}
 
 
-def _vectors(raw, size):
-    array = raw["vectors"]
+def _vectors(raw, size, key="vectors"):
+    array = raw[key]
     if (
         array.ndim != 2
         or (size is not None and array.shape[1] != size)

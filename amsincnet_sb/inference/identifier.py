@@ -367,7 +367,12 @@ class SpeakerIdentifier:
         )
         return default
 
-    def enroll(self, name: str, files: Recording | Iterable[Recording]) -> None:
+    def enroll(
+        self,
+        name: str,
+        files: Recording | Iterable[Recording],
+        extend: bool = False,
+    ) -> None:
         """Add a speaker without training.
 
         The class vector is the mean direction of the windows, scaled so that
@@ -379,6 +384,9 @@ class SpeakerIdentifier:
             Of a speaker the model does not have yet.
         files : recording, or any iterable of recordings
             Of that speaker; three sentences are a good start.
+        extend : bool
+            The speaker is enrolled already: as if all recordings had been
+            given then.
 
         Raises
         ------
@@ -387,7 +395,7 @@ class SpeakerIdentifier:
             common, or the classifier is not a CosineClassifier, the only one
             with a class vector per speaker.
         """
-        self.classifier.check_new(name)
+        self.classifier.check_new(name, extend)
         given = several(files)
         recordings = [files] if given is None else list(given)
         if not recordings:

@@ -60,8 +60,9 @@ WRONG = {
     "enroll": (
         "model zoe a.wav",
         {**MODEL, "name": ["", " ", "ann", "cat", "unknown", "a\nb"]}
-        | {"files": NO_AUDIO},
+        | {"files": NO_AUDIO, "--extend": FLAG},
     ),
+    "speakers": ("model", MODEL),
     "remove": ("model cat", {**MODEL, "name": ["", "ann", "zoe"]}),
     "verify": (
         "model a.wav b.wav",
@@ -339,6 +340,7 @@ def test_the_right_command_lines_are_right(place, run, name):
 READ = {
     "identify": "model a.wav",
     "verify": "model a.wav b.wav",
+    "speakers": "model",
     "evaluate": "model --manifest model/test.csv --data-folder .",
     "report": "model",
     **{f"plot {what}": "model" for what in ("curves", "confusions", "det")},
