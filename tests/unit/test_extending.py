@@ -66,3 +66,24 @@ def test_the_list(saved, voice, capsys, monkeypatch):
     cli.main(["speakers", str(saved.folder)])
     *_, last = capsys.readouterr().out.splitlines()
     assert last.split() == "çat enrolled from 2 recording(s)".split()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recordings": [2]},
+        {"recordings": [-1]},
+        {"recordings": [1.0]},
+        {"recordings": []},
+        {"recordings": [[1]]},
+        {"directions": np.zeros((1, 3), np.float32)},
+        {"directions": np.full((1, 16), np.nan, np.float32)},
+    ],
+)
+def test_a_damaged_file_of_recordings(saved, change):
+    path = saved.folder / "enrolled.npz"
+    with np.load(path) as file:
+        raw = dict(file)
+    np.savez(path, **{**raw, **change})
+    with pytest.raises(InputError, match="does not hold enrolled speakers"):
+        SpeakerIdentifier.from_results(saved.folder)
