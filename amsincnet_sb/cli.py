@@ -69,11 +69,13 @@ MODEL = (
 FILES = argument(
     "files", "recordings, folders of them, or -", nargs="+", metavar="file"
 )
+CHANNEL = argument("--channel", "from 1 on (default: their mean)", int, least=1)
 PUBLISHED = argument("--published", "draw TIMIT's published curves too", bool)
 
 
 @command(
     *MODEL,
+    CHANNEL,
     FILES,
     argument("--top", "candidates to show", int, 3, least=1),
     argument("--unknown", "'unknown' where too little is for anybody", bool),
@@ -111,6 +113,7 @@ def _identify(options):
 
 @command(
     *MODEL,
+    CHANNEL,
     argument("name", "of the new speaker"),
     FILES,
     argument("--extend", "the speaker is enrolled: add recordings", bool),
@@ -167,6 +170,7 @@ def _remove(options):
 
 @command(
     *MODEL,
+    CHANNEL,
     argument("a", "recording, or -"),
     argument("b", "recording, or -"),
     argument("--threshold", "least score (default: calibrated)", float),
@@ -194,7 +198,12 @@ def _verify(options):
     return 0 if accepted else 1
 
 
-@command(*MODEL, FILES, argument("--output", "*.npz or *.csv", required=True))
+@command(
+    *MODEL,
+    CHANNEL,
+    FILES,
+    argument("--output", "*.npz or *.csv", required=True),
+)
 def _embed(options):
     """Write speaker embeddings (d-vectors) of recordings to a file.
 
@@ -232,6 +241,7 @@ def _embed(options):
 
 @command(
     *MODEL,
+    CHANNEL,
     argument("--manifest", "CSV of a preparation", required=True),
     argument("--data-folder", "folder of its paths", required=True),
     argument("--trials", "pairs, '1 id id' or '0 id id' (default: all)"),
@@ -521,7 +531,9 @@ def _recipe_module(name):
 def _load(options):
     from amsincnet_sb.inference.identifier import SpeakerIdentifier
 
-    return SpeakerIdentifier.from_results(options.model, options.device)
+    model = SpeakerIdentifier.from_results(options.model, options.device)
+    model.channel = getattr(options, "channel", None)
+    return model
 
 
 def _load_to_change(options):

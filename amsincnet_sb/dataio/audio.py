@@ -18,7 +18,14 @@ import torch
 
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["audio_info", "is_silent", "read_audio", "read_chunk", "resample"]
+__all__ = [
+    "audio_info",
+    "check_channel",
+    "is_silent",
+    "read_audio",
+    "read_chunk",
+    "resample",
+]
 
 MAX_CHANNELS = 64
 MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
@@ -82,10 +89,10 @@ def audio_info(path):
         )
 
 
-def read_audio(path, start=0, stop=None, sample_rate=16000):
+def read_audio(path, start=0, stop=None, sample_rate=16000, channel=None):
     """Read a mono waveform.
 
-    Channels are averaged, other rates are resampled, and floating-point
+    Channels are averaged unless one is chosen, other rates are resampled, and floating-point
     files that exceed full scale are clipped to it.
 
     Arguments
@@ -97,6 +104,8 @@ def read_audio(path, start=0, stop=None, sample_rate=16000):
         rate. The default is the whole file.
     sample_rate : int
         Rate of the returned waveform, in Hz.
+    channel : int, optional
+        The only one to read, counted from 1.
 
     Returns
     -------
@@ -106,8 +115,8 @@ def read_audio(path, start=0, stop=None, sample_rate=16000):
     Raises
     ------
     InputError
-        As :func:`audio_info`; and when the limits lie outside the file, its
-        data are damaged, or it holds NaN, infinity or unscaled integers.
+        As :func:`audio_info`; and when the limits or the channel lie outside
+        the file, its data are damaged, or it holds NaN, infinity or unscaled integers.
 
     Example
     -------
@@ -121,7 +130,8 @@ def read_audio(path, start=0, stop=None, sample_rate=16000):
         rate = sound.samplerate
         if stop is None:
             stop = sound.frames
-        wave, peak = _part(path, sound, start, stop)
+        check_channel(path, channel, sound.channels)
+        wave, peak = _part(path, sound, start, stop, channel)
     if rate != sample_rate:
         wave = resample(path, wave, rate, sample_rate)
         peak = MAX_PEAK  # the low-pass filter may overshoot
@@ -159,6 +169,15 @@ def resample(path, wave, rate, sample_rate):
             f"{sample_rate} at a reasonable cost; convert it first."
         )
     return resampled(wave, rate, sample_rate)
+
+
+def check_channel(path, channel, channels):
+    """Raise InputError for a channel, counted from 1, that there is not."""
+    if channel is not None and not 1 <= channel <= channels:
+        raise InputError(
+            f"{path}: it has no channel {channel}; they are counted from 1 to "
+            f"{channels}."
+        )
 
 
 def is_silent(wave):
@@ -239,14 +258,14 @@ def _sizes(path, sound):
     return (int(found[-1]), sound.frames) if found else (0, 0)
 
 
-def _part(path, sound, start, stop):
+def _part(path, sound, start, stop, channel=None):
     """Samples start to stop as a tensor, found to be usable; their peak."""
     if not 0 <= start < stop <= sound.frames:
         raise InputError(
             f"{path}: samples {start} to {stop} were asked for, but the "
             f"file has {sound.frames}; correct the limits."
         )
-    wave = _mono(path, sound, start, stop)
+    wave = _mono(path, sound, start, stop, channel)
     peak = max(float(wave.max()), -float(wave.min()))
     if not isfinite(peak):
         raise InputError(
@@ -260,7 +279,7 @@ def _part(path, sound, start, stop):
     return torch.from_numpy(wave), peak
 
 
-def _mono(path, sound, start, stop):
+def _mono(path, sound, start, stop, channel):
     """Samples start to stop as float32 ``[T]``, decoded block by block."""
     if start:
         sound.seek(start)
@@ -274,7 +293,8 @@ def _mono(path, sound, start, stop):
                 "its header promises; copy it again."
             )
         missing -= len(block)
-        blocks.append(block[:, 0] if sound.channels == 1 else block.mean(1))
+        mixed = sound.channels > 1 and channel is None
+        blocks.append(block.mean(1) if mixed else block[:, (channel or 1) - 1])
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 

@@ -16,7 +16,14 @@ BLOCK = 2**24  # samples of a file in memory at once
 
 
 def window_means(
-    recordings, measure, window, hop, sample_rate, batch_size, errors=False
+    recordings,
+    measure,
+    window,
+    hop,
+    sample_rate,
+    batch_size,
+    errors=False,
+    channel=None,
 ):
     """Average anything over the windows of each recording.
 
@@ -26,7 +33,8 @@ def window_means(
     of their means, for each recording as soon as it is complete. A recording
     is what :func:`amsincnet_sb.inference.recordings.as_source` takes; a
     useless one raises InputError, or yields it with ``errors``. An hour of a
-    file takes no more memory than some minutes.
+    file takes no more memory than some minutes. Of several channels,
+    ``channel`` is the one to take, counted from 1; their mean if not given.
 
     Example
     -------
@@ -43,7 +51,7 @@ def window_means(
             end = None
             try:
                 for windows in _windows_of(
-                    audio, window, hop, sample_rate, batch_size
+                    audio, window, hop, sample_rate, batch_size, channel
                 ):
                     yield number, windows
             except InputError as error:
@@ -91,16 +99,16 @@ def _completed(batch, sums, measure):
             yield piece or [total / count for total in totals]
 
 
-def _windows_of(audio, window, hop, sample_rate, batch_size):
+def _windows_of(audio, window, hop, sample_rate, batch_size, channel):
     """Windows of a recording, ``[windows, window]``, batch by batch.
 
     That a file is silent is said after its last window.
     """
-    audio = as_source(audio, sample_rate)
+    audio = as_source(audio, sample_rate, channel)
     # A waveform of zeros is taken as it is.
     silent = not torch.is_tensor(audio)
     rest, seen = torch.zeros(0), False
-    for block in _blocks_of(audio, sample_rate):
+    for block in _blocks_of(audio, sample_rate, channel):
         silent = silent and is_silent(block)
         rest = torch.cat([rest, block]) if len(rest) else block
         if len(rest) >= window:
@@ -113,7 +121,7 @@ def _windows_of(audio, window, hop, sample_rate, batch_size):
         yield cut_windows(rest, window, hop)
 
 
-def _blocks_of(audio, sample_rate):
+def _blocks_of(audio, sample_rate, channel):
     """A recording in pieces ``[time]`` that memory can hold."""
     if torch.is_tensor(audio):
         yield audio
@@ -127,7 +135,7 @@ def _blocks_of(audio, sample_rate):
         stop = min(start + step, frames)
         first = max(0, start - margin)
         last = min(stop + margin, frames)
-        wave = read_audio(audio, first, last, sample_rate)
+        wave = read_audio(audio, first, last, sample_rate, channel)
         skip = (start - first) // rate * sample_rate
         if last > stop:
             wave = wave[: skip + (stop - start) // rate * sample_rate]

@@ -110,7 +110,9 @@ def _analyses(model, utterances, data_folder, measure=None):
     """The analysis of each utterance; its file is named in errors."""
     rate = model.embedding_model.sample_rate
     waves = (
-        read_audio(Path(data_folder) / u.wav, u.start, u.stop, rate)
+        read_audio(
+            Path(data_folder) / u.wav, u.start, u.stop, rate, model.channel
+        )
         for u in utterances
     )
     found = tqdm(

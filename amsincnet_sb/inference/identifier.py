@@ -123,6 +123,8 @@ class SpeakerIdentifier:
         self.scale = scale
         self.own_cosine = own_cosine
         self.windows_per_batch = windows_per_batch
+        #: Of recordings with several, counted from 1; their mean if None.
+        self.channel: int | None = None
         self.folder: Path | None = None
         self._training = None
         # Additions in it that were made with other weights.
@@ -495,6 +497,7 @@ class SpeakerIdentifier:
             net.sample_rate,
             self.windows_per_batch,
             errors,
+            self.channel,
         ):
             if measure is None and not isinstance(found, InputError):
                 found = Analysis(*found)

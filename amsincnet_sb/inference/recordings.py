@@ -13,7 +13,7 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 import torch
 
-from amsincnet_sb.dataio.audio import MAX_CHANNELS, resample
+from amsincnet_sb.dataio.audio import MAX_CHANNELS, check_channel, resample
 from amsincnet_sb.dataio.listings import SUFFIXES
 from amsincnet_sb.dataio.lists import corpus_files
 from amsincnet_sb.utils.errors import InputError
@@ -88,7 +88,7 @@ def several(audio):
     return audio if isinstance(audio, Iterable) else None
 
 
-def as_source(recording, sample_rate):
+def as_source(recording, sample_rate, channel=None):
     """A recording as a path, or as a waveform ``[time]`` at a rate.
 
     Arguments
@@ -101,6 +101,8 @@ def as_source(recording, sample_rate):
         torchaudio and librosa return them.
     sample_rate : int
         In Hz, of the waveform returned, and of samples that come without one.
+    channel : int, optional
+        Of samples with several, counted from 1, in place of their mean.
 
     Raises
     ------
@@ -128,7 +130,7 @@ def as_source(recording, sample_rate):
             "file-like object, or samples as a tensor or numpy array, alone "
             "or with their sample rate."
         )
-    wave = _mono(recording)
+    wave = _mono(recording, channel)
     if not wave.numel() or not wave.isfinite().all():
         raise InputError(
             "The recording is empty or contains NaN or infinite samples."
@@ -177,7 +179,7 @@ def _has_rate(audio):
     )
 
 
-def _mono(samples):
+def _mono(samples, channel=None):
     """Samples of any type and layout as float32 ``[time]`` in -1 to 1."""
     if isinstance(samples, torch.Tensor):
         samples = samples.detach().cpu()
@@ -205,8 +207,13 @@ def _mono(samples):
     if kind in "iu":
         full = 2.0 ** (bits - 1)
         samples = samples / full - (kind == "u")
+    check_channel("The recording", channel, short[0] if short else 1)
     if samples.ndim == 2 and samples.size:
-        samples = samples.mean(int(samples.shape[0] > samples.shape[1]))
+        axis = int(samples.shape[0] > samples.shape[1])
+        mixed = channel is None
+        samples = (
+            samples.mean(axis) if mixed else samples.take(channel - 1, axis)
+        )
     with np.errstate(over="ignore"):  # it becomes infinite
         return torch.from_numpy(np.array(samples, np.float32))
 

@@ -44,6 +44,7 @@ NO_LIST = ["none", "", "text.txt", "empty"]
 NO_NUMBER = ["x", "", "1e99", "nan", "9" * 30, "-1"]
 NO_FRACTION = ["x", "", "nan", "inf", "-0.5", "0", "1"]
 MODEL = {"model": NO_MODEL, "--device": ["abc", "", "cuda:99"], "--json": FLAG}
+CHANNEL = {"--channel": ["0", *NO_NUMBER]}
 THRESHOLD = {"--threshold": ["x", "", "nan", "-inf"]}
 # Command -> a right command line, and the wrong values of each option.
 WRONG = {
@@ -51,6 +52,7 @@ WRONG = {
         "model a.wav",
         {
             **MODEL,
+            **CHANNEL,
             **THRESHOLD,
             "files": NO_AUDIO,
             "--top": ["0", *NO_NUMBER],
@@ -59,19 +61,26 @@ WRONG = {
     ),
     "enroll": (
         "model zoe a.wav",
-        {**MODEL, "name": ["", " ", "ann", "cat", "unknown", "a\nb"]}
+        {**MODEL, **CHANNEL, "name": ["", " ", "ann", "cat", "unknown", "a\nb"]}
         | {"files": NO_AUDIO, "--extend": FLAG},
     ),
     "speakers": ("model", MODEL),
     "remove": ("model cat", {**MODEL, "name": ["", "ann", "zoe"]}),
     "verify": (
         "model a.wav b.wav",
-        {**MODEL, **THRESHOLD, "a": NO_AUDIO, "b": [*NO_AUDIO, "model"]},
+        {
+            **MODEL,
+            **CHANNEL,
+            **THRESHOLD,
+            "a": NO_AUDIO,
+            "b": [*NO_AUDIO, "model"],
+        },
     ),
     "embed": (
         "model a.wav --output e.npz",
         {
             **MODEL,
+            **CHANNEL,
             "files": NO_AUDIO,
             "--output": ["", "e.txt", "text.txt/e.npz", "link.npz", "d.npz"],
         },
@@ -80,6 +89,7 @@ WRONG = {
         "model --manifest model/test.csv --data-folder .",
         {
             **MODEL,
+            **CHANNEL,
             "--manifest": NO_LIST,
             "--data-folder": ["none", "text.txt", "empty"],
             "--trials": NO_LIST,
