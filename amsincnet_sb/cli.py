@@ -121,19 +121,18 @@ def _identify(options):
 def _enroll(options):
     """Add a speaker to a model, without training.
 
-    The model's folder gets the file enrolled.npz. Every recording must be of
-    the speaker and usable.
+    The model's folder gets the file enrolled.npz. All recordings must be of
+    the speaker; those that cannot be used are left out, and told.
 
     example: amsincnet enroll results/demo/1234 anna anna1.wav anna2.wav
     """
     model, name = _load_to_change(options), options.name
     _, recordings, failed = _recordings(options.files)
-    if failed:
-        return failed
-    model.enroll(name, recordings, options.extend)
-    files = len(recordings)
+    left_out = model.enroll(name, recordings, options.extend, errors=True)
+    files = len(recordings) - len(left_out)
     said = f"Enrolled {name} from {files} {'more ' * options.extend}file(s)"
     _save(options, model, {"enrolled": name, "files": files}, said)
+    return max([failed, *map(_complain, left_out)])
 
 
 @command(*MODEL)
@@ -271,11 +270,16 @@ def _evaluate(options):
         inputs = manifest, options.trials, options.cohort
         check_output(path, *filter(None, inputs))
     model = _load_to_change(options) if options.calibrate else _load(options)
+    left_out = []
     # Every window that the evaluation of a training run counts.
     model.hop = model.embedding_model.hop
     if options.cohort is not None:
-        model.cohort = evaluation.cohort_from(model, options.cohort, corpus)
-    results = evaluation.evaluate_model(model, manifest, corpus, options.trials)
+        model.cohort = evaluation.cohort_from(
+            model, options.cohort, corpus, left_out
+        )
+    results = evaluation.evaluate_model(
+        model, manifest, corpus, options.trials, left_out
+    )
     if options.calibrate:
         model.calibration = evaluation.calibration_from(results, manifest)
     whole, det = json.dumps(results, indent=1), None
@@ -290,6 +294,7 @@ def _evaluate(options):
             file.write(whole)
         if det:
             plot_det(path=written[1], **det)
+    return max([0, *map(_complain, left_out)])
 
 
 @command(

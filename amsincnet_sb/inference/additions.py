@@ -131,7 +131,13 @@ def update_additions(folder, new, old, mark):
         changed = new.calibration != old.calibration
         if changed or new.cohort is not old.cohort:
             for name in (CALIBRATION, COHORT):
-                _, other = _read(folder / name, None, lambda: mark)
+                content, other = _read(folder / name, None, lambda: mark)
+                if (
+                    name == COHORT
+                    and content is not None
+                    and new.cohort is None
+                ):
+                    other = other or mark  # it would be read with the others
                 _set_aside(folder / name, other)
             _write_calibration(folder, new, mark)
     return enrolled

@@ -31,10 +31,11 @@ def window_means(
     recording ``[windows]``, at most ``batch_size`` at a time, while a thread
     reads the next ones; it returns tensors ``[windows, ...]``. Yields the list
     of their means, for each recording as soon as it is complete. A recording
-    is what :func:`amsincnet_sb.inference.recordings.as_source` takes; a
-    useless one raises InputError, or yields it with ``errors``. An hour of a
-    file takes no more memory than some minutes. Of several channels,
-    ``channel`` is the one to take, counted from 1; their mean if not given.
+    is what :func:`amsincnet_sb.inference.recordings.as_source` takes, or the
+    InputError of one that could not be read; a useless one raises InputError,
+    or yields it with ``errors``. An hour of a file takes no more memory than
+    some minutes. Of several channels, ``channel`` is the one to take, counted
+    from 1; their mean if not given.
 
     Example
     -------
@@ -50,6 +51,8 @@ def window_means(
         for number, audio in enumerate(recordings):
             end = None
             try:
+                if isinstance(audio, InputError):
+                    raise audio
                 for windows in _windows_of(
                     audio, window, hop, sample_rate, batch_size, channel
                 ):

@@ -31,7 +31,7 @@ __all__ = [
 MAX_PAIRED = 6000  # utterances: 18 million pairs, which take 2 GB
 
 
-def evaluate_model(model, manifest, data_folder, trials=None):
+def evaluate_model(model, manifest, data_folder, trials=None, left_out=None):
     """Closed-set, open-set and verification errors on a manifest.
 
     Open-set trials compare the best candidate's share of an utterance with
@@ -40,7 +40,9 @@ def evaluate_model(model, manifest, data_folder, trials=None):
     out.
 
     ``trials`` are those of :func:`read_trials`; all pairs of utterances if not
-    given. Returns the content of ``evaluation.json``: ``closed_set``,
+    given. The InputErrors about utterances that cannot be used are appended to
+    the list ``left_out``, and the others are evaluated; without such a list
+    the first is raised. Returns the content of ``evaluation.json``: ``closed_set``,
     ``open_set`` and ``verification``, each None where the manifest cannot
     tell. Errors are in per cent; ``own_cosine`` is the mean output of trained
     speakers for themselves, ``calibrated`` the errors at the threshold of the
@@ -61,20 +63,30 @@ def evaluate_model(model, manifest, data_folder, trials=None):
         pairs = _all_pairs([u.spk_id for u in utterances])
     label_of = {name: i for i, name in enumerate(model.speakers)}
     labels = torch.tensor([label_of.get(u.spk_id, -1) for u in utterances])
-    means = _score_utterances(model, utterances, data_folder, labels)
-    first, second, same = pairs
+    means, used = _score_utterances(
+        model, utterances, data_folder, labels, left_out
+    )
+    if not means.scores.isfinite().all() or means.direction.isnan().any():
+        raise InputError(
+            f"{manifest}: the model answers with NaN or infinite values, so "
+            "that there are no errors to tell; train or import it again."
+        )
+    all_known = bool((labels >= 0).all())
+    labels, (first, second, same) = labels[used], _among(pairs, used)
     thresholds = {
         task: found["threshold"] for task, found in model.calibration.items()
     }
     return {
-        "sentences": len(utterances),
-        "speakers": len({u.spk_id for u in utterances}),
+        "sentences": int(used.sum()),
+        "left_out": int((~used).sum()),
+        "speakers": len({u.spk_id for u, has in zip(utterances, used) if has}),
         "closed_set": _closed_set(means, labels),
         "open_set": _open_set(
             means,
             labels,
             len(model.classifier.names),
             thresholds.get("identification"),
+            all_known,
         ),
         "verification": _verification(
             compare(means.direction, first, second, model.cohort),
@@ -84,47 +96,64 @@ def evaluate_model(model, manifest, data_folder, trials=None):
     }
 
 
-def cohort_from(model, manifest, data_folder):
+def cohort_from(model, manifest, data_folder, left_out=None):
     """The cohort that normalises verification scores, ``[speakers, size]``.
 
     The manifest lists at least three speakers, others than those of the
-    trials, or at least other utterances: the training manifest.
+    trials, or at least other utterances: the training manifest. For
+    ``left_out`` see :func:`evaluate_model`.
     """
     utterances = read_manifest(manifest)
-    names = [u.spk_id for u in utterances]
-    speakers = list(dict.fromkeys(names))
+    _check_cohort({u.spk_id for u in utterances}, manifest)
+    of_speaker = {}
+    for utterance, one in _analyses(model, utterances, data_folder, left_out):
+        if one is not None:
+            directions = of_speaker.setdefault(utterance.spk_id, [])
+            directions.append(one.direction.cpu())
+    _check_cohort(of_speaker, manifest)
+    return torch.stack(
+        [torch.stack(each).mean(0) for each in of_speaker.values()]
+    )
+
+
+def _check_cohort(speakers, manifest):
     if len(speakers) < MIN_COHORT:
         raise InputError(
             f"{manifest} has {len(speakers)} speakers, but a cohort must have "
             f"at least {MIN_COHORT}."
         )
-    found = _analyses(model, utterances, data_folder)
-    directions = torch.stack([one.direction for one in found]).cpu()
-    owner = torch.tensor([speakers.index(name) for name in names])
-    return torch.stack(
-        [directions[owner == i].mean(0) for i in range(len(speakers))]
-    )
 
 
-def _analyses(model, utterances, data_folder, measure=None):
-    """The analysis of each utterance; its file is named in errors."""
+def _analyses(model, utterances, data_folder, left_out, measure=None):
+    """Each utterance and its analysis, None for one that is left out."""
     rate = model.embedding_model.sample_rate
-    waves = (
-        read_audio(
-            Path(data_folder) / u.wav, u.start, u.stop, rate, model.channel
-        )
-        for u in utterances
-    )
+
+    def waves():
+        """The audio of each utterance, or the error of reading it."""
+        for u in utterances:
+            try:
+                path = Path(data_folder) / u.wav
+                yield read_audio(path, u.start, u.stop, rate, model.channel)
+            except InputError as error:
+                yield error
+
     found = tqdm(
-        model.analyse_all(waves, errors=True, measure=measure),
+        model.analyse_all(waves(), errors=True, measure=measure),
         total=len(utterances),
         unit="file",
         disable=None,
     )
+    usable = False
     for utterance, one in zip(utterances, found):
         if isinstance(one, InputError):
-            raise InputError(f"{utterance.wav}: {one}") from one
-        yield one
+            named = utterance.wav in str(one)
+            error = one if named else InputError(f"{utterance.wav}: {one}")
+            if left_out is None or (utterance is utterances[-1] and not usable):
+                raise error from one
+            left_out.append(error)
+            one = None
+        usable = usable or one is not None
+        yield utterance, one
 
 
 class _Means(NamedTuple):
@@ -139,8 +168,11 @@ class _Means(NamedTuple):
     direction: torch.Tensor  # [utterances, embedding_size]
 
 
-def _score_utterances(model, utterances, data_folder, labels):
-    """The _Means; a label of -1 is a speaker the model does not know."""
+def _score_utterances(model, utterances, data_folder, labels, left_out):
+    """The _Means, and which utterances they are of, ``[utterances]`` of bool.
+
+    A label of -1 is a speaker the model does not know.
+    """
     # Where all speakers are known, each is scored as unknown too.
     leave_out = len(model.speakers) > 1 and bool((labels >= 0).all())
     labels = labels.to(model.device)
@@ -163,8 +195,22 @@ def _score_utterances(model, utterances, data_folder, labels):
             F.normalize(embeddings, dim=-1),
         )
 
-    found = _analyses(model, utterances, data_folder, measure)
-    return _Means(*(torch.stack(each).cpu() for each in zip(*found)))
+    found = [
+        one
+        for _, one in _analyses(
+            model, utterances, data_folder, left_out, measure
+        )
+    ]
+    used = torch.tensor([one is not None for one in found])
+    rows = zip(*(one for one in found if one is not None))
+    return _Means(*(torch.stack(each).cpu() for each in rows)), used
+
+
+def _among(pairs, used):
+    """Those of some trials whose utterances were both used, renumbered."""
+    first, second, same = pairs
+    kept, number = used[first] & used[second], used.cumsum(0) - 1
+    return number[first[kept]], number[second[kept]], same[kept]
 
 
 def calibration_from(results, manifest):
@@ -197,6 +243,8 @@ def report(results):
     lines = [
         f"{results['sentences']} utterances, {results['speakers']} speakers"
     ]
+    if left_out := results.get("left_out"):
+        lines.append(f"left out because they cannot be used: {left_out}")
     if closed := results["closed_set"]:
         lines += [
             "identification among known speakers "
@@ -291,17 +339,19 @@ def _closed_set(means, labels):
     return {**errors, "sentences": int(known.sum())}
 
 
-def _open_set(means, labels, trained, calibrated):
+def _open_set(means, labels, trained, calibrated, all_known):
     known, scores = labels >= 0, means.scores
     if not known.any() or scores.shape[1] < 2:
         return None
     shares = _best_share(scores, means.posteriors)
-    if known.all():
+    if all_known:
         how = "known speakers, their own class left out"
         reject = _best_share(means.other_scores, means.other_posteriors)
     else:
         how = "speakers the model does not know"
         reject = shares[~known]
+        if not len(reject):
+            return None
     accept = shares[known]
     targets = torch.arange(len(accept) + len(reject)) < len(accept)
     errors = {

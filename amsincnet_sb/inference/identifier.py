@@ -374,7 +374,8 @@ class SpeakerIdentifier:
         name: str,
         files: Recording | Iterable[Recording],
         extend: bool = False,
-    ) -> None:
+        errors: bool = False,
+    ) -> list[InputError]:
         """Add a speaker without training.
 
         The class vector is the mean direction of the windows, scaled so that
@@ -389,6 +390,14 @@ class SpeakerIdentifier:
         extend : bool
             The speaker is enrolled already: as if all recordings had been
             given then.
+        errors : bool
+            Leave recordings out that cannot be used, as long as there is
+            another.
+
+        Returns
+        -------
+        list of InputError
+            About those left out.
 
         Raises
         ------
@@ -402,7 +411,17 @@ class SpeakerIdentifier:
         recordings = [files] if given is None else list(given)
         if not recordings:
             raise InputError(f"There is no recording to enrol {name!r} from.")
-        self.classifier.enroll(name, self._directions(recordings))
+        found = list(self.analyse_all(recordings, errors))
+        left_out = [one for one in found if isinstance(one, InputError)]
+        if len(left_out) == len(found):
+            raise left_out[0]
+        directions = [
+            one.direction.cpu()
+            for one in found
+            if not isinstance(one, InputError)
+        ]
+        self.classifier.enroll(name, torch.stack(directions))
+        return left_out
 
     def remove(self, name: str) -> None:
         """Remove an enrolled speaker; InputError if there is no such one."""

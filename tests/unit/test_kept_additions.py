@@ -125,6 +125,15 @@ def test_whoever_loaded_the_old_model_cannot_save(folder, other, voice):
     assert content(folder) == before
 
 
+def test_a_cohort_goes_with_the_thresholds_found_with_it(folder):
+    (folder / "calibration.json").unlink()
+    who = load(folder)
+    who.calibration = {"verification": {"threshold": 0.5}}
+    who.save()
+    assert load(folder).cohort is None
+    assert len(list(folder.glob("cohort-*.npz"))) == 1
+
+
 def test_damaged_additions_are_kept_as_they_are(folder, other):
     (folder / "enrolled.npz").write_bytes(b"half")
     write_pretrained(folder, *other, NAMES, 10.0)

@@ -92,7 +92,7 @@ def test_as_if_the_model_did_not_know_a_speaker(
         )
     labels = torch.tensor([who.speakers.index(name) for name in pitches])
     who.windows_per_batch = 20  # several batches per utterance
-    found = _score_utterances(who, utterances, tmp_path, labels)
+    found, _ = _score_utterances(who, utterances, tmp_path, labels, None)
     for i, left in enumerate(("dog", "cat")):
         less = SpeakerIdentifier(*models, ["ann", "bob"], scale=10.0)
         less.enroll(left, [voice(pitches[left])])
@@ -109,7 +109,7 @@ def test_as_if_the_model_did_not_know_a_speaker(
         assert found.other_posteriors[i, labels[i]] == 0
         assert found.other_scores[i, labels[i]] == -torch.inf
     labels[0] = -1  # a stranger, to whom the others are compared as they are
-    found = _score_utterances(who, utterances, tmp_path, labels)
+    found, _ = _score_utterances(who, utterances, tmp_path, labels, None)
     assert torch.equal(found.other_scores, found.scores)
     assert found.right[0] == 0
 
