@@ -170,17 +170,31 @@ def _remove(options):
 @command(
     *MODEL,
     CHANNEL,
-    argument("a", "recording, or -"),
-    argument("b", "recording, or -"),
+    argument("a", "recording, or -", nargs="?"),
+    argument("b", "recording, or -", nargs="?"),
     argument("--threshold", "least score (default: calibrated)", float),
+    argument("--trials", "list of pairs to score, in place of a and b"),
+    argument("--data-folder", "where its recordings are"),
+    argument("--output", "file for its scores"),
 )
 def _verify(options):
     """Decide whether two recordings are of the same speaker.
 
     Exit status: 0 accepted, 1 rejected, another after an error.
 
+    With --trials, the pairs of a list get scores and no decision: '1 path path'
+    as VoxCeleb has it (written as 'score path path'), 'id id target' as Kaldi
+    has it ('id id score'; the --data-folder has a wav.scp), or 'path path'
+    without labels. Equal error and minimum cost are told where there are labels.
+
     example: amsincnet verify results/demo/1234 a.wav b.flac
     """
+    if options.trials is not None:
+        return _verify_trials(options)
+    if options.b is None or options.data_folder or options.output:
+        raise InputError(
+            "Give two recordings, or --trials, --data-folder and --output."
+        )
     model, threshold = _load(options), options.threshold
     _, recordings, failed = _recordings([options.a, options.b])
     if failed:
@@ -195,6 +209,29 @@ def _verify(options):
     said += f"  score {score:.3f}  threshold {threshold:.3f}"
     _answer(options, values, said)
     return 0 if accepted else 1
+
+
+def _verify_trials(options):
+    """Write the scores of a list of trials."""
+    from amsincnet_sb.inference import trials
+
+    given = options.a, options.threshold
+    if given != (None, None) or not (options.data_folder and options.output):
+        raise InputError(
+            "--trials needs --data-folder and --output, and neither recordings "
+            "nor --threshold."
+        )
+    listed = trials.read_trial_list(options.trials)
+    paths = trials.find_recordings(listed, options.data_folder)
+    check_output(options.output, options.trials, *paths.values())
+    scores, left_out = trials.score_trials(_load(options), listed, paths)
+    found = trials.write_scores(options.output, listed, scores)
+    lines = [f"Scores of {found['trials']} trials: {options.output}"]
+    if "eer" in found:
+        lines.append(f"  equal error     {found['eer']:8.3f} %")
+        lines.append(f"  minDCF (0.01)   {found['min_dcf']:8.3f}")
+    _answer(options, found, *lines)
+    return max([0, *map(_complain, left_out)])
 
 
 @command(

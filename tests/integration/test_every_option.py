@@ -74,6 +74,9 @@ WRONG = {
             **THRESHOLD,
             "a": NO_AUDIO,
             "b": [*NO_AUDIO, "model"],
+            "--trials": NO_LIST,
+            "--data-folder": ["none", "text.txt", "."],
+            "--output": ["text.txt", "new.txt"],
         },
     ),
     "embed": (
