@@ -128,6 +128,8 @@ def _enroll(options):
     """
     model, name = _load_to_change(options), options.name
     _, recordings, failed = _recordings(options.files)
+    if failed and not recordings:
+        return failed  # of which it is told
     left_out = model.enroll(name, recordings, options.extend, errors=True)
     files = len(recordings) - len(left_out)
     said = f"Enrolled {name} from {files} {'more ' * options.extend}file(s)"

@@ -102,7 +102,7 @@ def _completed(batch, sums, measure):
             yield piece or [total / count for total in totals]
 
 
-def _windows_of(audio, window, hop, sample_rate, batch_size, channel):
+def _windows_of(audio, window, hop, sample_rate, batch_size, channel=None):
     """Windows of a recording, ``[windows, window]``, batch by batch.
 
     That a file is silent is said after its last window.
@@ -124,7 +124,7 @@ def _windows_of(audio, window, hop, sample_rate, batch_size, channel):
         yield cut_windows(rest, window, hop)
 
 
-def _blocks_of(audio, sample_rate, channel):
+def _blocks_of(audio, sample_rate, channel=None):
     """A recording in pieces ``[time]`` that memory can hold."""
     if torch.is_tensor(audio):
         yield audio

@@ -95,7 +95,7 @@ class SpeakerIdentifier:
     >>> who = SpeakerIdentifier(net, CosineClassifier(8, 2), ["ann", "bob"])
     >>> sorted(c.speaker for c in who.identify(torch.randn(16000)))
     ['ann', 'bob']
-    >>> who.enroll("cat", [torch.randn(16000)])
+    >>> _ = who.enroll("cat", [torch.randn(16000)])
     >>> who.speakers
     ['ann', 'bob', 'cat']
     """

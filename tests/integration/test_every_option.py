@@ -153,6 +153,14 @@ WRONG = {
             "--output": ["", "r.txt", "text.txt/r.html", "link.html", "d.html"],
         },
     ),
+    "train": (
+        "sweep.yaml",
+        {"configuration": NO_LIST},
+    ),
+    "hparams": (
+        "--copy new",
+        {"--copy": ["text.txt", "text.txt/new"]},
+    ),
     "sweep": (
         "sweep.yaml --output new",
         {
@@ -205,7 +213,7 @@ def test_every_option_has_wrong_values():
 
 
 def test_every_script_with_options_is_here():
-    scripts = TESTS.parent.rglob("recipes/**/*.py")
+    scripts = (TESTS.parent / "recipes").rglob("*.py")
     asked = {s.name for s in scripts if "Parser(" in s.read_text()}
     assert asked == {"sweep.py", "librispeech_prepare.py"}
 
@@ -338,12 +346,13 @@ def test_a_wrong_value_is_one_sentence(place, run, name, option, value):
     assert contents(place) == before
 
 
-RIGHT = [n for n in WRONG if n not in ("sweep", "librispeech_prepare.py")]
+LONG = ("sweep", "train", "librispeech_prepare.py")
+RIGHT = [name for name in WRONG if name not in LONG]
 
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_the_right_command_lines_are_right(place, run, name):
-    """Those two need minutes, and a corpus: they have tests of their own."""
+    """The others need minutes, and a corpus: they have tests of their own."""
     status, _, err = run(name, WRONG[name][0].split())
     assert status in (0, 1), err
 
