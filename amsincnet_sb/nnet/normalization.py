@@ -87,5 +87,5 @@ class UnitLength(nn.Module):
     """
 
     def forward(self, x, lengths=None):
-        """Scale ``[..., size]``; zeros stay zeros."""
+        """Scale vectors, the last axis; zeros stay zeros."""
         return nn.functional.normalize(x, dim=-1)

@@ -64,9 +64,9 @@ def window_samples(nth, lengths, window, hop):
 
 
 def cut_windows(waves, window, hop):
-    """All windows of recordings of one length, ``[..., time]``.
+    """All windows of recordings of one length.
 
-    ``[..., windows, window]``, a view unless they are shorter than a window.
+    ``[..., time]`` to ``[..., windows, window]``, a view unless they are shorter than a window.
 
     Example
     -------
