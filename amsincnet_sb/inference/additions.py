@@ -9,6 +9,7 @@ kept, and not used.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -83,6 +84,7 @@ def read_additions(folder, size, weights):
     the model's fingerprint, which is asked where a file has one.
     """
     found, outdated = {}, {}
+    weights = functools.cache(weights)  # it reads all of them
     for name in AGAIN:
         found[name], mark = _read(folder / name, size, weights)
         if mark is not None:
@@ -155,6 +157,7 @@ def carry_over(old, new, made, weights):
             shutil.copytree(path, new / path.name, symlinks=True)
         elif path.name not in made and (path.is_file() or path.is_symlink()):
             shutil.copy2(path, new / path.name, follow_symlinks=False)
+    weights = functools.cache(weights)
     for name in AGAIN:
         path = new / name
         with contextlib.suppress(InputError):  # damaged: kept as it is

@@ -12,9 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["BandMask", "RandomEqualizer", "RandomMixture"]
+__all__ = ["BandMask", "RandomEqualizer", "RandomMixture", "at_snr"]
 
 POINTS = 9  # of a random frequency response: one per kHz at 16 kHz
+TINY = 1e-9  # Silent noise gets a finite gain.
+
+
+def at_snr(noise, wavs, snr_db):
+    """Noise ``[batch, time]`` at a signal-to-noise ratio to waveforms.
+
+    ``snr_db`` is ``[batch, 1]``; both powers are means over the whole length.
+
+    Example
+    -------
+    >>> at_snr(torch.ones(1, 4), torch.ones(1, 4), torch.tensor([[20.0]]))
+    tensor([[0.1000, 0.1000, 0.1000, 0.1000]])
+    """
+    power = wavs.square().mean(1, keepdim=True)
+    own = noise.square().mean(1, keepdim=True) + TINY
+    return noise * (power / own * 10 ** (-snr_db / 10)).sqrt()
 
 
 class RandomEqualizer(nn.Module):
@@ -99,12 +115,8 @@ class RandomMixture(nn.Module):
         others = wavs.roll(1, 0)
         draw = torch.rand(2, len(wavs), 1, device=wavs.device)
         snr = self.snr_low + (self.snr_high - self.snr_low) * draw[0]
-        tiny = 1e-9  # A silent background gets a finite gain.
-        power = wavs.square().mean(1, keepdim=True)
-        noise = others.square().mean(1, keepdim=True) + tiny
-        gain = (power / noise * 10 ** (-snr / 10)).sqrt()
-        gain = torch.where(draw[1] < self.probability, gain, 0.0)
-        return wavs + gain * others
+        background = at_snr(others, wavs, snr)
+        return wavs + torch.where(draw[1] < self.probability, background, 0.0)
 
 
 class BandMask(nn.Module):

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import nn
 
+from amsincnet_sb.nnet.augmentation import TINY, at_snr
+
 __all__ = [
     "RandomBabble",
     "RandomBand",
@@ -23,8 +25,6 @@ __all__ = [
     "RandomReverberation",
 ]
 
-TINY = 1e-9  # A silent example gets a finite gain.
-
 
 def _uniform(like, low, high):
     """Uniformly distributed, one for each example: ``[batch, 1]``."""
@@ -35,13 +35,6 @@ def _uniform(like, low, high):
 def _some(like, probability):
     """True for some examples: ``[batch, 1]``."""
     return torch.rand(len(like), 1, device=like.device) < probability
-
-
-def _scaled(noise, wavs, snr_db):
-    """Noise at a signal-to-noise ratio to the waveforms."""
-    power = wavs.square().mean(1, keepdim=True)
-    own = noise.square().mean(1, keepdim=True) + TINY
-    return noise * (power / own * 10 ** (-snr_db / 10)).sqrt()
 
 
 def _checked(module, **ranges):
@@ -104,7 +97,7 @@ class RandomNoise(nn.Module):
         noise = torch.fft.irfft(spectrum * hz ** (-slope / 2), wavs.shape[1])
         snr = _uniform(wavs, self.snr_low, self.snr_high)
         some = _some(wavs, self.probability)
-        return wavs + torch.where(some, _scaled(noise, wavs, snr), 0.0)
+        return wavs + torch.where(some, at_snr(noise, wavs, snr), 0.0)
 
 
 class RandomBabble(nn.Module):
@@ -147,7 +140,7 @@ class RandomBabble(nn.Module):
         )
         snr = _uniform(wavs, self.snr_low, self.snr_high)
         some = _some(wavs, self.probability)
-        return wavs + torch.where(some, _scaled(babble, wavs, snr), 0.0)
+        return wavs + torch.where(some, at_snr(babble, wavs, snr), 0.0)
 
 
 class RandomModulatedNoise(nn.Module):

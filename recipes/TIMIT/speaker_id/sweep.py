@@ -163,9 +163,10 @@ class Sweep:
         A run that is finished is not started again, to be compared itself.
         """
         found = {}
-        for run in self.runs:
-            options = plain_options(run.hparams, {"data_folder": ""})
-            found[run.recipe] = json.dumps(as_json(options, ""))
+        # Once for all margins and seeds.
+        for recipe, file in {r.recipe: r.hparams for r in self.runs}.items():
+            options = plain_options(file, {"data_folder": ""})
+            found[recipe] = json.dumps(as_json(options, ""))
         for option in self.options:
             key, _, folder = option.partition("=")
             preparation = key == "--manifest" and Provenance.read(folder)
