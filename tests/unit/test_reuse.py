@@ -124,7 +124,8 @@ def test_autocast(name, dtype):
 
 
 @pytest.mark.parametrize(
-    "name", [*LOSSES, "TimeLayerNorm", "CosineClassifier", "SincFeatures"]
+    "name",
+    [*sorted(LOSSES), "TimeLayerNorm", "CosineClassifier", "SincFeatures"],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(name, dtype):
