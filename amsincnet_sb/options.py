@@ -85,7 +85,7 @@ def command(*arguments):
 
     def add(function):
         """Enter the command under its name."""
-        name = function.__name__.strip("_").replace("_", "-")
+        name = function.__name__.replace("_", "-")
         COMMANDS[name] = function, arguments
         return function
 

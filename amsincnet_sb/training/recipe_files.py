@@ -4,12 +4,14 @@ In a clone they are the repository's own; a wheel has copies (see setup.py).
 """
 
 import difflib
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["HPARAMS", "RECIPES", "find_hparams"]
+__all__ = ["HPARAMS", "RECIPES", "find_hparams", "recipe_module"]
 
 _PACKAGE = Path(__file__).absolute().parents[1]
 _COPY = _PACKAGE / "recipes"
@@ -52,3 +54,12 @@ def find_hparams(name):
         f"{name} is no file and no configuration of the package, which "
         f"`amsincnet hparams` lists{meant}"
     )
+
+
+def recipe_module(name):
+    """A script of the recipes, such as ``TIMIT/demo_corpus.py``, as a module."""
+    path = RECIPES / name
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

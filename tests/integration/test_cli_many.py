@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from amsincnet_sb import cli
+from amsincnet_sb.commands import scores
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_an_evaluation_is_told_and_kept_elsewhere(run, place, corpus):
     (place / "new" / "folder" / "evaluation.json").unlink()
     os.mkdir("new/folder/evaluation.json")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "check_output", lambda *_: None)
+        patch.setattr(scores, "check_output", lambda *_: None)
         found = run(*EVALUATE, data, "--output", "new/folder")
     assert found[0] == 2 and found[1] == [told]
     assert "evaluation.json cannot be written" in found[2][-1]

@@ -24,10 +24,11 @@ from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.training.metrics_log import MetricsLog
+from amsincnet_sb.training.recipe_files import recipe_module
 
 TESTS = Path(__file__).parents[1]
-librispeech = cli._recipe_module("LibriSpeech/librispeech_prepare.py")
-sweep = cli._recipe_module("TIMIT/speaker_id/sweep.py")
+librispeech = recipe_module("LibriSpeech/librispeech_prepare.py")
+sweep = recipe_module("TIMIT/speaker_id/sweep.py")
 SINCNET = {
     "window": 400,
     "hop": 100,

@@ -6,9 +6,10 @@ import json
 import pytest
 
 from amsincnet_sb import cli
+from amsincnet_sb.training.recipe_files import recipe_module
 from amsincnet_sb.utils.errors import InputError
 
-sweep_script = cli._recipe_module("TIMIT/speaker_id/sweep.py")
+sweep_script = recipe_module("TIMIT/speaker_id/sweep.py")
 Sweep = sweep_script.Sweep
 
 # Errors that say what the run was given; margin 0.9 fails the first time.

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from amsincnet_sb import cli
 from amsincnet_sb.dataio.corpus import prepare_own_corpus
 from amsincnet_sb.training.children import Children
+from amsincnet_sb.training.recipe_files import recipe_module
 from amsincnet_sb.training.signals import STOPPED
 from amsincnet_sb.utils.errors import InputError
 
-sweep_script = cli._recipe_module("TIMIT/speaker_id/sweep.py")
+sweep_script = recipe_module("TIMIT/speaker_id/sweep.py")
 Sweep = sweep_script.Sweep
 
 # Stands for a train.py that never ends, and says that it was asked to.

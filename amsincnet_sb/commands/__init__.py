@@ -1,0 +1,8 @@
+"""The commands of ``amsincnet``: a function each, whose docstring is the help.
+
+Each imports what it needs when it runs, so that ``--help`` does not wait.
+"""
+
+from amsincnet_sb.commands import models, scores, training
+
+__all__ = ["models", "scores", "training"]
