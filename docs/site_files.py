@@ -28,6 +28,7 @@ AREAS = {
     "dataio": "Data",
     "kernels": "Kernels",
     "utils": "Errors and files",
+    "commands": "Commands",
 }
 TOOLS = "plots", "report", "original"
 # SpeechBrain's docstrings have other headings than NumPy's.
