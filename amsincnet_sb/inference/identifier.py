@@ -2,13 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
 import torch
-import torch.nn.functional as F
 
 from amsincnet_sb.inference.additions import (
     CALIBRATION,
@@ -26,7 +25,6 @@ from amsincnet_sb.inference.answers import (
     check_number,
     ranked,
 )
-from amsincnet_sb.inference.audio_windows import window_means
 from amsincnet_sb.inference.enrolment import UNKNOWN, EnrollableClassifier
 from amsincnet_sb.inference.pretrained import (
     OWN_COSINE,
@@ -36,9 +34,8 @@ from amsincnet_sb.inference.pretrained import (
 )
 from amsincnet_sb.inference.recordings import Recording, several
 from amsincnet_sb.inference.scoring import compare
-from amsincnet_sb.lobes.frozen import for_evaluation
+from amsincnet_sb.inference.window_averages import WindowAverages
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
-from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["Analysis", "Candidate", "SpeakerIdentifier", "UNKNOWN"]
@@ -52,7 +49,7 @@ Threshold: TypeAlias = float | Literal["calibrated"] | None
 DEFAULT_THRESHOLDS = {"verification": 0.8, "identification": 0.3}
 
 
-class SpeakerIdentifier:
+class SpeakerIdentifier(WindowAverages):
     """A trained model that names speakers, verifies and enrols them.
 
     A recording is a file of any format, rate and number of channels that
@@ -110,27 +107,17 @@ class SpeakerIdentifier:
         hop: int | None = None,
         own_cosine: float = OWN_COSINE,
     ) -> None:
-        window = embedding_model.window
-        self.hop = max(1, window // 4) if hop is None else hop
-        if not 1 <= self.hop <= window:
-            raise InputError(
-                f"hop is {hop} but must be 1 to {window} samples, a window."
-            )
-        self.embedding_model = embedding_model
-        self.classifier = EnrollableClassifier(
+        enrollable = EnrollableClassifier(
             classifier, speakers, embedding_model.embedding_size, own_cosine
         )
-        self.scale = scale
+        super().__init__(
+            embedding_model, enrollable, scale, windows_per_batch, hop
+        )
         self.own_cosine = own_cosine
-        self.windows_per_batch = windows_per_batch
-        #: Of recordings with several, counted from 1; their mean if None.
-        self.channel: int | None = None
         self.folder: Path | None = None
         self._training = None
         # Additions in it that were made with other weights.
         self.outdated: dict[str, str] = {}
-        self.device = next(embedding_model.parameters()).device
-        self._prepare()
         self._saved = Additions({}, {}, None)  # as in the folder
         self.calibration = {}
         # Directions [speakers, embedding_size] that normalise the scores of
@@ -186,17 +173,6 @@ class SpeakerIdentifier:
         model.cohort = additions.cohort
         model._saved = model._additions()
         return model
-
-    def _prepare(self):
-        self._embed = for_evaluation(self.embedding_model)
-
-    def __getstate__(self):
-        # Prepared kernels stay in their process.
-        return {k: v for k, v in vars(self).items() if k != "_embed"}
-
-    def __setstate__(self, state):
-        vars(self).update(state)
-        self._prepare()
 
     @property
     def speakers(self) -> list[str]:
@@ -482,57 +458,3 @@ class SpeakerIdentifier:
     def _additions(self):
         enrolled = self.classifier.enrolled
         return Additions(enrolled, dict(self.calibration), self.cohort)
-
-    def analyse_all(
-        self,
-        recordings: Iterable[Any],
-        errors: bool = False,
-        measure: Callable[..., Any] | None = None,
-    ) -> Iterator[Any]:
-        """Average the model's outputs over the windows of recordings.
-
-        Yields an Analysis per recording, as soon as it is complete; for
-        ``errors`` see :meth:`identify_all`. ``measure`` averages something
-        else, in lists: given embeddings ``[windows, embedding_size]``, the
-        classifier's outputs ``[windows, speakers]`` and the number of each
-        window's recording ``[windows]``, it returns tensors ``[windows, ...]``.
-        """
-        made = measure or self._analyse
-
-        @torch.inference_mode()
-        def measure_windows(windows, recording):
-            """Whatever is summed over a block of windows."""
-            embeddings = self._embed(windows.to(self.device)).float()
-            outputs = self.classifier(embeddings).squeeze(1).float()
-            recording = recording.to(self.device)
-            return made(embeddings.squeeze(1), outputs, recording)
-
-        net = self.embedding_model
-        for found in window_means(
-            recordings,
-            measure_windows,
-            net.window,
-            self.hop,
-            net.sample_rate,
-            self.windows_per_batch,
-            errors,
-            self.channel,
-        ):
-            if measure is None and not isinstance(found, InputError):
-                found = Analysis(*found)
-                if not all(each.isfinite().all() for each in found):
-                    found = InputError(
-                        "The model answers with NaN or infinite values; train "
-                        "or import it again."
-                    )
-                    if not errors:
-                        raise found
-            yield found
-
-    def _analyse(self, embeddings, outputs, _):
-        scores = log_posteriors(outputs, self.scale)
-        return scores, scores.exp(), embeddings, F.normalize(embeddings, dim=-1)
-
-    def _directions(self, recordings):
-        found = self.analyse_all(recordings)
-        return torch.stack([one.direction for one in found]).cpu()

@@ -1,0 +1,125 @@
+"""A trained model's outputs, averaged over the windows of recordings."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from amsincnet_sb.inference.answers import Analysis
+from amsincnet_sb.inference.audio_windows import window_means
+from amsincnet_sb.inference.enrolment import EnrollableClassifier
+from amsincnet_sb.lobes.frozen import for_evaluation
+from amsincnet_sb.lobes.windowed import WindowedEmbedding
+from amsincnet_sb.nnet.scoring import log_posteriors
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["WindowAverages"]
+
+
+class WindowAverages:
+    """A model that is asked about recordings; see SpeakerIdentifier.
+
+    It can be copied and pickled.
+
+    Arguments
+    ---------
+    embedding_model : torch.nn.Module
+        A SincNet or a SincTDNN, in evaluation mode.
+    classifier : EnrollableClassifier
+        Of its embeddings.
+    scale : float
+        Factor from the classifier's outputs to logits.
+    windows_per_batch : int
+        Bounds the memory taken, whatever the length of a recording.
+    hop : int, optional
+        Samples between windows; a quarter of a window if not given.
+    """
+
+    def __init__(
+        self,
+        embedding_model: WindowedEmbedding,
+        classifier: EnrollableClassifier,
+        scale: float,
+        windows_per_batch: int,
+        hop: int | None,
+    ) -> None:
+        window = embedding_model.window
+        self.hop = max(1, window // 4) if hop is None else hop
+        if not 1 <= self.hop <= window:
+            raise InputError(
+                f"hop is {hop} but must be 1 to {window} samples, a window."
+            )
+        self.embedding_model = embedding_model
+        self.classifier = classifier
+        self.scale = scale
+        self.windows_per_batch = windows_per_batch
+        #: Of recordings with several, counted from 1; their mean if None.
+        self.channel: int | None = None
+        self.device = next(embedding_model.parameters()).device
+        self._prepare()
+
+    def _prepare(self):
+        self._embed = for_evaluation(self.embedding_model)
+
+    def __getstate__(self):
+        # Prepared kernels stay in their process.
+        return {k: v for k, v in vars(self).items() if k != "_embed"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._prepare()
+
+    def analyse_all(
+        self,
+        recordings: Iterable[Any],
+        errors: bool = False,
+        measure: Callable[..., Any] | None = None,
+    ) -> Iterator[Any]:
+        """Average the model's outputs over the windows of recordings.
+
+        Yields an Analysis per recording, as soon as it is complete; for
+        ``errors`` see :meth:`identify_all`. ``measure`` averages something
+        else, in lists: given embeddings ``[windows, embedding_size]``, the
+        classifier's outputs ``[windows, speakers]`` and the number of each
+        window's recording ``[windows]``, it returns tensors ``[windows, ...]``.
+        """
+        made = measure or self._analyse
+
+        @torch.inference_mode()
+        def measure_windows(windows, recording):
+            """Whatever is summed over a block of windows."""
+            embeddings = self._embed(windows.to(self.device)).float()
+            outputs = self.classifier(embeddings).squeeze(1).float()
+            recording = recording.to(self.device)
+            return made(embeddings.squeeze(1), outputs, recording)
+
+        net = self.embedding_model
+        for found in window_means(
+            recordings,
+            measure_windows,
+            net.window,
+            self.hop,
+            net.sample_rate,
+            self.windows_per_batch,
+            errors,
+            self.channel,
+        ):
+            if measure is None and not isinstance(found, InputError):
+                found = Analysis(*found)
+                if not all(each.isfinite().all() for each in found):
+                    found = InputError(
+                        "The model answers with NaN or infinite values; train "
+                        "or import it again."
+                    )
+                    if not errors:
+                        raise found
+            yield found
+
+    def _analyse(self, embeddings, outputs, _):
+        scores = log_posteriors(outputs, self.scale)
+        return scores, scores.exp(), embeddings, F.normalize(embeddings, dim=-1)
+
+    def _directions(self, recordings):
+        found = self.analyse_all(recordings)
+        return torch.stack([one.direction for one in found]).cpu()
