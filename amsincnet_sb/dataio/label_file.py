@@ -1,6 +1,13 @@
 """The file of the speakers' labels, in the format of SpeechBrain."""
 
-__all__ = ["label_file"]
+import os
+
+from speechbrain.dataio.encoder import CategoricalEncoder
+
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import atomic_write
+
+__all__ = ["keep_labels", "label_file"]
 
 
 def label_file(speakers):
@@ -20,3 +27,33 @@ def label_file(speakers):
     names = [repr(name).replace("=>", "\\x3d>") for name in speakers]
     lines = [f"{name} => {index}" for index, name in enumerate(names)]
     return "\n".join([*lines, "=" * 16, "'starting_index' => 0\n"])
+
+
+def keep_labels(path, label_encoder, resumed):
+    """Write the speakers' labels; refuse a resumed run of other speakers.
+
+    Arguments
+    ---------
+    path : str
+        The file, in a run's folder.
+    label_encoder : CategoricalEncoder
+        Of the training manifest.
+    resumed : bool
+        Whether the folder has checkpoints.
+    """
+    if resumed and os.path.exists(path):
+        try:
+            known = CategoricalEncoder.from_saved(path)
+        except (ValueError, SyntaxError, LookupError, OSError) as error:
+            raise InputError(
+                f"{path} is damaged; move it away, and the run goes on with "
+                "the speakers of its training manifest."
+            ) from error
+        if known.lab2ind != label_encoder.lab2ind:
+            raise InputError(
+                f"{path} is of a run on other speakers; give another "
+                "--output_folder."
+            )
+        return
+    with atomic_write(path) as file:
+        file.write(label_file(label_encoder.lab2ind))

@@ -27,6 +27,7 @@ from ruamel.yaml import YAML, Loader
 from ruamel.yaml.error import YAMLError
 
 from amsincnet_sb.training.permitted import HOW, is_text
+from amsincnet_sb.training.recipe_keys import LATER
 from amsincnet_sb.utils.errors import InputError, as_input_error
 from amsincnet_sb.utils.files import atomic_write
 
@@ -97,7 +98,7 @@ def plain_options(hparams_file, overrides, hints=None):
         if _tag(value) == "!PLACEHOLDER" and key not in overrides:
             hint = (hints or {}).get(key, f"give one with --{key}=VALUE.")
             raise InputError(f"{path}: `{key}` has no value yet; {hint}")
-    return dict(_recipe(_resolved(hparams_file, placed)))
+    return _complete(_recipe(_resolved(hparams_file, placed)))
 
 
 def load_recipe(hparams_file, overrides):
@@ -110,9 +111,9 @@ def load_recipe(hparams_file, overrides):
     with open(hparams_file, encoding="utf-8") as file:
         with as_input_error(hparams_file):
             loader = literal.loader()
-            return _recipe(
-                load_hyperpyyaml(file, literal.tokens, loader=loader)
-            )
+            # False: a key may be a LATER one; others have been checked.
+            hparams = load_hyperpyyaml(file, literal.tokens, False, loader)
+    return _complete(_recipe(hparams))
 
 
 def save_hyperparams(hparams_file, overrides):
@@ -205,9 +206,15 @@ def _recipe(tree):
     return tree
 
 
+def _complete(recipe):
+    """A recipe with the keys that are younger than its file."""
+    missing = {k: v for k, v in LATER.items() if k not in recipe}
+    return {**recipe, **missing}
+
+
 def _place(trees, overrides, hparams_file):
     """The overrides of each tree, those of an included one within."""
-    known = {}
+    known = dict(LATER)
     for _, tree in reversed(trees):
         known.update(tree)
     _check_keys(overrides, known, COMMAND_LINE, hparams_file)
@@ -215,7 +222,8 @@ def _place(trees, overrides, hparams_file):
     placed = None
     for number, (path, tree) in reversed([*enumerate(trees)]):
         changes = trees[number - 1][1][RECIPE] if number else {}
-        mine = {k: v for k, v in overrides.items() if k in tree}
+        has = tree if RECIPE in tree else {**LATER, **tree}
+        mine = {k: v for k, v in overrides.items() if k in has}
         _check_spelled_out(path, tree, {**changes, **mine})
         values = {**tree, **changes}
         own = {k: v for k, v in values.items() if is_text(k) and type(v) is str}
@@ -235,7 +243,7 @@ def _check_spelled_out(path, tree, changes):
         return
     for key, value in changes.items():
         alone = key in HOW or key in ALONE or str(key).endswith("_annotation")
-        if not alone and value != tree[key]:
+        if not alone and key in tree and value != tree[key]:
             raise InputError(
                 f"{path} is of a finished run, with {key} spelled out wherever "
                 f"it is used; to change it to {value}, start from the file it "
@@ -268,7 +276,7 @@ def _trees(hparams_file):
             raise InputError(
                 f"{path}: `{RECIPE}` must change at least one key of {base}."
             )
-        _check_keys(recipe, trees[-1][1], path, base)
+        _check_keys(recipe, {**LATER, **trees[-1][1]}, path, base)
     return trees
 
 

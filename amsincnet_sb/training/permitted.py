@@ -274,7 +274,7 @@ def _matrices(options):
         for first, second, kernel in zip(sizes, sizes[1:], kernels[1:]):
             yield f"{kind}_channels", first * second * kernel
     dense = options.get("fc_neurons", [])
-    if dense and "cnn_channels" in options:
+    if dense and {"window", "cnn_channels", "cnn_pools"} <= options.keys():
         length = options["window"] // math.prod(options["cnn_pools"])
         dense = [length * options["cnn_channels"][-1], *dense]
     for first, second in zip(dense, dense[1:]):

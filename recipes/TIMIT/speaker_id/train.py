@@ -20,7 +20,6 @@ import amsincnet_sb.utils.imports  # isort: skip  # noqa: F401
 import os
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import speechbrain as sb
@@ -32,7 +31,7 @@ from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.audio_store import open_audio
 from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
 from amsincnet_sb.dataio.corpus import find_manifests
-from amsincnet_sb.dataio.label_file import label_file
+from amsincnet_sb.dataio.label_file import keep_labels
 from amsincnet_sb.inference.additions import fingerprint
 from amsincnet_sb.inference.model_card import describe_training
 from amsincnet_sb.inference.pretrained import read_pretrained, write_pretrained
@@ -41,11 +40,8 @@ from amsincnet_sb.nnet.optimizers import parameter_groups
 from amsincnet_sb.plots import plot_curves
 from amsincnet_sb.training.arguments import parse_arguments
 from amsincnet_sb.training.brain import CapturedBrain
-from amsincnet_sb.training.device import (
-    best_precisions,
-    has_bfloat16,
-    own_device,
-)
+from amsincnet_sb.training.checks import check_network, check_run_options
+from amsincnet_sb.training.device import best_precisions, has_bfloat16
 from amsincnet_sb.training.distributed import (
     add_over_ranks,
     on_main,
@@ -61,6 +57,7 @@ from amsincnet_sb.training.hparams import (
 from amsincnet_sb.training.metrics import SentenceErrors
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.training.permitted import check_options
+from amsincnet_sb.training.recipe_keys import check_complete
 from amsincnet_sb.training.run_record import (
     RunRecord,
     describe_lists,
@@ -73,7 +70,6 @@ from amsincnet_sb.utils.errors import (
     as_input_error,
     exit_on_input_error,
 )
-from amsincnet_sb.utils.files import atomic_write
 
 logger = sb.utils.logger.get_logger(__name__)
 
@@ -130,17 +126,8 @@ class SpeakerBrain(CapturedBrain):
     def compute_forward(self, batch, stage):
         """Computes the speakers' cosines or log-probabilities.
 
-        Arguments
-        ---------
-        batch : WaveBatch
-            Random chunks in training, else the windows of whole sentences.
-        stage : sb.Stage
-            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
-
-        Returns
-        -------
-        torch.Tensor
-            ``[windows, 1, speakers]``.
+        A batch has random chunks in training, else the windows of whole
+        sentences; the result is ``[windows, 1, speakers]``.
         """
         wavs, _ = batch.to(self.device).sig
         if stage != sb.Stage.TRAIN:
@@ -149,22 +136,7 @@ class SpeakerBrain(CapturedBrain):
         return self.modules["classifier"](embeddings)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Computes the loss, and counts errors.
-
-        Arguments
-        ---------
-        predictions : torch.Tensor
-            From compute_forward.
-        batch : WaveBatch
-            The same.
-        stage : sb.Stage
-            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
-
-        Returns
-        -------
-        torch.Tensor
-            Scalar.
-        """
+        """Computes the loss, and counts errors."""
         labels, lens = batch.spk_id_encoded
         if stage == sb.Stage.TRAIN:
             wrong = predictions.detach().argmax(-1) != labels
@@ -200,15 +172,7 @@ class SpeakerBrain(CapturedBrain):
             self.history.rewind(self.optimizer_step)
 
     def on_fit_batch_start(self, batch, should_step):
-        """Gets called before every step: sets seed, learning rate, margin.
-
-        Arguments
-        ---------
-        batch : WaveBatch
-            The training batch.
-        should_step : bool
-            Whether the optimizer takes a step with it.
-        """
+        """Gets called before every step: sets seed, learning rate, margin."""
         self.seed_step(self.hparams.seed)
         step = self.optimizer_step
         lr = self.hparams.lr_schedule(step)
@@ -223,15 +187,7 @@ class SpeakerBrain(CapturedBrain):
             self.hparams.compute_cost.set_margin(margin)
 
     def on_stage_start(self, stage, epoch=None):
-        """Gets called at the beginning of each stage.
-
-        Arguments
-        ---------
-        stage : sb.Stage
-            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
-        epoch : int
-            The currently-starting epoch, None during the test stage.
-        """
+        """Gets called at the beginning of each stage."""
         super().on_stage_start(stage, epoch)
         if stage != sb.Stage.TRAIN:
             # That of the last step, after a checkpoint too.
@@ -246,17 +202,7 @@ class SpeakerBrain(CapturedBrain):
             self.embed = for_evaluation(self.hparams.embedding_model, dtype)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Gets called at the end of each stage.
-
-        Arguments
-        ---------
-        stage : sb.Stage
-            One of sb.Stage.TRAIN, sb.Stage.VALID, or sb.Stage.TEST.
-        stage_loss : float
-            The average loss of the stage.
-        epoch : int
-            The epoch that ends, None during the test stage.
-        """
+        """Gets called at the end of each stage."""
         if stage == sb.Stage.TRAIN:
             totals = self.epoch_totals()
             self.train_stats = {
@@ -423,7 +369,8 @@ def dataio_prep(hparams, device):
     train = utterances(hparams["train_annotation"])
     label_encoder.update_from_didataset(train, "spk_id")
     label_encoder.expect_len(hparams["n_speakers"])
-    on_main(keep_speakers, label_encoder, hparams)
+    resumed = bool(hparams["checkpointer"].list_checkpoints())
+    on_main(keep_labels, hparams["label_encoder_file"], label_encoder, resumed)
 
     datasets = {
         "train": RandomChunks(
@@ -448,57 +395,6 @@ def dataio_prep(hparams, device):
         )
         datasets["valid"] = datasets["test"]
     return datasets, label_encoder
-
-
-def keep_speakers(label_encoder, hparams):
-    """Write the speakers' labels; refuse those of another run.
-
-    Arguments
-    ---------
-    label_encoder : CategoricalEncoder
-        Of the training manifest.
-    hparams : dict
-        The hyperparameters.
-    """
-    path = hparams["label_encoder_file"]
-    if hparams["checkpointer"].list_checkpoints() and os.path.exists(path):
-        try:
-            known = sb.dataio.encoder.CategoricalEncoder.from_saved(path)
-        except (ValueError, SyntaxError, LookupError, OSError) as error:
-            raise InputError(
-                f"{path} is damaged; move it away, and the run goes on with "
-                "the speakers of its training manifest."
-            ) from error
-        if known.lab2ind != label_encoder.lab2ind:
-            raise InputError(
-                f"{hparams['output_folder']} holds a run on other speakers "
-                f"({path}); give another --output_folder."
-            )
-        return
-    with atomic_write(path) as file:
-        file.write(label_file(label_encoder.lab2ind))
-
-
-def check_run_options(run_opts):
-    """Refuse options that this recipe cannot honour; choose the device.
-
-    Arguments
-    ---------
-    run_opts : RunOptions
-        From speechbrain.parse_arguments.
-
-    Returns
-    -------
-    RunOptions
-        With the device of this process.
-    """
-    check_options(run_opts.as_dict())
-    if run_opts["jit"] or run_opts["jit_module_keys"]:
-        raise InputError(
-            "--jit: TorchScript cannot compile this model's kernels; leave it "
-            "out, or use --compile."
-        )
-    return replace(run_opts, device=own_device(run_opts["device"]))
 
 
 def prepare_corpus(options):
@@ -540,7 +436,7 @@ def prepare_corpus(options):
 
 
 def find_start(options):
-    """The trained model to start from.
+    """The trained model to start from, and the fingerprint of its weights.
 
     Arguments
     ---------
@@ -553,7 +449,7 @@ def find_start(options):
         None without start_from, and where a run that is resumed does not
         need it any more.
     weights : str or None
-        Their fingerprint, for RunRecord.keep.
+        For RunRecord.keep.
     """
     folder = options["start_from"]
     if not folder:
@@ -566,38 +462,12 @@ def find_start(options):
     return start, fingerprint(network, classifier)
 
 
-def check_network(hparams):
-    """Log the network; refuse sizes that contradict each other.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters.
-    """
-    network = hparams["embedding_model"]
-    if network.embedding_size != hparams["embedding_size"]:
-        raise InputError(
-            f"embedding_size is {hparams['embedding_size']} but the last of "
-            f"fc_neurons is {network.embedding_size}; make them equal."
-        )
-    parameters = sum(
-        parameter.numel()
-        for module in hparams["modules"].values()
-        for parameter in module.parameters()
-    )
-    logger.info(
-        "Network: %s, %.1f M parameters with its classifier (%d speakers).",
-        type(network).__name__,
-        parameters / 1e6,
-        hparams["n_speakers"],
-    )
-
-
 def main():
     """Prepare the corpus, train, evaluate, and write the model out."""
     # 1. Command line and hyperparameters; no object is made of them yet
     hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
     options = plain_options(hparams_file, overrides, HINTS)
+    check_complete(hparams_file, options)
     check_options(options)
     run_opts = check_run_options(run_opts)
     sb.utils.distributed.ddp_init_group(run_opts)

@@ -1,0 +1,62 @@
+"""What a recipe checks before it trains."""
+
+from dataclasses import replace
+
+import speechbrain as sb
+
+from amsincnet_sb.training.device import own_device
+from amsincnet_sb.training.permitted import check_options
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["check_network", "check_run_options"]
+
+logger = sb.utils.logger.get_logger(__name__)
+
+
+def check_run_options(run_opts):
+    """Refuse options that this recipe cannot honour; choose the device.
+
+    Arguments
+    ---------
+    run_opts : RunOptions
+        From speechbrain.parse_arguments.
+
+    Returns
+    -------
+    RunOptions
+        With the device of this process.
+    """
+    check_options(run_opts.as_dict())
+    if run_opts["jit"] or run_opts["jit_module_keys"]:
+        raise InputError(
+            "--jit: TorchScript cannot compile this model's kernels; leave it "
+            "out, or use --compile."
+        )
+    return replace(run_opts, device=own_device(run_opts["device"]))
+
+
+def check_network(hparams):
+    """Log the network; refuse sizes that contradict each other.
+
+    Arguments
+    ---------
+    hparams : dict
+        The hyperparameters.
+    """
+    network = hparams["embedding_model"]
+    if network.embedding_size != hparams["embedding_size"]:
+        raise InputError(
+            f"embedding_size is {hparams['embedding_size']} but the last of "
+            f"fc_neurons is {network.embedding_size}; make them equal."
+        )
+    parameters = sum(
+        parameter.numel()
+        for module in hparams["modules"].values()
+        for parameter in module.parameters()
+    )
+    logger.info(
+        "Network: %s, %.1f M parameters with its classifier (%d speakers).",
+        type(network).__name__,
+        parameters / 1e6,
+        hparams["n_speakers"],
+    )
