@@ -1,5 +1,7 @@
 """Parameter groups of an optimizer: cut-offs, gains and biases apart."""
 
+from torch.optim import RMSprop as RMSprop  # by files of 0.1.0, from here
+
 from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["parameter_groups"]

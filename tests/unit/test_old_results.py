@@ -51,5 +51,6 @@ def test_old_module_paths():
         "amsincnet_sb.nnet.augment.RandomEqualizer",
         "amsincnet_sb.utils.checkpoints.AtomicCheckpointer",
         "amsincnet_sb.nnet.warmup.MarginWarmup",
+        "amsincnet_sb.nnet.optimizers.RMSprop",
     ):
         assert pydoc.locate(path) is not None
