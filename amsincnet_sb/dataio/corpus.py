@@ -198,7 +198,7 @@ def find_manifests(folder, validation_sentences=0):
 
 def training_command(folder, corpus):
     """What to type, anywhere, to train on a preparation."""
-    words = [*_program(), "train", "am_sincnet_m035"]
+    words = [*_program(), "train", "sinc_tdnn_robust"]
     words.append(f"--manifest={os.path.abspath(folder)}")
     words.append(f"--data_folder={corpus.options['data_folder']}")
     return " ".join(map(_shell_word, words))

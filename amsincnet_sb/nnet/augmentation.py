@@ -65,17 +65,18 @@ class RandomEqualizer(nn.Module):
         """Filter waveforms ``[batch, time]``."""
         if not self.training or self.std_db == 0:
             return wavs
-        spectrum = torch.fft.rfft(wavs) * self.response(wavs)
+        log_gain, _ = self.response(wavs)
+        spectrum = torch.fft.rfft(wavs) * log_gain.exp()
         return torch.fft.irfft(spectrum, wavs.shape[1])
 
     def response(self, wavs):
-        """Responses ``[batch, time // 2 + 1]`` for waveforms."""
+        """See :class:`amsincnet_sb.nnet.channels.RandomChannel`."""
         gain = self.std_db * torch.randn(
             len(wavs), 1, POINTS, device=wavs.device, dtype=wavs.dtype
         )
         bins = wavs.shape[1] // 2 + 1
         gain = F.interpolate(gain, bins, mode="linear", align_corners=True)
-        return torch.exp(gain.squeeze(1) * (math.log(10) / 20))
+        return gain.squeeze(1) * (math.log(10) / 20), 0.0
 
 
 class RandomMixture(nn.Module):

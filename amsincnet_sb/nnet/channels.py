@@ -2,9 +2,10 @@
 
 Like :mod:`amsincnet_sb.nnet.augmentation`: each example gets a draw of its own
 from torch's generator, shapes are fixed, and evaluation changes nothing.
-Linear channels are frequency responses: a chunk is taken as one period of its
-signal, so that the reverberation of its end stands for that of the speech
-before it. :class:`RandomChannel` applies several in one Fourier transform.
+Linear channels are frequency responses, the logarithm of their gain and their
+phase: a chunk is taken as one period of its signal, so that the reverberation
+of its end stands for that of the speech before it. :class:`RandomChannel`
+applies several in one Fourier transform.
 """
 
 import math
@@ -17,6 +18,7 @@ from amsincnet_sb.nnet.augmentation import TINY, at_snr
 __all__ = [
     "RandomBabble",
     "RandomBand",
+    "RandomBandwidth",
     "RandomChannel",
     "RandomClipping",
     "RandomDelay",
@@ -91,10 +93,12 @@ class RandomNoise(nn.Module):
         """Add noise to waveforms ``[batch, time]``."""
         if not self.training or self.probability == 0:
             return wavs
-        spectrum = torch.fft.rfft(torch.randn_like(wavs))
         hz = _frequencies(wavs, self.sample_rate).clamp(min=40.0) / 40.0
         slope = _uniform(wavs, 0.0, self.max_slope)
-        noise = torch.fft.irfft(spectrum * hz ** (-slope / 2), wavs.shape[1])
+        draw = torch.randn(len(wavs), len(hz), 2, device=wavs.device)
+        shaped = draw * (hz ** (-slope / 2)).unsqueeze(2)
+        shaped = torch.view_as_complex(shaped)
+        noise = torch.fft.irfft(shaped, wavs.shape[1], norm="ortho")
         snr = _uniform(wavs, self.snr_low, self.snr_high)
         some = _some(wavs, self.probability)
         return wavs + torch.where(some, at_snr(noise, wavs, snr), 0.0)
@@ -253,12 +257,15 @@ class RandomBand(nn.Module):
         self.sample_rate = sample_rate
 
     def response(self, wavs):
-        """Responses ``[batch, time // 2 + 1]`` for waveforms."""
+        """See :class:`RandomChannel`."""
         hz = _frequencies(wavs, self.sample_rate) + 1e-3
         some = _some(wavs, self.probability)
         low = _uniform(wavs, *map(math.log, self.low_hz)).exp() / hz
         high = hz / _uniform(wavs, *map(math.log, self.high_hz)).exp()
-        return self._cascade(-low, some) * self._cascade(high, some)
+        (gain, phase), (more, later) = (
+            self._cascade(x, some) for x in (-low, high)
+        )
+        return gain + more, phase + later
 
     def _cascade(self, x, some):
         """Low-pass sections at ``x``, the frequency relative to the edge.
@@ -266,14 +273,56 @@ class RandomBand(nn.Module):
         At minus its inverse they are those of a high-pass.
         """
         count = _uniform(x, 1.0, self.sections + 1.0).floor()
-        response = torch.ones_like(x) + 0j
+        gain = phase = 0.0
         for section in range(self.sections):
-            q = _uniform(x, 0.5, 1.4)
-            one = 1 / torch.complex(1 - x.square(), x / q)
-            response = response * torch.where(
-                some & (section < count), one, 1.0
-            )
-        return response
+            real = 1 - x.square()
+            imag = x / _uniform(x, 0.5, 1.4)
+            there = some & (section < count)
+            square = real.square() + imag.square()
+            gain = gain - torch.where(there, square.log() / 2, 0.0)
+            phase = phase - torch.where(there, torch.atan2(imag, real), 0.0)
+        return gain, phase
+
+
+class RandomBandwidth(nn.Module):
+    """An upper limit that is steep, as a lower sample rate or a codec has it.
+
+    Without phase; the limit is uniformly distributed on a logarithmic scale.
+
+    Arguments
+    ---------
+    probability : float
+        That an example is limited.
+    high_hz : tuple of float
+        Range of the limit, in Hz.
+    slope_hz : float
+        Over which the gain falls from 1 to 0, in Hz.
+    sample_rate : int
+        In Hz.
+    """
+
+    def __init__(
+        self,
+        probability=0.3,
+        high_hz=(3300.0, 7800.0),
+        slope_hz=200.0,
+        sample_rate=16000,
+    ):
+        super().__init__()
+        _checked(
+            self,
+            probability=(probability, 0, 1),
+            slope_hz=(slope_hz, 1, sample_rate),
+        )
+        self.high_hz = tuple(high_hz)
+        self.sample_rate = sample_rate
+
+    def response(self, wavs):
+        """See :class:`RandomChannel`."""
+        hz = _frequencies(wavs, self.sample_rate)
+        edge = _uniform(wavs, *map(math.log, self.high_hz)).exp()
+        gain = ((edge - hz) / self.slope_hz + 0.5).clamp(1e-4, 1.0).log()
+        return torch.where(_some(wavs, self.probability), gain, 0.0), 0.0
 
 
 class RandomDelay(nn.Module):
@@ -317,7 +366,7 @@ class RandomDelay(nn.Module):
         self.sample_rate = sample_rate
 
     def response(self, wavs):
-        """Responses ``[batch, time // 2 + 1]`` for waveforms."""
+        """See :class:`RandomChannel`."""
         hz = _frequencies(wavs, self.sample_rate)
         place = (1 + hz / 300.0).log()
         place = place / place[-1] * (self.points - 1)
@@ -328,10 +377,10 @@ class RandomDelay(nn.Module):
             _some(wavs, self.probability), _uniform(wavs, 0.0, 1.0), 0.0
         )
         delay = gain * torch.randn(len(wavs), self.points, device=wavs.device)
-        delay = delay @ between * (most * self.sample_rate)
         # Group delay is minus the derivative of the phase.
-        phase = delay.cumsum(1) * (-2 * math.pi / wavs.shape[1])
-        return torch.polar(torch.ones_like(phase), phase)
+        step_hz = self.sample_rate / wavs.shape[1]
+        slope = (between * most).cumsum(1) * (-2 * math.pi * step_hz)
+        return 0.0, delay @ slope
 
 
 class RandomReverberation(nn.Module):
@@ -339,7 +388,9 @@ class RandomReverberation(nn.Module):
 
     J. Polack's model of diffuse reverberation (1988): normal noise times
     ``10 ** (-3 · t / RT60)``, RT60 the time in which it falls by 60 dB, from
-    2 ms behind the direct sound on, at a direct-to-reverberant ratio.
+    2 ms behind the direct sound on, at a direct-to-reverberant ratio. Before
+    ``dense`` it is single reflections, the rarer and the stronger the earlier
+    they are: their number per second grows with ``t²``.
 
     Arguments
     ---------
@@ -349,6 +400,8 @@ class RandomReverberation(nn.Module):
         Range of the reverberation time, in seconds.
     ratio_db : tuple of float
         Range of the direct-to-reverberant ratio, in dB.
+    dense : tuple of float
+        Range of the time at which every sample has a reflection, in seconds.
     sample_rate : int
         In Hz.
     """
@@ -357,23 +410,32 @@ class RandomReverberation(nn.Module):
         self,
         probability=0.4,
         rt60=(0.1, 1.0),
-        ratio_db=(-6.0, 15.0),
+        ratio_db=(-12.0, 12.0),
+        dense=(0.01, 0.06),
         sample_rate=16000,
     ):
         super().__init__()
         _checked(self, probability=(probability, 0, 1))
         self.rt60, self.ratio_db = tuple(rt60), tuple(ratio_db)
+        self.dense = tuple(dense)
         self.sample_rate = sample_rate
 
     def response(self, wavs):
-        """Responses ``[batch, time // 2 + 1]`` for waveforms."""
+        """See :class:`RandomChannel`."""
         t = torch.arange(wavs.shape[1], device=wavs.device) / self.sample_rate
+        dense = _uniform(wavs, *self.dense)
+        share = (t / dense).square().clamp(1e-4, 1.0)
+        there = (t > 0.002) & (torch.rand_like(wavs) < share)
         decay = torch.exp(-math.log(1000) * t / _uniform(wavs, *self.rt60))
-        tail = torch.randn_like(wavs) * torch.where(t < 0.002, 0.0, decay)
+        tail = torch.randn_like(wavs) * decay * share.rsqrt()
+        tail = torch.where(there, tail, 0.0)
         tail = tail * (tail.square().sum(1, keepdim=True) + TINY).rsqrt()
         gain = 10 ** (-_uniform(wavs, *self.ratio_db) / 20)
         gain = torch.where(_some(wavs, self.probability), gain, 0.0)
-        return 1 + torch.fft.rfft(gain * tail)
+        tail = torch.view_as_real(torch.fft.rfft(gain * tail))
+        real, imag = 1 + tail[..., 0], tail[..., 1]
+        square = real.square() + imag.square()
+        return (square + TINY).log() / 2, torch.atan2(imag, real)
 
 
 class RandomChannel(nn.Module):
@@ -382,8 +444,11 @@ class RandomChannel(nn.Module):
     Arguments
     ---------
     responses : sequence
-        Objects with ``response(wavs)``, such as :class:`RandomBand`,
-        :class:`RandomDelay`, :class:`RandomReverberation` and
+        Objects with ``response(wavs)``, which returns the natural logarithm
+        of the gain and the phase for waveforms ``[batch, time]``, each
+        ``[batch, time // 2 + 1]`` or 0.0: :class:`RandomBand`,
+        :class:`RandomBandwidth`, :class:`RandomDelay`,
+        :class:`RandomReverberation`,
         :class:`amsincnet_sb.nnet.augmentation.RandomEqualizer`.
 
     Example
@@ -400,12 +465,21 @@ class RandomChannel(nn.Module):
 
     def forward(self, wavs):
         """Filter waveforms ``[batch, time]``."""
-        if not self.training:
+        if not self.training or not len(self.responses):
             return wavs
-        spectrum = torch.fft.rfft(wavs)
+        # In real numbers, which the compiler makes one kernel of.
+        spectrum = torch.view_as_real(torch.fft.rfft(wavs))
+        real, imag = spectrum[..., 0], spectrum[..., 1]
+        log_gain = phase = torch.zeros_like(real)
         for each in self.responses:
-            spectrum = spectrum * each.response(wavs)
-        return torch.fft.irfft(spectrum, wavs.shape[1])
+            more, later = each.response(wavs)
+            log_gain, phase = log_gain + more, phase + later
+        gain = log_gain.exp()
+        cos, sin = gain * phase.cos(), gain * phase.sin()
+        spectrum = torch.stack(
+            (real * cos - imag * sin, real * sin + imag * cos), -1
+        )
+        return torch.fft.irfft(torch.view_as_complex(spectrum), wavs.shape[1])
 
 
 def _frequencies(wavs, sample_rate):

@@ -2,10 +2,11 @@
 
 Every model gets the same utterances: as they are; with white noise, pink noise
 and babble (six other utterances) 20, 10 and 5 dB below them; through a
-telephone's band (300 to 3400 Hz, a causal Butterworth filter of order 4) and
-through telephones (8 kHz and µ-law, 8 kHz and GSM 06.10); as MP3 and Opus of
-about 24 kbit/s; in rooms that reverberate for 0.3 and 0.6 s (shoebox rooms by
-the image method, the talker 1 to 2 m away); clipped 6 dB below their peak.
+telephone's band (300 to 3400 Hz, a causal Butterworth filter of order 4), and
+with the magnitude of its response alone or the phase alone; through telephones
+(8 kHz and µ-law, 8 kHz and GSM 06.10); as MP3 and Opus of about 24 kbit/s; in
+rooms that reverberate for 0.3 and 0.6 s (shoebox rooms by the image method, the
+talker 1 to 2 m away); clipped 6 dB below their peak.
 What is random depends on the utterance's position in the manifest alone.
 Prints a table of frame / sentence errors.
 
@@ -19,13 +20,13 @@ import io
 import json
 import multiprocessing
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-from scipy.signal import butter, fftconvolve, resample_poly, sosfilt
+from scipy.signal import butter, fftconvolve, resample_poly, sosfilt, sosfreqz
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -65,10 +66,21 @@ def babble(wave, seed, rate, snr, voices=6):
     return at_snr(wave, sum(x / (x.std() + 1e-9) for x in others), snr)
 
 
-def telephone(wave, seed, rate):
-    """Filter to a telephone's band."""
+def telephone(wave, seed, rate, part=None):
+    """Filter to a telephone's band, or with one part of the response."""
     band = butter(4, (300, 3400), "bandpass", fs=rate, output="sos")
-    return sosfilt(band, wave)
+    if part is None:
+        return sosfilt(band, wave)
+    # Long enough for the filter to have died away.
+    longer = len(wave) + rate // 4
+    hz = np.fft.rfftfreq(longer, 1 / rate)
+    response = sosfreqz(band, hz, fs=rate)[1]
+    if part == "magnitude":
+        response = np.abs(response)
+    else:
+        response = np.exp(1j * np.angle(response))
+    spectrum = np.fft.rfft(wave, longer) * response
+    return np.fft.irfft(spectrum, longer)[: len(wave)]
 
 
 def coded(wave, seed, rate, coder_rate, **format):
@@ -80,6 +92,7 @@ def coded(wave, seed, rate, coder_rate, **format):
     return resample_poly(soundfile.read(file)[0], rate, coder_rate)
 
 
+@cache
 def room(seed, rate, rt60):
     """Impulse response of a random shoebox room, by the image method.
 
@@ -137,6 +150,8 @@ CONDITIONS = {
         for snr in (20, 10, 5)
     },
     "telephone band": telephone,
+    "its magnitude": partial(telephone, part="magnitude"),
+    "its phase": partial(telephone, part="phase"),
     "8 kHz, µ-law": partial(
         coded, coder_rate=8000, format="WAV", subtype="ULAW"
     ),

@@ -9,6 +9,7 @@ from amsincnet_sb.nnet.augmentation import RandomEqualizer
 from amsincnet_sb.nnet.channels import (
     RandomBabble,
     RandomBand,
+    RandomBandwidth,
     RandomChannel,
     RandomClipping,
     RandomDelay,
@@ -29,6 +30,13 @@ def decibels(power):
     return 10 * power.log10()
 
 
+def response(module, *shape):
+    """As complex numbers."""
+    log_gain, phase = module.response(torch.zeros(*shape))
+    bins = torch.zeros(shape[0], shape[1] // 2 + 1)
+    return torch.polar((bins + log_gain).exp(), bins + phase)
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -38,6 +46,7 @@ def decibels(power):
         RandomClipping(1.0),
         RandomChannel([RandomEqualizer(3.0)]),
         RandomChannel([RandomBand(1.0), RandomDelay(1.0)]),
+        RandomChannel([RandomBandwidth(1.0)]),
         RandomChannel([RandomReverberation(1.0)]),
     ],
 )
@@ -114,11 +123,11 @@ def test_clipping_cuts_the_peaks_alone():
 def test_a_band_is_made_of_analogue_sections():
     edges = {"low_hz": (300, 300.001), "high_hz": (3400, 3400.001)}
     band = RandomBand(1.0, sections=1, **edges)
-    response = band.response(torch.zeros(400, 3200)).numpy()
+    found = response(band, 400, 3200).numpy()
     # Of second order, with Q from 0.5 to 1.4.
-    at = np.abs(response[:, [60, 680]])
+    at = np.abs(found[:, [60, 680]])
     assert 0.5 < at.min() < 0.6 and 1.2 < at.max() < 1.41
-    for section in response[:3]:
+    for section in found[:3]:
         q = np.abs(section[60]), np.abs(section[680])
         s = 2j * np.pi * (HZ + 1e-3)
         low, high = 2 * np.pi * 300, 2 * np.pi * 3400
@@ -130,18 +139,18 @@ def test_a_band_is_made_of_analogue_sections():
         )
         assert np.abs(section - first * second).max() < 0.02
     steep = RandomBand(1.0, sections=4, **edges)
-    falls = np.abs(steep.response(torch.zeros(400, 3200)).numpy()[:, 20])
+    falls = np.abs(response(steep, 400, 3200).numpy()[:, 20])
     # An octave and a half below the edge: 12 dB and more for each section.
     assert falls.max() > 0.07 and falls.min() < 1e-3
-    nothing = RandomBand(0.0).response(torch.zeros(4, 3200))
+    nothing = response(RandomBand(0.0), 4, 3200)
     assert torch.equal(nothing, torch.ones(4, 1601) + 0j)
 
 
 def test_a_delay_leaves_magnitudes_alone():
     delay = RandomDelay(1.0, cycles=1.0, max_ms=4.0)
-    response = delay.response(torch.zeros(500, 3200))
-    torch.testing.assert_close(response.abs(), torch.ones(500, 1601))
-    step = (response[:, 1:] * response[:, :-1].conj()).angle()
+    found = response(delay, 500, 3200)
+    torch.testing.assert_close(found.abs(), torch.ones(500, 1601))
+    step = (found[:, 1:] * found[:, :-1].conj()).angle()
     group = -step / (2 * torch.pi * 5.0)  # seconds, bins of 5 Hz
     deviation = group.std(0)
     # Uniform up to a cycle: a third of a cycle's square on average.
@@ -153,7 +162,7 @@ def test_a_delay_leaves_magnitudes_alone():
 
 def test_a_room_decays_as_it_says():
     room = RandomReverberation(1.0, (0.2, 0.2001), (3.0, 3.0001))
-    tail = torch.fft.irfft(room.response(torch.zeros(300, 8000)), 8000)
+    tail = torch.fft.irfft(response(room, 300, 8000), 8000)
     direct, tail = tail[:, 0].clone(), tail[:, 1:]
     torch.testing.assert_close(direct, torch.ones(300), atol=0.01, rtol=0)
     ratio = decibels(tail.square().sum(1).reciprocal())
@@ -161,15 +170,29 @@ def test_a_room_decays_as_it_says():
     power = tail.square().mean(0)
     early, late = power[160:480].mean(), power[1760:2080].mean()
     assert decibels(early / late).item() == pytest.approx(30, abs=1.0)
+    # Single reflections before 10 ms at the earliest.
+    share = [
+        (tail[:, n : n + 16].abs() > 1e-4).float().mean() for n in (40, 1000)
+    ]
+    assert share[0] < 0.2 and share[1] > 0.95
 
 
 def test_a_channel_multiplies_its_responses():
     class Response(torch.nn.Module):
-        def __init__(self, response):
+        def __init__(self, *found):
             super().__init__()
-            self.response = lambda wavs: response
+            self.response = lambda wavs: found
 
-    later = torch.exp(-0.5j * torch.pi * torch.arange(201))  # by a quarter
+    half = Response(torch.tensor(0.5).log(), 0.0)
+    later = Response(0.0, -0.5 * torch.pi * torch.arange(201))  # by a quarter
     x = torch.randn(3, 400)
-    y = RandomChannel([Response(torch.tensor(0.5)), Response(later)])(x)
+    y = RandomChannel([half, later])(x)
     torch.testing.assert_close(y, 0.5 * x.roll(100, 1), atol=1e-4, rtol=0)
+
+
+def test_a_bandwidth_is_steep():
+    limit = RandomBandwidth(1.0, (4000.0, 4000.001), slope_hz=200.0)
+    found = response(limit, 3, 3200)
+    assert (found[:, :780] == 1).all() and found[:, 820:].abs().max() < 2e-4
+    at_the_limit = found[:, 800].real
+    torch.testing.assert_close(at_the_limit, torch.full((3,), 0.5))

@@ -89,7 +89,7 @@ def test_the_command_to_train(monkeypatch, tmp_path, on_path):
     made = Provenance({"data_folder": "/d"}, "")
     program = "amsincnet" if on_path else f"{sys.executable} -m amsincnet_sb"
     options = f"--manifest={tmp_path} --data_folder=/d"
-    command = f"{program} train am_sincnet_m035 {options}"
+    command = f"{program} train sinc_tdnn_robust {options}"
     assert corpus.training_command(tmp_path, made) == command
 
 
