@@ -86,8 +86,17 @@ def test_consistency(run, tree):
     assert "5 passed" in said, said
 
 
+# It overrides data_folder and output_folder at the top of a file, where one
+# that includes another has neither and HyperPyYAML refuses them. SpeechBrain's
+# CI passes over files of its own by the same list. test_configurations.py loads
+# all of ours.
+INCLUDING = [
+    f"recipes/TIMIT/speaker_id/hparams/{file.name}"
+    for file in (ROOT / "hparams").glob("*.yaml")
+    if "!include:" in file.read_text()
+]
 CALLS = [
-    "recipe_tests.load_yaml_test()",
+    f"recipe_tests.load_yaml_test(avoid_list={INCLUDING})",
     "recipe_tests.run_recipe_tests()",
     f"check_docstrings.check_docstrings({str(ROOT)!r}, "
     "['/amsincnet_sb/', '/recipes/'])",
@@ -95,7 +104,7 @@ CALLS = [
 
 
 @needs_checkout
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", CALLS, ids=["load", "run", "docstrings"])
 def test_tools_answer_true(run, tree, call):
     code = f"from tests.utils import {call.split('.')[0]}; print({call})"
     said = run(tree, "python", "-c", code)
