@@ -12,12 +12,17 @@ version = re.search(
     r'__version__ = "(.+)"', (here / "amsincnet_sb/__init__.py").read_text()
 ).group(1)
 
-# What the commands need of the recipe, through its links.
-RECIPE = ["*.py", "speaker_id/*.py", "speaker_id/hparams/*.yaml"]
+# What the commands need of the recipes, through their links.
+RECIPES = [
+    "TIMIT/*.py",
+    "TIMIT/speaker_id/*.py",
+    "TIMIT/speaker_id/hparams/*.yaml",
+    "LibriSpeech/*.py",
+]
 
 
-class BuildWithRecipe(build_py):
-    """Copies the recipe into what is built; a clone has it already."""
+class BuildWithRecipes(build_py):
+    """Copies the recipes into what is built; a clone has them already."""
 
     def run(self):
         """Build, and copy; nothing of an earlier build is left."""
@@ -26,10 +31,10 @@ class BuildWithRecipe(build_py):
             return
         copy = Path(self.build_lib, "amsincnet_sb", "recipes")
         shutil.rmtree(copy, ignore_errors=True)
-        source = here / "recipes" / "TIMIT"
-        for pattern in RECIPE:
+        source = here / "recipes"
+        for pattern in RECIPES:
             for path in source.glob(pattern):
-                target = copy / "TIMIT" / path.relative_to(source)
+                target = copy / path.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
 
@@ -67,7 +72,6 @@ setup(
         "Environment :: GPU :: NVIDIA CUDA",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3 :: Only",
@@ -81,7 +85,7 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.10",
-    cmdclass={"build_py": BuildWithRecipe},
+    cmdclass={"build_py": BuildWithRecipes},
     packages=find_packages(include=["amsincnet_sb", "amsincnet_sb.*"]),
     package_data={"amsincnet_sb": ["data/*.csv", "py.typed"]},
     install_requires=[

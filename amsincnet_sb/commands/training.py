@@ -64,6 +64,23 @@ def prepare(options):
     print(*lines, sep="\n")
 
 
+@command(
+    argument("source", "folder that holds any of its subsets"),
+    argument("output", "folder for manifests"),
+    argument("--seed", "of the choice of utterances", int, 1234),
+)
+def prepare_librispeech(options):
+    """Make manifests of LibriSpeech to train on, as the SincNet paper does.
+
+    Each speaker has 12 to 15 seconds to train on and a test utterance of 2 to
+    6 seconds. No audio is copied.
+
+    example: amsincnet prepare-librispeech LibriSpeech manifests
+    """
+    script = recipe_module("LibriSpeech/librispeech_prepare.py")
+    script.main([options.source, options.output, f"--seed={options.seed}"])
+
+
 # Read by the scripts, which take files as well and have the options; here for
 # the completion of a shell.
 CONFIGURATION = argument(

@@ -116,6 +116,14 @@ WRONG = {
             "--group": ["(", "no group"],
         },
     ),
+    "prepare-librispeech": (
+        "empty new",
+        {
+            "source": ["none", "text.txt", "empty", ""],
+            "output": ["text.txt", "text.txt/new"],
+            "--seed": [v for v in NO_NUMBER if v != "-1"],
+        },
+    ),
     "demo-corpus": (
         "new --speakers 1",
         {

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 from recipe_process import ROOT
 
 from amsincnet_sb.cli import main
@@ -67,3 +69,19 @@ def test_train_is_the_recipe(recipe, corpus, tmp_path, monkeypatch):
     assert main(["train", "am_sincnet_m005", *options]) == 0
     results = tmp_path / "results" / "am_sincnet" / "m0.05" / "1234"
     assert (results / "pretrained" / "config.json").is_file()
+
+
+def test_librispeech_is_prepared(typed, tmp_path):
+    noise = np.random.default_rng(0)
+    for speaker in ("19", "26"):
+        chapter = tmp_path / "LibriSpeech" / "dev-clean" / speaker / "198"
+        chapter.mkdir(parents=True)
+        for number, seconds in enumerate((14, 9, 3)):
+            path = chapter / f"{speaker}-198-{number:04}.flac"
+            wave = noise.uniform(-0.5, 0.5, seconds * 16000)
+            soundfile.write(path, wave, 16000)
+    command = ["prepare-librispeech", "LibriSpeech", "manifests"]
+    said = typed(tmp_path, "amsincnet_sb", *command)
+    assert " train am_sincnet_m035 --manifest=" in said
+    rows = (tmp_path / "manifests" / "test.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2
