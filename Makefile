@@ -63,7 +63,8 @@ types: install
 	$(bin)/python -m pip install -q -e '.[types]'
 	$(bin)/mypy
 
-# The documentation as a site, in site/; open site/index.html.
+# The documentation as a site, in site/; open site/index.html. Its search needs a
+# server: python -m http.server -d site
 docs: install
 	$(bin)/python -m pip install -q -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build -q --strict

@@ -121,7 +121,12 @@ setup(
         "types": ["mypy==2.4.1"],
         "lint": [RUFF, "yamllint==1.35.1"],
         # Griffe has ruff format the signatures.
-        "docs": ["mkdocs-material==9.*", "mkdocstrings-python==2.*", RUFF],
+        "docs": [
+            "mkdocs-material==9.*",
+            "mkdocstrings-python==2.*",
+            "latex2mathml==3.*",
+            RUFF,
+        ],
     },
     entry_points={"console_scripts": ["amsincnet = amsincnet_sb.cli:main"]},
 )

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import griffe
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,7 @@ AREAS = {
 TOOLS = "plots", "report", "original"
 # SpeechBrain's docstrings have other headings than NumPy's.
 HEADINGS = {"Arguments": "Parameters", "Example": "Examples"}
+FORMULA = re.compile(r"^\.\. math::\n\n((?: +.*\n|\n)+)", re.M)
 ROLE = re.compile(r":[a-z]+:`(~?)\.?([\w.]+)`")
 
 
@@ -105,14 +107,17 @@ def _notebook(path):
 
 
 class Docstrings(griffe.Extension):
-    """SpeechBrain's headings as NumPy's, Sphinx's roles as links."""
+    """SpeechBrain's headings as NumPy's, Sphinx's roles and formulas."""
 
     def on_instance(self, *, obj, **_):
         """Gets called with every module, class, function and attribute."""
         if obj.docstring is None or obj.is_alias:
             return
-        # A formula is shown as it is written: nothing is loaded to set it.
-        text = obj.docstring.value.replace(".. math::\n", "")
+        # Browsers set MathML themselves: nothing is loaded for it.
+        text = FORMULA.sub(
+            lambda m: convert(m[1], display="block") + "\n",
+            obj.docstring.value,
+        )
         for ours, numpys in HEADINGS.items():
             text = re.sub(
                 rf"^{ours}\n-+$", f"{numpys}\n----------", text, flags=re.M
