@@ -40,6 +40,7 @@ class BuildWithRecipes(build_py):
 
 
 EXPORT = ["onnx", "onnxruntime", "onnxscript", "safetensors"]
+SEGMENTS = ["silero-vad>=6.2"]  # it needs torch alone
 RUFF = "ruff==0.12.4"
 
 setup(
@@ -106,6 +107,7 @@ setup(
         "plots": ["matplotlib"],
         "export": EXPORT,
         "corpora": ["lhotse"],
+        "segments": SEGMENTS,
         "test": [
             "pytest",
             "pytest-xdist",
@@ -115,6 +117,7 @@ setup(
             "lhotse",
             "tensorboard",
             *EXPORT,
+            *SEGMENTS,
         ],
         "tensorboard": ["tensorboard"],
         "test-slow": ["nbclient", "ipykernel"],

@@ -3,6 +3,6 @@
 Each imports what it needs when it runs, so that ``--help`` does not wait.
 """
 
-from amsincnet_sb.commands import models, scores, training
+from amsincnet_sb.commands import models, scores, segments, training
 
-__all__ = ["models", "scores", "training"]
+__all__ = ["models", "scores", "segments", "training"]

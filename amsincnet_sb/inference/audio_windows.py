@@ -10,7 +10,7 @@ from amsincnet_sb.inference.recordings import as_source
 from amsincnet_sb.nnet.windows import cut_windows
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["window_means"]
+__all__ = ["blocks_of", "window_means"]
 
 BLOCK = 2**24  # samples of a file in memory at once
 
@@ -111,7 +111,7 @@ def _windows_of(audio, window, hop, sample_rate, batch_size, channel=None):
     # A waveform of zeros is taken as it is.
     silent = not torch.is_tensor(audio)
     rest, seen = torch.zeros(0), False
-    for block in _blocks_of(audio, sample_rate, channel):
+    for block in blocks_of(audio, sample_rate, channel):
         silent = silent and is_silent(block)
         rest = torch.cat([rest, block]) if len(rest) else block
         if len(rest) >= window:
@@ -124,7 +124,7 @@ def _windows_of(audio, window, hop, sample_rate, batch_size, channel=None):
         yield cut_windows(rest, window, hop)
 
 
-def _blocks_of(audio, sample_rate, channel=None):
+def blocks_of(audio, sample_rate, channel=None):
     """A recording in pieces ``[time]`` that memory can hold."""
     if torch.is_tensor(audio):
         yield audio

@@ -34,6 +34,7 @@ from amsincnet_sb.inference.pretrained import (
 )
 from amsincnet_sb.inference.recordings import Recording, several
 from amsincnet_sb.inference.scoring import compare
+from amsincnet_sb.inference.segments import Segment, Wanted, find_segments
 from amsincnet_sb.inference.window_averages import WindowAverages
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.utils.errors import InputError
@@ -276,6 +277,44 @@ class SpeakerIdentifier(WindowAverages):
                 yield found
                 continue
             yield ranked(speakers, found, top_k, threshold)
+
+    def segments(
+        self,
+        audio: Recording,
+        minimum: float = 0.4,
+        threshold: float | None = None,
+        least_speech: float = 0.3,
+        among: Iterable[str] | None = None,
+        count: int | None = None,
+    ) -> list[Segment]:
+        """Tell who speaks when in a recording of several people.
+
+        Two who speak at the same time are not told apart: one of them is
+        named. For the method see docs/segments.md.
+
+        Arguments
+        ---------
+        audio : recording
+            Of any length: an hour of speech takes some 200 MB.
+        minimum : float
+            Seconds that a speaker lasts at least, or up to a pause.
+        threshold : float, optional
+            Least probability, 0 to 1, of a name; ``"unknown"`` comes instead.
+        least_speech : float
+            Seconds of speech in a segment before anybody is named.
+        among : iterable of str, optional
+            Names of those who can be there; unknown voices can too.
+        count : int, optional
+            The largest number of voices.
+
+        Returns
+        -------
+        list of Segment
+            In order; none where there is no speech.
+        """
+        among = None if among is None else tuple(among)
+        wanted = Wanted(minimum, threshold, least_speech, among, count)
+        return find_segments(self, audio, wanted)
 
     def embed(self, audio: Recording | Iterable[Recording]) -> torch.Tensor:
         """The d-vector of a recording: the mean over its windows.

@@ -70,6 +70,16 @@ class WindowAverages:
         vars(self).update(state)
         self._prepare()
 
+    @torch.inference_mode()
+    def ask(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings and the classifier's outputs of ``[windows, window]``.
+
+        ``[windows, embedding_size]`` and ``[windows, speakers]``, float32.
+        """
+        embeddings = self._embed(windows.to(self.device)).float()
+        outputs = self.classifier(embeddings).squeeze(1).float()
+        return embeddings.squeeze(1), outputs
+
     def analyse_all(
         self,
         recordings: Iterable[Any],
@@ -86,13 +96,10 @@ class WindowAverages:
         """
         made = measure or self._analyse
 
-        @torch.inference_mode()
         def measure_windows(windows, recording):
             """Whatever is summed over a block of windows."""
-            embeddings = self._embed(windows.to(self.device)).float()
-            outputs = self.classifier(embeddings).squeeze(1).float()
             recording = recording.to(self.device)
-            return made(embeddings.squeeze(1), outputs, recording)
+            return made(*self.ask(windows), recording)
 
         net = self.embedding_model
         for found in window_means(

@@ -80,6 +80,22 @@ WRONG = {
             "--output": ["text.txt", "new.txt"],
         },
     ),
+    "segments": (
+        "model a.wav",
+        {
+            **MODEL,
+            **CHANNEL,
+            "file": NO_AUDIO,
+            "--among": ["", "zoe"],
+            "--count": ["0", *NO_NUMBER],
+            "--minimum": ["11", *NO_NUMBER],
+            "--threshold": ["-1", "x", "", "nan", "-inf"],
+            "--least-speech": NO_NUMBER,
+            "--rttm": ["", "text.txt/a", "link", "empty"],
+            "--labels": ["", "text.txt/a", "link", "empty"],
+            "--csv": ["", "text.txt/a", "link", "d.npz"],
+        },
+    ),
     "embed": (
         "model a.wav --output e.npz",
         {

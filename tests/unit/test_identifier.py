@@ -107,10 +107,10 @@ def test_a_file_in_pieces(who, analyse, tmp_path, monkeypatch, rate, seconds):
     samples = 0.1 * generator.standard_normal((int(rate * seconds), 2))
     path = tmp_path / "long.wav"
     soundfile.write(path, samples, rate)
-    (whole,) = audio_windows._blocks_of(path, 16000)
+    (whole,) = audio_windows.blocks_of(path, 16000)
     expected = analyse(who, path)
     monkeypatch.setattr(audio_windows, "BLOCK", rate)
-    pieces = list(audio_windows._blocks_of(path, 16000))
+    pieces = list(audio_windows.blocks_of(path, 16000))
     assert len(pieces) == np.ceil(seconds)
     torch.testing.assert_close(torch.cat(pieces), whole, rtol=0, atol=1e-6)
     batches = audio_windows._windows_of(path, WINDOW, HOP, 16000, 7)

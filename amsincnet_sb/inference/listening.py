@@ -1,0 +1,152 @@
+"""A model that listens: what it hears in each tenth of a second of speech."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from amsincnet_sb.inference.activity import OFF, speech_detector
+from amsincnet_sb.lobes.classifiers import CosineClassifier
+from amsincnet_sb.nnet.scoring import log_posteriors
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["STEP", "Heard", "Listener", "join", "likeness_of"]
+
+STEP = 0.1  # seconds between the middles of frames, each of one window
+AROUND = 0.1  # seconds around speech in which frames are heard too
+BATCH = 512  # windows
+
+
+class Heard(NamedTuple):
+    """Frames around speech, and the probability of speech everywhere.
+
+    ``frames`` are their numbers ``[frames]``; ``likeness``, ``[frames,
+    speakers]``, is about 1 for windows of the speaker and far below for those
+    of another; ``directions``, ``[frames, embedding_size]``, are embeddings of
+    length one. Both are float16. ``speech`` is ``[time]``, one for each frame
+    of the detector.
+    """
+
+    frames: np.ndarray
+    likeness: np.ndarray
+    directions: np.ndarray
+    speech: np.ndarray
+
+
+class Listener:
+    """Hears a waveform piece by piece, with little memory.
+
+    Arguments
+    ---------
+    model : SpeakerIdentifier
+        Whose windows and logits they are.
+    live : bool
+        Pieces are short.
+    """
+
+    def __init__(self, model, live=False):
+        self.model, net = model, model.embedding_model
+        self.rate, self.window = net.sample_rate, net.window
+        self.detect = speech_detector(self.rate, live)
+        self.speech_step = self.detect.frame / self.rate
+        # Samples not told to the detector yet, and those of coming windows,
+        # the first of which begins half a window before the recording.
+        self._unsaid = torch.zeros(0)
+        self._wave = torch.zeros(self.window // 2)
+        self._next = 0  # frame
+        self._speech = np.zeros(0, np.float32)  # of the frames to come, from
+        self._speech_at = 0
+        self.samples = 0
+
+    def hear(self, wave):
+        """A further piece, ``[time]``; what of it is heard, as Heard."""
+        self.samples += len(wave)
+        self._unsaid = torch.cat([self._unsaid, wave])
+        self._wave = torch.cat([self._wave, wave])
+        whole = len(self._unsaid) // self.detect.frame * self.detect.frame
+        return self._hear(whole)
+
+    def finish(self):
+        """What is heard at the end: the last frames."""
+        fill = self.window // 2 + int(self.rate * AROUND)
+        self._wave = torch.cat([self._wave, torch.zeros(fill)])
+        self._unsaid = torch.cat([self._unsaid, torch.zeros(fill)])
+        last = int(self.samples / self.rate / STEP)
+        whole = len(self._unsaid) // self.detect.frame * self.detect.frame
+        return self._hear(whole, last)
+
+    def _hear(self, whole, last=None):
+        new = np.zeros(0, np.float32)
+        if whole:
+            new = self.detect(self._unsaid[:whole])
+            self._unsaid = self._unsaid[whole:]
+        self._speech = np.concatenate([self._speech, new])
+        step = self.rate * STEP
+        # Frames whose window has come, and whether there is speech nearby.
+        begin = self._first_sample(self._next)
+        count = max(0, int((len(self._wave) - self.window) // step) + 1)
+        known = self._speech_at + len(self._speech)
+        count = min(
+            count,
+            int((known * self.speech_step - AROUND) / STEP) - self._next + 1,
+        )
+        if last is not None:
+            count = min(count, last - self._next + 1)
+        frames = np.arange(self._next, self._next + max(0, count))
+        frames = frames[[self._is_near_speech(frame) for frame in frames]]
+        starts = [self._first_sample(frame) - begin for frame in frames]
+        windows = [self._wave[at : at + self.window] for at in starts]
+        self._next += max(0, count)
+        self._wave = self._wave[self._first_sample(self._next) - begin :]
+        past = int((self._next * STEP - 2 * AROUND) / self.speech_step)
+        if past > self._speech_at:
+            self._speech = self._speech[past - self._speech_at :]
+            self._speech_at = past
+        return Heard(frames, *self._ask(windows), new)
+
+    def _first_sample(self, frame):
+        """Counted from half a window before the recording."""
+        return int(round(int(frame) * STEP * self.rate))
+
+    def _is_near_speech(self, frame):
+        a = int((frame * STEP - AROUND) / self.speech_step) - self._speech_at
+        b = int((frame * STEP + AROUND) / self.speech_step) - self._speech_at
+        return bool((self._speech[max(0, a) : b + 1] > OFF).any())
+
+    def _ask(self, windows):
+        likeness, directions = [], []
+        for start in range(0, len(windows), BATCH):
+            embeddings, outputs = self.model.ask(
+                torch.stack(windows[start : start + BATCH])
+            )
+            likeness.append(likeness_of(self.model, outputs))
+            embeddings = F.normalize(embeddings, dim=-1)
+            directions.append(embeddings.half().cpu().numpy())
+        if not likeness:
+            size = self.model.embedding_model.embedding_size
+            speakers = len(self.model.classifier.speakers)
+            likeness = [np.zeros((0, speakers), np.float16)]
+            directions = [np.zeros((0, size), np.float16)]
+        likeness = np.concatenate(likeness)
+        if not np.isfinite(likeness).all():
+            raise InputError(
+                "The model answers with NaN or infinite values; train or "
+                "import it again."
+            )
+        return likeness, np.concatenate(directions)
+
+
+def likeness_of(model, outputs):
+    """A classifier's outputs on one scale; see :class:`Heard`."""
+    classifier = model.classifier
+    if isinstance(classifier.trained, CosineClassifier):
+        found = outputs / classifier.own_cosine
+    else:
+        found = 1 + log_posteriors(outputs, model.scale) / 5
+    return found.half().cpu().numpy()
+
+
+def join(pieces):
+    """Pieces of one recording as one Heard."""
+    return Heard(*(np.concatenate(each) for each in zip(*pieces)))

@@ -1,0 +1,229 @@
+"""Who speaks when in a recording, by name."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from amsincnet_sb.dataio.audio import is_silent
+from amsincnet_sb.inference.activity import stretches
+from amsincnet_sb.inference.answers import check_number
+from amsincnet_sb.inference.audio_windows import blocks_of
+from amsincnet_sb.inference.enrolment import UNKNOWN
+from amsincnet_sb.inference.listening import STEP, Listener, join
+from amsincnet_sb.inference.recordings import as_source
+from amsincnet_sb.inference.voices import Voices
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["Segment", "Wanted", "find_segments"]
+
+PAUSE = 0.5  # seconds; across shorter ones, a speaker's segment goes on
+# Weights of what tells whether a segment is named rightly: 1, its lead, its
+# lead times the logarithm of its seconds of speech, that logarithm. Fitted on
+# conversations; `evaluate --calibrate` fits them to a model.
+CERTAINTY = (0.0, 6.0, 2.0, 0.5)
+
+
+class Segment(NamedTuple):
+    """Who speaks from ``start`` to ``end``, in seconds.
+
+    ``speaker`` is a name of the model, ``"unknown"``, or ``"unknown 1"``,
+    ``"unknown 2"``, … where unknown voices are told apart. ``probability`` is
+    that of the answer being right, ``speech`` the seconds without pauses,
+    ``second`` the speaker who comes next, and ``margin`` how far behind: 1 is
+    the distance from a voice's own windows to those of nobody like it.
+    """
+
+    start: float
+    end: float
+    speaker: str
+    probability: float
+    speech: float
+    second: str | None
+    margin: float
+
+
+class Wanted(NamedTuple):
+    """What is asked of the segments of a recording.
+
+    ``minimum`` is the seconds that a speaker lasts at least, but for pauses;
+    ``threshold`` the least probability of a name, ``"unknown"`` comes instead;
+    ``least_speech`` the seconds of speech before anybody is named; ``among``
+    the names of those who can be there; ``count`` the largest number of
+    voices.
+    """
+
+    minimum: float = 0.4
+    threshold: float | None = None
+    least_speech: float = 0.3
+    among: tuple | None = None
+    count: int | None = None
+
+    def check(self, speakers):
+        """Raise InputError for what cannot be; who can be there, ``[bool]``."""
+        for name in ("minimum", "threshold", "least_speech"):
+            value = getattr(self, name)
+            check_number(name, value)
+            if value is not None and value < 0:
+                raise InputError(f"{name} is {value} but must be at least 0.")
+        if self.minimum > 10:
+            raise InputError(
+                f"minimum is {self.minimum} but must be at most 10 seconds."
+            )
+        if self.count is not None and self.count < 1:
+            raise InputError(f"count is {self.count} but must be at least 1.")
+        if self.among is None:
+            return np.ones(len(speakers), bool)
+        for name in self.among:
+            if name not in speakers:
+                raise InputError(
+                    f"{name!r} in among is no speaker of this model; "
+                    "amsincnet speakers lists them."
+                )
+        return np.array([name in self.among for name in speakers])
+
+    @property
+    def frames(self):
+        """The minimum in frames."""
+        return max(1, round(self.minimum / STEP))
+
+
+def find_segments(model, audio, wanted):
+    """The Segments of a recording, in order; none without speech.
+
+    ``model`` is a :class:`~amsincnet_sb.inference.identifier.SpeakerIdentifier`
+    and ``audio`` a recording that it takes.
+    """
+    speakers = model.speakers
+    allowed = wanted.check(speakers)
+    rate = model.embedding_model.sample_rate
+    source = as_source(audio, rate, model.channel)
+    listener, pieces = Listener(model), []
+    silent = not torch.is_tensor(source)  # zeros are taken as they are
+    for wave in blocks_of(source, rate, model.channel):
+        silent = silent and is_silent(wave)
+        pieces.append(listener.hear(wave))
+    if silent:
+        raise InputError(f"{source}: it is silent; give a recording of speech.")
+    pieces.append(listener.finish())
+    heard = join(pieces)
+    pieces.clear()
+    length = listener.samples / rate
+    places = [
+        (start, min(end, length))
+        for start, end in stretches(heard.speech, listener.speech_step)
+        if start < length
+    ]
+    kept, places = _in_speech(heard.frames, places)
+    if not len(kept):
+        return []
+    starts = np.cumsum([0, *(b - a for a, b, *_ in places)])[:-1].tolist()
+    voices = Voices(
+        heard.likeness[kept],
+        heard.directions[kept],
+        starts,
+        allowed,
+        wanted.frames,
+    )
+    times = heard.frames[kept] * STEP
+    del heard
+    labels = voices.decode(wanted.count)
+    names = [*speakers, *_unknown_names(labels, voices, len(speakers))]
+    certainty = certainty_of(model)
+    return [
+        describe(start, end, label, total, frames, names, wanted, certainty)
+        for start, end, label, total, frames in _pieces(
+            labels, voices.scores(), times, starts, places
+        )
+    ]
+
+
+def _in_speech(frames, places):
+    """Positions of the frames in speech; and the places that have some.
+
+    A place gets first and last position in front of its seconds.
+    """
+    kept, found = [], []
+    for start, end in places:
+        # A short place has the frame in its middle.
+        a = np.searchsorted(frames, min(start, (start + end - STEP) / 2) / STEP)
+        b = np.searchsorted(frames, max(end, (start + end + STEP) / 2) / STEP)
+        if a < b:
+            found.append((a, b, start, end))
+            kept.extend(range(a, b))
+    return np.array(kept, int), found
+
+
+def _unknown_names(labels, voices, known):
+    """Names of the unknown voices, by who speaks first, and of the rest."""
+    last = voices.of_voice.shape[1]
+    order = [x for x in dict.fromkeys(labels.tolist()) if known <= x < last]
+    number = {label: n for n, label in enumerate(order, start=1)}
+    return [
+        f"{UNKNOWN} {number.get(label, 0)}" for label in range(known, last)
+    ] + [UNKNOWN]
+
+
+def _pieces(labels, scores, times, starts, places):
+    """Start, end, label, summed scores and frames of each segment."""
+    open_ = None
+    ends = [*starts[1:], len(labels)]
+    for first, stop, (_, _, begin, end) in zip(starts, ends, places):
+        changes = np.flatnonzero(np.diff(labels[first:stop])) + 1 + first
+        for a, b in zip([first, *changes], [*changes, stop]):
+            start = begin if a == first else times[a] - STEP / 2
+            finish = end if b == stop else times[b - 1] + STEP / 2
+            total = scores[a:b].sum(0)
+            same = open_ and open_[2] == labels[a]
+            if same and start - open_[1] <= PAUSE:
+                total = total + open_[3]
+                open_ = (open_[0], finish, labels[a], total, open_[4] + b - a)
+                continue
+            if open_:
+                yield open_
+            open_ = (start, finish, labels[a], total, b - a)
+    yield open_
+
+
+def certainty_of(model):
+    """The weights of :data:`CERTAINTY` for a model."""
+    found = model.calibration.get("segments", {})
+    return found.get("certainty", CERTAINTY)
+
+
+def evidence(lead, seconds):
+    """What the certainty of a segment is made of, see :data:`CERTAINTY`."""
+    length = math.log(max(seconds, STEP))
+    return 1.0, lead, lead * length, length
+
+
+def describe(start, end, label, total, frames, names, wanted, certainty):
+    """One Segment.
+
+    ``total``, ``[voices + 1]``, sums the scores of its frames, by which it got
+    its label, a position in ``names``.
+    """
+    means = total / frames
+    speech = float(frames * STEP)
+    rest = np.where(np.arange(len(means)) == label, -np.inf, means)
+    second = int(rest.argmax())
+    margin = float(means[label] - rest[second]) if len(means) > 1 else 1.0
+    weighed = zip(certainty, evidence(margin, speech))
+    chance = sum(weight * value for weight, value in weighed)
+    probability = 1 / (1 + math.exp(-max(-30.0, min(30.0, chance))))
+    name, next_name = names[label], names[second]
+    unsure = wanted.threshold is not None and probability < wanted.threshold
+    if unsure or speech < wanted.least_speech - STEP / 2:
+        if not name.startswith(UNKNOWN):
+            name, next_name = UNKNOWN, name
+            probability, margin = 1 - probability, -margin
+    return Segment(
+        round(float(start), 2),
+        round(float(end), 2),
+        name,
+        round(probability, 3),
+        round(speech, 1),
+        next_name,
+        round(margin, 3),
+    )

@@ -1,0 +1,212 @@
+"""Who speaks when, with voices that anybody can tell apart.
+
+A voice is noise in a band of its own, and the network's embedding of a window
+is the loudness of the bands.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from amsincnet_sb import cli
+from amsincnet_sb.inference import (
+    SpeakerIdentifier,
+    activity,
+    listening,
+    voices,
+)
+from amsincnet_sb.inference.segments import Segment
+from amsincnet_sb.inference.timelines import as_csv, as_labels, as_rttm
+from amsincnet_sb.lobes.classifiers import CosineClassifier
+from amsincnet_sb.lobes.windowed import WindowedEmbedding
+from amsincnet_sb.utils.errors import InputError
+
+RATE, BANDS = 16000, 16
+
+
+class Bands(WindowedEmbedding):
+    """Loudness of each band."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.sample_rate, self.window, self.hop = RATE, 3200, 800
+        self.embedding_size, self.fast = BANDS, False
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+    def embed_windows(self, windows):
+        """``[windows, window]`` to ``[windows, bands]``."""
+        power = torch.fft.rfft(windows).abs().square()[:, 1:1601]
+        return power.unflatten(1, (BANDS, -1)).mean(2).sqrt()
+
+
+@pytest.fixture
+def who(monkeypatch):
+    monkeypatch.setattr(
+        listening, "speech_detector", lambda rate, live: activity.Energy(rate)
+    )
+    classifier = CosineClassifier(BANDS, 4)
+    with torch.no_grad():
+        classifier.weight.copy_(torch.eye(BANDS)[:4])
+    names = ["ann", "bob", "cat", "dan"]
+    return SpeakerIdentifier(Bands(), classifier, names, 30.0, own_cosine=0.9)
+
+
+def voice(band, seconds, seed=0):
+    """Noise in a band."""
+    rng = np.random.default_rng([band, seed])
+    spectrum = np.fft.rfft(rng.normal(size=int(seconds * RATE)))
+    width = len(spectrum) / BANDS
+    place = np.arange(len(spectrum)) // width == band
+    wave = np.fft.irfft(spectrum * place, int(seconds * RATE))
+    return 0.1 * wave / wave.std()
+
+
+def conversation(*turns):
+    """Band and seconds of each turn; None is a pause."""
+    hiss = np.random.default_rng(1)
+    parts = [
+        np.zeros(int(seconds * RATE))
+        if band is None
+        else voice(band, seconds, i)
+        for i, (band, seconds) in enumerate(turns)
+    ]
+    wave = np.concatenate(parts)
+    return (wave + 1e-4 * hiss.normal(size=len(wave))).astype(np.float32)
+
+
+TURNS = (0, 2), (1, 1.5), (None, 1), (7, 2), (None, 0.3), (7, 1), (2, 0.8)
+TURNS += (None, 1), (9, 2), (0, 1), (7, 1.5)
+RIGHT = [
+    (0, 2, "ann"),
+    (2, 3.5, "bob"),
+    (4.5, 7.8, "unknown 1"),
+    (7.8, 8.6, "cat"),
+    (9.6, 11.6, "unknown 2"),
+    (11.6, 12.6, "ann"),
+    (12.6, 14.1, "unknown 1"),
+]
+
+
+def check(found, right, tolerance=0.12):
+    assert [s.speaker for s in found] == [name for *_, name in right]
+    times = np.array([s[:2] for s in found])
+    assert abs(times - [row[:2] for row in right]).max() < tolerance
+
+
+def test_voices_known_and_unknown(who):
+    found = who.segments(conversation(*TURNS))
+    check(found, RIGHT)
+    assert found[2].speech == pytest.approx(3, abs=0.2)  # without the pause
+    assert all(0.5 < s.probability <= 1 and s.margin > 0 for s in found)
+
+
+def test_file_by_blocks_is_the_same(who, tmp_path, monkeypatch):
+    """A stereo file at another rate, in pieces of a second."""
+    wave = conversation(*TURNS)
+    twice = np.stack([np.repeat(wave, 2)] * 2, 1)
+    soundfile.write(tmp_path / "a.wav", twice, 2 * RATE, "FLOAT")
+    monkeypatch.setattr("amsincnet_sb.inference.audio_windows.BLOCK", 2 * RATE)
+    check(who.segments(tmp_path / "a.wav"), RIGHT)
+
+
+def test_who_can_be_there(who):
+    wave = conversation((0, 2), (1, 2), (2, 2))
+    names = [s.speaker for s in who.segments(wave, among=["ann", "cat"])]
+    assert names == ["ann", "unknown 1", "cat"]
+    names = {s.speaker for s in who.segments(wave, count=1)}
+    assert len(names) == 1
+
+
+def test_little_speech_and_little_certainty(who):
+    wave = conversation((0, 2), (None, 1), (1, 0.6))
+    assert [s.speaker for s in who.segments(wave)] == ["ann", "bob"]
+    found = who.segments(wave, least_speech=1)
+    assert [s.speaker for s in found] == ["ann", "unknown"]
+    assert {s.speaker for s in who.segments(wave, threshold=1)} == {"unknown"}
+
+
+def test_enrolled_speaker_is_named(who):
+    who.enroll("eve", voice(7, 3))
+    found = who.segments(conversation((0, 2), (7, 2)))
+    assert [s.speaker for s in found] == ["ann", "eve"]
+
+
+def test_no_speech(who, tmp_path):
+    assert who.segments(1e-4 * np.ones(RATE, np.float32)) == []
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
+    with pytest.raises(InputError, match="a.wav: it is silent"):
+        who.segments(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    "wrong, sentence",
+    [
+        ({"among": ["zoe"]}, "'zoe' in among is no speaker"),
+        ({"minimum": -1}, "minimum is -1 but must be"),
+        ({"minimum": 11}, "minimum is 11 but must be"),
+        ({"threshold": "x"}, "threshold is 'x' but must be"),
+        ({"count": 0}, "count is 0 but must be"),
+    ],
+)
+def test_wrong_wishes(who, wrong, sentence):
+    with pytest.raises(InputError, match=sentence):
+        who.segments(voice(0, 1), **wrong)
+
+
+def test_level_of_an_unknown_voice():
+    """It rises with the likeness of the others, but not with the best's."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(0, 0.1, 243)
+    means[5] = 1
+    level = voices.unknown_level(means)
+    assert 0.25 < level < 0.6
+    means[5] = 3
+    assert voices.unknown_level(means) == level
+    assert voices.unknown_level(means + 0.2) == pytest.approx(level + 0.2)
+    assert voices.unknown_level(means[:20]) == pytest.approx(0.55)
+
+
+def test_formats():
+    rows = [Segment(0.5, 2, "ann b", 0.9, 1.5, None, 1.0)]
+    assert as_labels(rows) == "0.50\t2.00\tann b\n"
+    assert as_rttm(rows, "x/my file.wav").split() == (
+        "SPEAKER my_file 1 0.50 1.50 <NA> <NA> ann_b 0.900 <NA>".split()
+    )
+    assert as_csv(rows).splitlines()[1] == "0.5,2,ann b,0.9,1.5,,1.0"
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_silero_hears_no_speech_in_noise(live):
+    pytest.importorskip("silero_vad")
+    threads = torch.get_num_threads()
+    detect = activity.Silero(RATE, live)
+    assert torch.get_num_threads() == threads
+    noise = torch.Generator().manual_seed(0)
+    noise = 0.01 * torch.randn(detect.frame * 60, generator=noise)
+    found = detect(noise)
+    assert found.shape == (60,) and found[20:].max() < activity.ON
+
+
+def test_without_silero_it_is_told(monkeypatch, caplog):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert isinstance(activity.speech_detector(RATE), activity.Energy)
+    assert "pip install 'amsincnet_sb[segments]'" in caplog.text
+
+
+def test_the_command_writes_what_it_prints(who, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("amsincnet_sb.commands.segments.load", lambda _: who)
+    path = tmp_path / "meeting.wav"
+    soundfile.write(path, conversation(*TURNS), RATE)
+    line = f"segments model {path} --minimum 0.3"
+    for kind in ("rttm", "labels", "csv"):
+        line += f" --{kind} {tmp_path / kind}"
+    assert cli.main(line.split()) == 0
+    found = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    check([Segment(**row) for row in found], RIGHT)
+    rows = (tmp_path / "csv").read_text().splitlines()
+    assert len(rows) == len(RIGHT) + 1
+    for kind in ("rttm", "labels"):
+        assert len((tmp_path / kind).read_text().splitlines()) == len(RIGHT)
