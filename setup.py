@@ -108,6 +108,7 @@ setup(
         "export": EXPORT,
         "corpora": ["lhotse"],
         "segments": SEGMENTS,
+        "cluster": ["distributed"],
         "test": [
             "pytest",
             "pytest-xdist",
@@ -115,6 +116,7 @@ setup(
             "argcomplete",
             "matplotlib",
             "lhotse",
+            "distributed",
             "tensorboard",
             *EXPORT,
             *SEGMENTS,

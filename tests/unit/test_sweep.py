@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -104,6 +105,51 @@ def test_other_options_need_another_folder(recipe, tmp_path):
     with pytest.raises(InputError, match="other options"):
         Sweep(recipe / "am.yaml", tmp_path / "s", [0.1], options=["--a=2"])
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())
+
+
+def test_a_grid_of_other_keys(recipe, tmp_path, capsys):
+    (recipe / "am.yaml").write_text(
+        "data_folder: a\nmargin: 0.3\ndropout: 0.1\nsizes: [1]\n"
+    )
+    output = tmp_path / "s"
+    arguments = [str(recipe / "am.yaml"), "--seeds=1", f"--output={output}"]
+    grid = ["--grid", "dropout", "0.1", "0.2", "--grid", "sizes", "[1, 2/3]"]
+    assert sweep_script.main([*arguments, *grid]) == 0
+    capsys.readouterr()
+    assert sweep_script.main([*arguments, *grid, "--margins=0.2,0.3"]) == 0
+    assert "2 of 4 runs are done already" in capsys.readouterr().out
+    assert len(calls(output)) == 4
+    for call in calls(output):
+        assert "--sizes=[1, 2/3]" in call
+    folder = output / "am" / "m0.3,dropout=0.2,sizes=[1,%202%2F3]" / "1234"
+    assert (folder / "metrics.jsonl").exists()
+    with open(output / "grid.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    got = [(r["margin"], r["dropout"], r["sizes"]) for r in rows]
+    assert got == [
+        (m, d, "[1, 2/3]") for m in ("0.2", "0.3") for d in ("0.1", "0.2")
+    ]
+    assert float(rows[0]["frame_error"]) == pytest.approx(20.0)
+    table = (output / "grid.md").read_text().splitlines()
+    assert table[0].startswith("| recipe | margin | dropout | sizes | seeds |")
+    assert table[2].startswith("| am | 0.2 | 0.1 | [1, 2/3] | 1 | 20.00 ")
+    assert not (output / "margins.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("grid", "complaint"),
+    [
+        (["dropuot", "1"], "has no key dropuot; did you mean dropout?"),
+        (["margin", "1"], "--grid margin: use --margins"),
+        (["dropout"], "--grid dropout has no value"),
+    ],
+)
+def test_a_grid_that_is_none(recipe, tmp_path, grid, complaint):
+    (recipe / "am.yaml").write_text("data_folder: a\nmargin: 1\ndropout: 0\n")
+    arguments = [str(recipe / "am.yaml"), f"--output={tmp_path / 's'}"]
+    with pytest.raises(InputError, match=re.escape(complaint)):
+        sweep_script.main([*arguments, "--grid", *grid])
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("start", [[], ["sweep"]])

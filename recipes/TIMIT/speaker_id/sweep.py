@@ -1,4 +1,4 @@
-"""Train with many margins and seeds, and compare.
+"""Train with many margins, other options and seeds, and compare.
 
 > amsincnet sweep am_sincnet --data_folder /path/to/TIMIT
 
@@ -11,21 +11,20 @@ import csv
 import hashlib
 import json
 import os
-import queue
-import subprocess
 import sys
-import threading
-import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import as_completed
+from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from amsincnet_sb.dataio.manifest import Provenance
 from amsincnet_sb.options import Parser, number, one_spelling
 from amsincnet_sb.plots import plot_margins
-from amsincnet_sb.training.children import Children
 from amsincnet_sb.training.device import visible_gpus
+from amsincnet_sb.training.executors import open_executor
 from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.training.recipe_files import find_hparams
@@ -40,9 +39,17 @@ from amsincnet_sb.utils.files import (
 from amsincnet_sb.utils.locks import sole_process
 from amsincnet_sb.utils.reading import read_json
 
-COLUMNS = ["recipe", "margin", "seed", "frame_error", "sentence_error"]
+ERRORS = ["frame_error", "sentence_error"]
 FIRST_SEED = 1234
 MOST = 1000  # margins, or seeds; more is a slip
+EVERY_MARGIN = "0.05:0.95:0.05"
+OWN_OPTIONS = {  # keys that are no business of --grid
+    "margin": "--margins",
+    "seed": "--seeds",
+    "output_folder": "--output",
+    "data_folder": "--data-folder",
+    "manifest": "--manifest",
+}
 ANOTHER = "give another --output"
 
 
@@ -85,38 +92,57 @@ class Run(NamedTuple):
     recipe: str
     margin: float | None
     seed: int
+    options: tuple[tuple[str, str], ...] = ()  # of the grid
 
     def __str__(self):
-        return f"{self.recipe} {self.loss} seed {self.seed}"
+        return f"{self.recipe} {self.setting} seed {self.seed}"
 
     @property
-    def loss(self):
-        """A name for the margin."""
-        return "softmax" if self.margin is None else f"m{_short(self.margin)}"
+    def setting(self):
+        """A name for the margin and the options, which a folder can have."""
+        loss = "softmax" if self.margin is None else f"m{_short(self.margin)}"
+        pairs = [f"{k}={quote(v, safe='[],+')}" for k, v in self.options]
+        return ",".join([loss, *pairs])
 
 
 class Sweep:
     """A grid of runs in one folder, which can be interrupted and continued.
 
-    A file with all ``margins``, and further files, the ``baselines``, with
-    their own; ``seeds`` runs of each, with the seeds 1234, 1235, …
-    ``options`` go to ``train.py``.
+    A file with all ``margins`` and all values of the keys of ``grid``, a dict
+    of lists of texts, and further files, the ``baselines``, with their own;
+    ``seeds`` runs of each, with the seeds 1234, 1235, … ``options`` go to
+    ``train.py``.
     """
 
     def __init__(
-        self, hparams, output, margins, seeds=3, baselines=(), options=()
+        self,
+        hparams,
+        output,
+        margins,
+        seeds=3,
+        baselines=(),
+        options=(),
+        grid=None,
     ):
         if seeds < 1:
             raise InputError(f"--seeds is {seeds} but must be at least 1.")
+        self.grid = dict(grid or {})
+        _check_grid(hparams, self.grid)
         self.output = Path(output).expanduser().absolute()
         self.options = list(options)
         self.script = _find_script(hparams)
-        grid = [(hparams, margins)]
-        grid += [(file, [_own_margin(file)]) for file in baselines]
+        # The name of what it writes.
+        self.table = self.output / ("grid" if self.grid else "margins")
+        self.columns = ["recipe", "margin", *self.grid, "seed", *ERRORS]
+        settings = [
+            (hparams, margin, tuple(zip(self.grid, values)))
+            for margin in margins
+            for values in product(*self.grid.values())
+        ]
+        settings += [(file, _own_margin(file), ()) for file in baselines]
         self.runs = [
-            Run(os.path.abspath(file), Path(file).stem, margin, seed)
-            for file, values in grid
-            for margin in values
+            Run(os.path.abspath(file), Path(file).stem, margin, seed, options_)
+            for file, margin, options_ in settings
             for seed in range(FIRST_SEED, FIRST_SEED + seeds)
         ]
         files = defaultdict(set)
@@ -133,7 +159,7 @@ class Sweep:
 
     def _keep_options(self):
         for suffix in ("csv", "md", "png"):
-            check_output(self.output / f"margins.{suffix}")
+            check_output(self.table.with_suffix(f".{suffix}"))
         path = self.output / "sweep.json"
         made_from = self._made_from()
         if path.exists():
@@ -181,7 +207,7 @@ class Sweep:
 
     def folder(self, run):
         """The results folder of a run."""
-        return self.output / run.recipe / run.loss / str(run.seed)
+        return self.output / run.recipe / run.setting / str(run.seed)
 
     def errors(self, run):
         """The last evaluation of the test set; None before the run's end."""
@@ -193,92 +219,80 @@ class Sweep:
         tests = [
             record
             for record in records
-            if record.get("split") == "test" and {*COLUMNS[-2:]} <= {*record}
+            if record.get("split") == "test" and {*ERRORS} <= {*record}
         ]
         return tests[-1] if tests else None
 
-    def run(self, devices=(), jobs_per_device=1, say=print):
+    def run(self, devices=(), jobs_per_device=1, say=print, executor=""):
         """Do the runs that are not finished; returns those that failed.
 
-        ``devices`` are GPUs as ``CUDA_VISIBLE_DEVICES`` names them, none for
-        the CPU. ``say`` gets a line per run.
+        ``say`` gets a line per run; for the others see
+        :func:`amsincnet_sb.training.executors.open_executor`.
         """
-        free = queue.Queue()
-        for device in list(devices or [""]) * jobs_per_device:
-            free.put(device)
         todo = [run for run in self.runs if self.errors(run) is None]
         done = len(self.runs) - len(todo)
         if done:
             say(f"{done} of {len(self.runs)} runs are done already")
-        failed, lock, children = [], threading.Lock(), Children()
-
-        def work(run):
-            """One run, and its line."""
-            nonlocal done
-            device, start = free.get(), time.time()
-            try:
-                status = self._start(children, run, device).wait()
-            finally:
-                free.put(device)
-            with lock:
-                done += 1
-                errors = self.errors(run) if status == 0 else None
-                if errors is None:
-                    failed.append(run)
-                    log = self.folder(run).with_suffix(".log")
-                    outcome = "stopped" if status == STOPPED else "failed"
-                    outcome += f", see {log}"
-                else:
+        failed = []
+        with open_executor(executor, devices, jobs_per_device) as submit:
+            futures = {
+                submit(self._command(run), self.folder(run)): run
+                for run in todo
+            }
+            for nth, future in enumerate(as_completed(futures), done + 1):
+                run = futures[future]
+                outcome = self._outcome(run, future)
+                if outcome is None:
                     self.write_table()
+                    errors = self.errors(run)
                     outcome = (
                         f"frame error {errors['frame_error']:.2f} %, sentence "
-                        f"error {errors['sentence_error']:.3f} %"
+                        f"error {errors['sentence_error']:.3f} %, "
+                        f"{errors['seconds']:.0f} s"
                     )
-                took = f"{time.time() - start:.0f} s"
-                say(f"{done}/{len(self.runs)} {run}: {outcome}, {took}")
-
-        with ThreadPoolExecutor(free.qsize()) as pool, children:
-            try:
-                list(pool.map(work, todo))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                else:
+                    failed.append(run)
+                say(f"{nth}/{len(self.runs)} {run}: {outcome}")
         return failed
 
-    def _start(self, children, run, device):
-        folder = self.folder(run)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        environment = dict(os.environ)
-        if device:
-            environment["CUDA_VISIBLE_DEVICES"] = device
-        options = [f"--seed={run.seed}", f"--output_folder={folder}"]
+    def _outcome(self, run, future):
+        """Why there is no result of a run, or None."""
+        log = self.folder(run).with_suffix(".log")
+        if future.exception() is not None:
+            return f"failed: {future.exception()}"
+        if future.result() == STOPPED:
+            return f"stopped, see {log}"
+        if future.result() or self.errors(run) is None:
+            return f"failed, see {log}"
+        return None
+
+    def _command(self, run):
+        options = [f"--seed={run.seed}", f"--output_folder={self.folder(run)}"]
         if run.margin is not None:
             options.append(f"--margin={run.margin}")
+        options += [f"--{key}={value}" for key, value in run.options]
         command = [sys.executable, str(self.script), run.hparams]
-        with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
-            return children.start(
-                [*command, *options, *self.options],
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        return [*command, *options, *self.options]
 
     def write_table(self):
-        """Write the finished runs to ``margins.csv`` and ``margins.md``."""
+        """Write the finished runs to ``margins.csv`` and ``margins.md``.
+
+        With a grid, to ``grid.csv`` and ``grid.md``.
+        """
         rows = []
         for run in self.runs:
             errors = self.errors(run)
             if errors is not None:
-                both = errors["frame_error"], errors["sentence_error"]
-                rows.append(dict(zip(COLUMNS, (*run[1:], *both))))
-        with atomic_write(self.output / "margins.csv") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                row = {**run._asdict(), **dict(run.options), **errors}
+                rows.append({key: row.get(key) for key in self.columns})
+        with atomic_write(self.table.with_suffix(".csv")) as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(
-                {**row, "recipe": spreadsheet_cell(row["recipe"])}
+                {key: _cell(value) for key, value in row.items()}
                 for row in rows
             )
-        with atomic_write(self.output / "margins.md") as file:
+        with atomic_write(self.table.with_suffix(".md")) as file:
             file.write(summarize(rows))
         return rows
 
@@ -293,21 +307,42 @@ def summarize(rows):
     >>> print(summarize(rows).splitlines()[-1])
     | a | 0.1 | 2 | 30.00 (30.00-30.00) | 1.500 (1.000-2.000) |
     """
+    names = ["recipe", "margin"]
+    names += [
+        n for n in (rows or [{}])[0] if n not in [*names, "seed", *ERRORS]
+    ]
     groups = {}
     for row in rows:
-        groups.setdefault((row["recipe"], row["margin"]), []).append(row)
-    table = "| recipe | margin | seeds | frame error % | sentence error % |\n"
-    table += "|---|---|---|---|---|\n"
-    for (recipe, margin), runs in groups.items():
+        groups.setdefault(tuple(row[n] for n in names), []).append(row)
+    head = [*names, "seeds", "frame error %", "sentence error %"]
+    table = f"| {' | '.join(head)} |\n" + "|---" * len(head) + "|\n"
+    for (recipe, margin, *others), runs in groups.items():
         named = "none" if margin is None else _short(margin)
-        table += f"| {recipe} | {named} | {len(runs)} |"
-        for key, digits in (("frame_error", 2), ("sentence_error", 3)):
+        others = ["" if value is None else value for value in others]
+        cells = [recipe, named, *others, str(len(runs))]
+        for key, digits in zip(ERRORS, (2, 3)):
             values = [run[key] for run in runs]
             shown = sum(values) / len(values), min(values), max(values)
             mean, low, high = (f"{value:.{digits}f}" for value in shown)
-            table += f" {mean} ({low}-{high}) |"
-        table += "\n"
+            cells.append(f"{mean} ({low}-{high})")
+        table += f"| {' | '.join(cells)} |\n"
     return table
+
+
+def _cell(value):
+    return spreadsheet_cell(value) if isinstance(value, str) else value
+
+
+def _check_grid(hparams, grid):
+    """Refuse keys that the file has not, or that have options of their own."""
+    known = plain_options(hparams, {"data_folder": ""}) if grid else {}
+    for key in grid:
+        if key in OWN_OPTIONS:
+            raise InputError(f"--grid {key}: use {OWN_OPTIONS[key]}.")
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            meant = f"; did you mean {near[0]}?" if near else "."
+            raise InputError(f"--grid: {hparams} has no key {key}{meant}")
 
 
 def _find_script(hparams):
@@ -329,15 +364,25 @@ def _own_margin(file):
 def _parser(prog):
     parser = Parser(
         prog=prog,
-        description="Train a recipe with many margins and seeds: one process "
-        "per run, as many at a time as there are GPUs. Started again, it "
-        "continues where it was. Writes margins.csv, margins.md and "
-        "margins.png. Options behind -- go to train.py, as in "
-        "-- --number_of_epochs=30. Exit status: 1 if a run failed.",
+        description="Train a recipe with many margins, values of other keys "
+        "and seeds: one process per run, as many at a time as there are GPUs. "
+        "Started again, it continues where it was. Writes margins.csv, "
+        "margins.md and margins.png (with --grid: grid.csv, grid.md). Options "
+        "behind -- go to train.py, as in -- --number_of_epochs=30. Exit "
+        "status: 1 if a run failed.",
     )
     add = parser.add_argument
     add("hparams", help="configuration or hyperparameter file with a margin")
-    add("--margins", default="0.05:0.95:0.05", help="first:last:step or a,b,c")
+    margins = "first:last:step or a,b,c (default: 0.05:0.95:0.05, or the "
+    add("--margins", help=margins + "file's own with --grid)")
+    grid = "a key of the file and its values; again for a product"
+    add(
+        "--grid",
+        nargs="+",
+        action="append",
+        metavar=("KEY", "VALUE"),
+        help=grid,
+    )
     seeds = number("--seeds", least=1, most=MOST)
     add("--seeds", type=seeds, default=3, help="runs of each (default: 3)")
     add("--data-folder", help="corpus")
@@ -348,6 +393,8 @@ def _parser(prog):
     jobs = "runs at a time on each GPU, or on the CPU (default: 1)"
     one = number("--jobs-per-device", least=1)
     add("--jobs-per-device", type=one, default=1, help=jobs)
+    executor = "run on the workers of a scheduler of dask: its address or file"
+    add("--executor", default="", help=executor)
     return parser
 
 
@@ -369,11 +416,19 @@ def main(arguments=None, prog=None):
             raise InputError(f"--{option} is {place} but must be a folder.")
         places.append(f"--{key}={place}")
     # Before a folder is made.
-    if _own_margin(options.hparams) is None:
+    own = _own_margin(options.hparams)
+    grid = {key: values for key, *values in options.grid or []}
+    for key, values in grid.items():
+        if not values:
+            raise InputError(f"--grid {key} has no value.")
+    if own is None and (options.margins or not grid):
         raise InputError(f"{options.hparams} has no margin to sweep over.")
     for file in options.baselines:
         _own_margin(file)
-    margins = parse_margins(options.margins)
+    if grid and not options.margins:
+        margins = [own]
+    else:
+        margins = parse_margins(options.margins or EVERY_MARGIN)
     with sole_process(Path(options.output).expanduser()):
         sweep = Sweep(
             options.hparams,
@@ -382,13 +437,17 @@ def main(arguments=None, prog=None):
             options.seeds,
             options.baselines,
             places + arguments[end + 1 :],
+            grid,
         )
-        failed = sweep.run(visible_gpus(), options.jobs_per_device)
+        failed = sweep.run(
+            visible_gpus(), options.jobs_per_device, executor=options.executor
+        )
         rows = sweep.write_table()
         print(summarize(rows), end="")
         name = sweep.runs[0].recipe
-        if len({row["margin"] for row in rows if row["recipe"] == name}) > 1:
-            table = sweep.output / "margins.csv"
+        several = {row["margin"] for row in rows if row["recipe"] == name}
+        if len(several) > 1 and not grid:
+            table = sweep.table.with_suffix(".csv")
             plot_margins(table, table.with_suffix(".png"))
     return 1 if failed else 0
 
