@@ -197,6 +197,8 @@ WRONG = {
             "--baselines": NO_LIST,
             "--output": ["text.txt", "text.txt/new"],
             "--jobs-per-device": ["0", *NO_NUMBER],
+            "--grid": ["none", "seed", "margin", "margni"],
+            "--executor": ["somewhere", "text.txt", "x://y"],
         },
     ),
     "librispeech_prepare.py": (
@@ -340,7 +342,7 @@ def with_value(name, right, option, value):
             at = arguments.index(option)
             del arguments[at : at + 2]
         given = f"{option}{value}" if value == "=x" else f"{option}={value}"
-        if option == "--baselines":
+        if option in ("--baselines", "--grid"):
             return [*arguments, option, value]
         return [*arguments, given]
     places = [
@@ -371,7 +373,7 @@ def test_a_wrong_value_is_one_sentence(place, run, name, option, value):
     assert contents(place) == before
 
 
-LONG = ("sweep", "train", "librispeech_prepare.py")
+LONG = ("sweep", "train", "librispeech_prepare.py", "prepare-librispeech")
 RIGHT = [name for name in WRONG if name not in LONG]
 
 

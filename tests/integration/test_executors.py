@@ -16,7 +16,7 @@ distributed = pytest.importorskip("distributed")
 # Works in its folder alone; the first time it says so, then waits for the end
 # of its worker, and takes its time to leave.
 UNIT = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 from amsincnet_sb.utils.locks import sole_process
 folder = pathlib.Path(sys.argv[1])
 with sole_process(folder):
@@ -28,7 +28,8 @@ with sole_process(folder):
             (folder / "saved").touch()
             sys.exit(75)
         signal.signal(signal.SIGTERM, end)
-        (folder / "waits").touch()
+        (folder / "part").write_text(str(os.getppid()))
+        (folder / "part").rename(folder / "worker")
         time.sleep(60)
     assert first or (folder / "saved").exists()
     print("done")
@@ -60,25 +61,13 @@ def test_a_worker_is_killed(cluster, unit, tmp_path):
             submit(unit(tmp_path / name, kind), tmp_path / name)
             for name, kind in kinds.items()
         ]
-        while not (tmp_path / "a" / "waits").exists():
+        worker = tmp_path / "a" / "worker"
+        while not worker.exists():
             time.sleep(0.05)
-        # The worker whose child it is.
-        (pid,) = (
-            worker.pid
-            for worker in cluster.workers.values()
-            if _children(worker.pid)
-        )
-        os.kill(pid, signal.SIGKILL)
+        os.kill(int(worker.read_text()), signal.SIGKILL)
         assert [future.result(60) for future in futures] == [0, 0, 0]
     for name in kinds:
         assert (tmp_path / f"{name}.log").read_text() == "done\n"
-
-
-def _children(pid):
-    """Processes that a process has started, of whichever thread."""
-    tasks = f"/proc/{pid}/task"
-    found = [open(f"{tasks}/{t}/children").read() for t in os.listdir(tasks)]
-    return " ".join(found).split()
 
 
 def test_a_status_and_an_error(cluster, tmp_path):

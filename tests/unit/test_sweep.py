@@ -7,6 +7,7 @@ import re
 import pytest
 
 from amsincnet_sb import cli
+from amsincnet_sb.training.executors import open_executor
 from amsincnet_sb.training.recipe_files import recipe_module
 from amsincnet_sb.utils.errors import InputError
 
@@ -65,7 +66,8 @@ def test_grid_table_and_continuation(recipe, tmp_path):
     options = ["--data_folder=/corpus", "--number_of_epochs=2"]
     baselines = [recipe / "over.yaml", recipe / "plain.yaml"]
     sweep = Sweep(*arguments, baselines, options)
-    failed = sweep.run(jobs_per_device=2, say=lines.append)
+    with open_executor("", jobs_per_device=2) as submit:
+        failed = sweep.run(submit, lines.append)
     failed = sorted((run.margin, run.seed) for run in failed)
     assert failed == [(0.9, 1234), (0.9, 1235)]
     assert len(lines) == 8 and sum("failed, see" in line for line in lines) == 2
@@ -75,7 +77,8 @@ def test_grid_table_and_continuation(recipe, tmp_path):
 
     # A second time only what failed is done.
     sweep = Sweep(*arguments, baselines, options)
-    assert sweep.run(say=lines.append) == []
+    with open_executor("") as submit:
+        assert sweep.run(submit, lines.append) == []
     assert len(calls(output)) == 10
     assert "6 of 8 runs are done already" in lines
     with open(output / "margins.csv", newline="") as file:

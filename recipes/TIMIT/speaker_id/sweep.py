@@ -223,36 +223,35 @@ class Sweep:
         ]
         return tests[-1] if tests else None
 
-    def run(self, devices=(), jobs_per_device=1, say=print, executor=""):
+    def run(self, submit, say=print):
         """Do the runs that are not finished; returns those that failed.
 
-        ``say`` gets a line per run; for the others see
-        :func:`amsincnet_sb.training.executors.open_executor`.
+        ``submit`` queues a command and its folder, and returns a future, see
+        :func:`amsincnet_sb.training.executors.open_executor`; ``say`` gets a
+        line per run.
         """
         todo = [run for run in self.runs if self.errors(run) is None]
         done = len(self.runs) - len(todo)
         if done:
             say(f"{done} of {len(self.runs)} runs are done already")
         failed = []
-        with open_executor(executor, devices, jobs_per_device) as submit:
-            futures = {
-                submit(self._command(run), self.folder(run)): run
-                for run in todo
-            }
-            for nth, future in enumerate(as_completed(futures), done + 1):
-                run = futures[future]
-                outcome = self._outcome(run, future)
-                if outcome is None:
-                    self.write_table()
-                    errors = self.errors(run)
-                    outcome = (
-                        f"frame error {errors['frame_error']:.2f} %, sentence "
-                        f"error {errors['sentence_error']:.3f} %, "
-                        f"{errors['seconds']:.0f} s"
-                    )
-                else:
-                    failed.append(run)
-                say(f"{nth}/{len(self.runs)} {run}: {outcome}")
+        futures = {
+            submit(self._command(run), self.folder(run)): run for run in todo
+        }
+        for nth, future in enumerate(as_completed(futures), done + 1):
+            run = futures[future]
+            outcome = self._outcome(run, future)
+            if outcome is None:
+                self.write_table()
+                errors = self.errors(run)
+                outcome = (
+                    f"frame error {errors['frame_error']:.2f} %, sentence "
+                    f"error {errors['sentence_error']:.3f} %, "
+                    f"{errors['seconds']:.0f} s"
+                )
+            else:
+                failed.append(run)
+            say(f"{nth}/{len(self.runs)} {run}: {outcome}")
         return failed
 
     def _outcome(self, run, future):
@@ -429,7 +428,12 @@ def main(arguments=None, prog=None):
         margins = [own]
     else:
         margins = parse_margins(options.margins or EVERY_MARGIN)
-    with sole_process(Path(options.output).expanduser()):
+    with (
+        open_executor(
+            options.executor, visible_gpus(), options.jobs_per_device
+        ) as submit,
+        sole_process(Path(options.output).expanduser()),
+    ):
         sweep = Sweep(
             options.hparams,
             options.output,
@@ -439,9 +443,7 @@ def main(arguments=None, prog=None):
             places + arguments[end + 1 :],
             grid,
         )
-        failed = sweep.run(
-            visible_gpus(), options.jobs_per_device, executor=options.executor
-        )
+        failed = sweep.run(submit)
         rows = sweep.write_table()
         print(summarize(rows), end="")
         name = sweep.runs[0].recipe
