@@ -1,11 +1,12 @@
 """What several commands share: arguments, loading, answers."""
 
+import contextlib
 import json
 import sys
 
 from amsincnet_sb.options import argument
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import check_output
+from amsincnet_sb.utils.files import atomic_write, check_output
 
 __all__ = [
     "CHANNEL",
@@ -15,6 +16,7 @@ __all__ = [
     "complain",
     "load",
     "load_to_change",
+    "printing_to",
     "read_recordings",
     "save",
 ]
@@ -79,3 +81,14 @@ def answer(options, values, *lines):
     if options.json or not sys.stdout.isatty():
         lines = (json.dumps(values),)
     print(*lines, sep="\n", flush=True)
+
+
+@contextlib.contextmanager
+def printing_to(path, *inputs):
+    """What is printed is put into a file instead, whole or not at all."""
+    if not path:
+        yield
+        return
+    check_output(path, *inputs)
+    with atomic_write(path) as file, contextlib.redirect_stdout(file):
+        yield

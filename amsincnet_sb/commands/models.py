@@ -1,7 +1,9 @@
 """Commands that ask or change a trained model."""
 
+import shutil
 from pathlib import Path
 
+from amsincnet_sb.commands.bulk import EXECUTOR, in_parts
 from amsincnet_sb.commands.common import (
     CHANNEL,
     FILES,
@@ -10,12 +12,13 @@ from amsincnet_sb.commands.common import (
     complain,
     load,
     load_to_change,
+    printing_to,
     read_recordings,
     save,
 )
 from amsincnet_sb.options import argument, command
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import check_output
+from amsincnet_sb.utils.files import atomic_write, check_output
 
 
 @command(
@@ -25,6 +28,8 @@ from amsincnet_sb.utils.files import check_output
     argument("--top", "candidates to show", int, 3, least=1),
     argument("--unknown", "'unknown' where too little is for anybody", bool),
     argument("--threshold", "least probability, 0 to 1", float),
+    argument("--output", "*.jsonl for the answers, in place of printing them"),
+    EXECUTOR,
 )
 def identify(options):
     """Name the speakers of recordings.
@@ -35,10 +40,25 @@ def identify(options):
 
     example: amsincnet identify results/demo/1234 a.wav b.flac
     """
-    model, threshold = load(options), options.threshold
+    if options.output is not None and Path(options.output).suffix != ".jsonl":
+        raise InputError(
+            f"--output is {options.output} but must end with .jsonl."
+        )
+    if options.executor is not None:
+        more = ["--top", str(options.top)]
+        more += ["--unknown"] * options.unknown
+        if options.threshold is not None:
+            more += ["--threshold", str(options.threshold)]
+        return in_parts(options, "identify", _join_lines, ".jsonl", *more)
+    names, recordings, failed = read_recordings(options.files)
+    with printing_to(options.output, *names):
+        return max(failed, _identify(options, names, recordings))
+
+
+def _identify(options, names, recordings):
+    model, threshold, failed = load(options), options.threshold, 0
     if options.unknown and threshold is None:
         threshold = model.threshold("identification")
-    names, recordings, failed = read_recordings(options.files)
     answers = model.identify_all(recordings, options.top, threshold, True)
     for path, candidates in zip(names, answers):
         if isinstance(candidates, InputError):
@@ -54,6 +74,13 @@ def identify(options):
         best = [{**c._asdict(), "share": c.share} for c in candidates]
         answer(options, {"file": path, "candidates": best}, path, *lines)
     return failed
+
+
+def _join_lines(paths, output):
+    with atomic_write(output) as file:
+        for path in paths:
+            with open(path, encoding="utf-8") as part:
+                shutil.copyfileobj(part, file)
 
 
 @command(
@@ -119,6 +146,7 @@ def remove(options):
     CHANNEL,
     FILES,
     argument("--output", "*.npz or *.csv", required=True),
+    EXECUTOR,
 )
 def embed(options):
     """Write speaker embeddings (d-vectors) of recordings to a file.
@@ -136,6 +164,8 @@ def embed(options):
         raise InputError(
             f"--output is {options.output} but must end with .npz or .csv."
         )
+    if options.executor is not None:
+        return in_parts(options, "embed", _join_embeddings, ".npz")
     names, recordings, failed = read_recordings(options.files)
     check_output(options.output, *names)
     model = load(options)
@@ -153,6 +183,18 @@ def embed(options):
         said = f"{count} speaker embeddings of {size} dimensions"
         answer(options, values, f"{said}: {options.output}")
     return failed
+
+
+def _join_embeddings(paths, output):
+    import numpy as np
+    import torch
+
+    from amsincnet_sb.inference.export import write_embeddings
+
+    parts = [np.load(path) for path in paths]
+    files = [name for part in parts for name in part["files"].tolist()]
+    embeddings = np.concatenate([part["embeddings"] for part in parts])
+    write_embeddings(output, files, torch.from_numpy(embeddings))
 
 
 @command(*MODEL, argument("output", "*.onnx, or a new folder"))

@@ -11,12 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from amsincnet_sb.training.children import Children
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.locks import sole_process
+from amsincnet_sb.utils.reading import read_json
 
 __all__ = ["open_executor", "run_command"]
 
 _THREAD = threading.local()
 PATIENCE = 1.0  # seconds between two looks at a folder in use
 ANSWER = 10.0  # seconds in which a scheduler must answer
+WHAT = "a scheduler of dask: its address, as in tcp://host:8786, or its file"
+GIVE = f"give {WHAT}"
 
 
 def run_command(command, folder, children=None):
@@ -101,16 +104,13 @@ def _cluster(address):
         raise InputError(
             "--executor needs dask; `pip install distributed` installs it."
         ) from error
-    where = {"address": address}
+    given = address
     if os.path.isfile(address):
-        where = {"scheduler_file": address}
-    elif "://" not in address:
-        raise InputError(
-            f"--executor is {address!r} but must be the address of a scheduler "
-            "of dask, as in tcp://host:8786, or its scheduler file."
-        )
+        address = read_json(address, GIVE).get("address")
+    if "://" not in str(address):
+        raise InputError(f"--executor is {given!r} but must be {WHAT}.")
     try:
-        client = Client(**where, timeout=ANSWER)
+        client = Client(address, timeout=ANSWER)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(
             f"--executor: no scheduler of dask answers at {address}; start one "

@@ -38,6 +38,7 @@ SINCNET = {
     "fc_neurons": [8, 8],
     "linear_embedding": True,
 }
+EXECUTOR = ["somewhere", "text.txt", "x://y"]
 FLAG = ["=x"]  # an option that takes no value
 NO_MODEL = ["none", "", "text.txt", "empty", "pipe", "a" * 300]
 NO_AUDIO = ["none", "", "text.txt", "empty", "pipe"]
@@ -58,6 +59,8 @@ WRONG = {
             "files": NO_AUDIO,
             "--top": ["0", *NO_NUMBER],
             "--unknown": FLAG,
+            "--output": ["", "e.txt", "text.txt/e.jsonl"],
+            "--executor": EXECUTOR,
         },
     ),
     "enroll": (
@@ -103,6 +106,7 @@ WRONG = {
             **CHANNEL,
             "files": NO_AUDIO,
             "--output": ["", "e.txt", "text.txt/e.npz", "link.npz", "d.npz"],
+            "--executor": EXECUTOR,
         },
     ),
     "evaluate": (
@@ -198,7 +202,7 @@ WRONG = {
             "--output": ["text.txt", "text.txt/new"],
             "--jobs-per-device": ["0", *NO_NUMBER],
             "--grid": ["none", "seed", "margin", "margni"],
-            "--executor": ["somewhere", "text.txt", "x://y"],
+            "--executor": EXECUTOR,
         },
     ),
     "librispeech_prepare.py": (

@@ -1,12 +1,19 @@
 """A sweep on a cluster of dask: two workers, one of which is killed."""
 
+import contextlib
+import json
 import os
+import shutil
 import signal
 import sys
 import time
+from concurrent.futures import Future
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from amsincnet_sb.cli import main
 from amsincnet_sb.training import executors
 from amsincnet_sb.training.executors import open_executor
 from amsincnet_sb.utils.errors import InputError
@@ -79,7 +86,7 @@ def test_a_status_and_an_error(cluster, tmp_path):
 
 @pytest.mark.parametrize(
     ("address", "complaint"),
-    [("somewhere", "must be the address"), ("tcp://127.0.0.1:9", "answers at")],
+    [("somewhere", "must be a scheduler"), ("tcp://127.0.0.1:9", "answers at")],
 )
 def test_no_scheduler(address, complaint, monkeypatch):
     monkeypatch.setattr(executors, "ANSWER", 1.0)
@@ -88,3 +95,97 @@ def test_no_scheduler(address, complaint, monkeypatch):
         open_executor(address),
     ):
         pass
+
+
+def test_recordings_in_parts(
+    cluster, finished, corpus, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr("amsincnet_sb.commands.bulk.PART", 2)
+    files = sorted(map(str, corpus.glob("TRAIN/*/*/SI*.WAV")))[:3]
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no audio")
+    scheduler = tmp_path / "scheduler.json"
+    scheduler.write_text(json.dumps({"address": cluster.scheduler_address}))
+    ask = ["identify", str(finished), *files, str(bad), "--top=2"]
+    alone, together = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    assert main([*ask, "--output", str(alone)]) == 2
+    first = capsys.readouterr()
+    assert len(alone.read_text().splitlines()) == 3 and first.out == ""
+    options = ["--output", str(together), f"--executor={scheduler}"]
+    assert main([*ask, *options]) == 2
+    second = capsys.readouterr()
+    assert second.err.splitlines()[-1] == first.err.splitlines()[-1]
+    assert json.loads(second.out) == {"output": str(together), "files": 4}
+    pairs = zip(*map(answers, (alone, together)), strict=True)
+    for (file, speaker, score), (other, same, close) in pairs:
+        assert (file, speaker) == (other, same)
+        assert close == pytest.approx(score, rel=1e-4, abs=1e-6)
+    assert not (tmp_path / "2.jsonl.parts").exists()
+
+    ask = ["embed", str(finished), *files[:2]]
+    output = tmp_path / "e.npz"
+    assert main([*ask, f"--output={output}"]) == 0
+    alone = np.load(output)
+    expected = alone["files"].tolist(), alone["embeddings"]
+    assert main([*ask, f"--output={output}", f"--executor={scheduler}"]) == 0
+    together = np.load(output)
+    assert together["files"].tolist() == expected[0] == files[:2]
+    np.testing.assert_allclose(
+        together["embeddings"], expected[1], rtol=1e-4, atol=1e-5
+    )
+
+
+def answers(path):
+    """File, speaker and score of the best candidates."""
+    found = map(json.loads, path.read_text().splitlines())
+    best = [(each["file"], each["candidates"][0]) for each in found]
+    return [(file, c["speaker"], c["score"]) for file, c in best]
+
+
+def test_parts_that_are_done_are_passed_over(tmp_path, monkeypatch, capsys):
+    """But not those of other recordings, or of a part that failed."""
+    (tmp_path / "m").mkdir()
+    recordings = [tmp_path / f"{n}.wav" for n in range(5)]
+    for path in recordings:
+        path.write_text("1")
+    asked, broken = [], set()
+
+    @contextlib.contextmanager
+    def executor(address):
+        def submit(command, folder):
+            future = Future()
+            asked.append(folder.name)
+            output = Path(command[command.index("--output") + 1])
+            folder.mkdir(exist_ok=True)
+            log = "Error: It broke.\n" if folder.name in broken else ""
+            folder.with_suffix(".log").write_text(log)
+            if not log:
+                output.write_text(folder.name + "\n")
+            future.set_result(2 if log else 0)
+            return future
+
+        yield submit
+
+    monkeypatch.setattr("amsincnet_sb.commands.bulk.PART", 2)
+    monkeypatch.setattr(executors, "open_executor", executor)
+    ask = ["identify", str(tmp_path / "m"), *map(str, recordings)]
+    ask += ["--output", str(tmp_path / "a.jsonl"), "--executor=x"]
+    broken.add("000001")
+    with pytest.raises(SystemExit, match="2"):
+        main(ask)
+    assert "1 of 3 parts have failed, one of them so: It broke." in (
+        capsys.readouterr().err
+    )
+    assert asked == ["000000", "000001", "000002"]
+    assert not (tmp_path / "a.jsonl").exists()
+    asked.clear(), broken.clear()
+    parts = shutil.copytree(tmp_path / "a.jsonl.parts", tmp_path / "kept")
+    assert main(ask) == 0
+    assert asked == ["000001"]
+    assert (tmp_path / "a.jsonl").read_text() == "000000\n000001\n000002\n"
+    asked.clear()
+    shutil.move(parts, tmp_path / "a.jsonl.parts")
+    recordings[4].write_text("another")
+    assert main(ask) == 0
+    assert asked == ["000000", "000001", "000002"]

@@ -1,0 +1,128 @@
+"""Many recordings, asked about in parts on the machines of a cluster."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+from concurrent.futures import as_completed
+from pathlib import Path
+
+from amsincnet_sb.commands.common import answer, complain, read_recordings
+from amsincnet_sb.options import argument
+from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import atomic_write, check_output
+from amsincnet_sb.utils.locks import sole_process
+from amsincnet_sb.utils.reading import read_json
+
+__all__ = ["EXECUTOR", "in_parts"]
+
+PART = 500  # recordings of a part
+EXECUTOR = argument(
+    "--executor", "ask in parts on the workers of dask's scheduler there"
+)
+
+
+def in_parts(options, command, join, suffix, *more):
+    """Run a command on parts of the recordings; returns the exit status.
+
+    Each part is a command that can be run by hand, whose output has this
+    suffix and lies in the folder ``OUTPUT.parts``; those that are done are
+    passed over. ``more`` are options of the command; ``join`` makes a file of
+    paths. Complaints about single recordings are printed. Raises InputError,
+    when all parts have ended, if one has no output.
+    """
+    from tqdm import tqdm
+
+    from amsincnet_sb.training.executors import open_executor
+
+    names, recordings, status = read_recordings(options.files)
+    if any(not isinstance(each, str) for each in recordings):
+        raise InputError("--executor needs files; - is none.")
+    if not options.output:
+        raise InputError("--executor needs an --output.")
+    check_output(options.output, *names)
+    names = [os.path.abspath(name) for name in names]
+    output = os.path.abspath(options.output)
+    work = Path(f"{output}.parts")
+    program = [sys.executable, "-m", "amsincnet_sb", command]
+    program += [os.path.abspath(options.model), "--device", options.device]
+    if options.channel:
+        program += ["--channel", str(options.channel)]
+    commands = {}
+    for number, first in enumerate(range(0, len(names), PART)):
+        path = work / f"{number:06d}" / f"part{suffix}"
+        some = names[first : first + PART]
+        commands[path] = [*program, *more, "--output", str(path), "--", *some]
+    with open_executor(options.executor) as submit, sole_process(work):
+        _keep_plan(work, [*commands.values()], [*_model(options), *names])
+        futures = {
+            submit(commands[path], path.parent): path
+            for path in commands
+            if not path.exists()
+        }
+        bar = tqdm(
+            as_completed(futures),
+            total=len(commands),
+            initial=len(commands) - len(futures),
+            unit="part",
+            disable=None,
+        )
+        reasons = [_reason(future, futures[future]) for future in bar]
+        reasons = [reason for reason in reasons if reason]
+        if reasons:
+            raise InputError(
+                f"{len(reasons)} of {len(commands)} parts have failed, one of "
+                f"them so: {reasons[0].rstrip('.')}."
+            )
+        join([*commands], output)
+        status = max([status, *map(_complaints, commands)])
+        shutil.rmtree(work)
+    answer(options, {"output": output, "files": len(names)}, output)
+    return status
+
+
+def _complaints(path):
+    """Print those of a part; the exit status."""
+    said = path.parent.with_suffix(".log").read_text(encoding="utf-8")
+    errors = [x for x in said.splitlines() if x.startswith("Error: ")]
+    return max([0, *(complain(x.removeprefix("Error: ")) for x in errors)])
+
+
+def _reason(future, path):
+    """Why a part has no output, or None."""
+    if future.exception() is not None:
+        return f"{future.exception()}"
+    if path.exists():
+        return None
+    log = path.parent.with_suffix(".log")
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = lines[-1] if lines else f"status {future.result()}"
+    return said.removeprefix("Error: ")
+
+
+def _model(options):
+    from amsincnet_sb.inference.pretrained import find_pretrained
+
+    folder = find_pretrained(options.model)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder of a trained model.")
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def _keep_plan(work, commands, files):
+    """Throw away parts of other commands, models or recordings."""
+    states = []
+    for file in files:
+        with contextlib.suppress(OSError):  # the command will complain
+            state = os.stat(file)
+            states.append([str(file), state.st_size, state.st_mtime_ns])
+    text = json.dumps([commands, states])
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    path = work / "plan.json"
+    if path.exists() and read_json(path, "remove it").get("plan") != digest:
+        for old in work.glob("[0-9]*"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    with atomic_write(path) as file:
+        json.dump({"plan": digest}, file)
