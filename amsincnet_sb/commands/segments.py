@@ -1,14 +1,20 @@
 """The command that tells who speaks when."""
 
+import contextlib
+import sys
+
 from amsincnet_sb.commands.common import CHANNEL, MODEL, answer, load
 from amsincnet_sb.options import argument, command
+from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, check_output
+
+STANDARD_INPUT = "-"
 
 
 @command(
     *MODEL,
     CHANNEL,
-    argument("file", "a recording, or -"),
+    argument("file", "a recording, or - for live audio"),
     argument("--among", "names of those who can be there", nargs="+"),
     argument("--count", "largest number of voices", int, least=1),
     argument(
@@ -22,6 +28,7 @@ from amsincnet_sb.utils.files import atomic_write, check_output
         default=0.3,
         least=0,
     ),
+    argument("--rate", "of raw samples from -, in Hz", int, least=1000),
     argument("--rttm", "RTTM file to write"),
     argument("--labels", "label track to write, for Audacity"),
     argument("--csv", "CSV file to write"),
@@ -33,27 +40,87 @@ def segments(options):
     and enrolled speakers are named, other voices are unknown 1, unknown 2, ….
     Two at the same time are not told apart.
 
+    - reads WAV or raw samples (16 bits, one channel) as they come, and tells
+    who speaks at most 1.5 s later: first with an empty end, then the whole
+    segment.
+
     example: amsincnet segments results/demo/1234 meeting.wav --rttm m.rttm
+        arecord -f S16_LE -r 16000 | amsincnet segments results/demo/1234 -
     """
-    from amsincnet_sb.inference.recordings import from_command_line
-    from amsincnet_sb.inference.timelines import FORMATS, as_row
+    from amsincnet_sb.inference.segments import Wanted
+    from amsincnet_sb.inference.timelines import FORMATS
 
     targets = {name: getattr(options, name) for name in FORMATS}
     targets = {name: path for name, path in targets.items() if path is not None}
     for path in targets.values():
         check_output(path, options.file)
-    model = load(options)
-    ((name, recording),) = from_command_line([options.file])
-    found = model.segments(
-        recording,
+    among = options.among and tuple(options.among)
+    wanted = Wanted(
         options.minimum,
         options.threshold,
         options.least_speech,
-        options.among,
+        among,
         options.count,
     )
+    model = load(options)
+    if options.file == STANDARD_INPUT:
+        _live(options, model, wanted, targets)
+        return
+    if options.rate is not None:
+        raise InputError(
+            "--rate is for raw samples from - alone; leave it out."
+        )
+    found = model.segments(options.file, **wanted._asdict())
     for kind, path in targets.items():
         with atomic_write(path) as file:
-            file.write(FORMATS[kind](found, name))
+            file.write(FORMATS[kind](found, options.file))
     for segment in found:
-        answer(options, segment._asdict(), as_row(segment))
+        _print(options, segment)
+
+
+def _print(options, segment):
+    from amsincnet_sb.inference.timelines import as_row
+
+    answer(options, segment._asdict(), as_row(segment))
+
+
+def _live(options, model, wanted, targets):
+    """Tell who speaks in standard input; files grow line by line."""
+    from amsincnet_sb.dataio.streams import read_stream
+    from amsincnet_sb.inference.live import LiveSegments
+    from amsincnet_sb.inference.timelines import FORMATS, as_csv
+
+    if options.count is not None:
+        raise InputError(
+            "--count needs the whole recording, which - does not have."
+        )
+    if sys.stdin is None:
+        raise InputError("The standard input is closed.")
+    live = LiveSegments(model, wanted)
+    rate = model.embedding_model.sample_rate
+    pieces = read_stream(
+        sys.stdin.buffer, options.rate or rate, rate, model.channel
+    )
+    with contextlib.ExitStack() as stack:
+        files = {
+            kind: stack.enter_context(open(path, "w", encoding="utf-8"))
+            for kind, path in targets.items()
+        }
+        if "csv" in files:
+            files["csv"].write(as_csv([]))
+
+        def tell(found):
+            """Print, and write what is complete."""
+            for segment in found:
+                _print(options, segment)
+                for kind, file in files.items():
+                    if segment.end is not None:
+                        keywords = {"header": False} if kind == "csv" else {}
+                        file.write(FORMATS[kind]([segment], "-", **keywords))
+                        file.flush()
+
+        try:
+            for wave in pieces:
+                tell(live.hear(wave))
+        finally:  # a stream that ends, breaks off or is interrupted
+            tell(live.finish())

@@ -16,7 +16,7 @@ __all__ = ["ON", "OFF", "Energy", "Silero", "speech_detector", "stretches"]
 logger = logging.getLogger(__name__)
 
 # Probabilities of speech at which a stretch may begin, and at which it ends.
-ON, OFF = 0.5, 0.15
+ON, OFF = 0.3, 0.1
 LEAST = 0.1  # seconds of a stretch, and of a pause
 ROWS, WARM_UP = 16, 64  # parts of a recording at a time; frames before each
 
@@ -106,7 +106,7 @@ def stretches(probabilities, seconds):
 
     Example
     -------
-    >>> stretches([0, 0.3, 0.9, 0.3, 0.3, 0.1, 0.2, 0.2, 0.2, 0], 0.1)
+    >>> stretches([0, 0.2, 0.9, 0.2, 0.2, 0.1, 0.2, 0.2, 0.2, 0], 0.1)
     [(0.1, 0.5)]
     """
     speech = np.asarray(probabilities) > OFF

@@ -23,22 +23,20 @@ class Decoder:
         Frames that a speaker lasts at least, or up to a pause.
     costs : numpy.ndarray
         ``[speakers]``, of entering each.
-    lag : int, optional
-        A frame is decided when so many have come after it; what is decided
-        stays, and memory is bounded. If not given, all are decided at the end.
+
+    What :meth:`settle` decides stays, and memory is bounded by what it leaves.
 
     Example
     -------
     >>> decoder = Decoder(2, np.array([1.0, 1.0]))
     >>> for row in [2, 0], [2, 0], [0, 1], [2, 0], [0, 2], [0, 2]:
     ...     decoder.push(np.array(row, float))
-    >>> decoder.decided(), decoder.finish()
-    ([], [0, 0, 0, 0, 1, 1])
+    >>> decoder.settle(5), decoder.finish()
+    ([0], [0, 0, 0, 1, 1])
     """
 
-    def __init__(self, minimum, costs, lag=None):
+    def __init__(self, minimum, costs):
         self.minimum, self.costs = minimum, costs
-        self.lag = lag if lag is None else max(lag, minimum)
         self.frames = 0
         self._inside = np.full(len(costs), -np.inf)  # may end at this frame
         self._begun = np.zeros(len(costs), int)  # and began at that one
@@ -49,7 +47,6 @@ class Decoder:
         # scores of what came before, and the sums of scores since.
         self._entries = deque()
         self._best_before = 0.0
-        self._told = deque()
 
     def push(self, scores, cost=0.0):
         """One more frame, ``[speakers]``; ``cost`` is for entering anew."""
@@ -62,7 +59,6 @@ class Decoder:
             self._enter(self._entries.popleft())
         self._end()
         self.frames += 1
-        self._decide()
 
     def close(self):
         """A pause: who was entered may be left at once."""
@@ -73,17 +69,24 @@ class Decoder:
         self._ends.pop()
         self._end()
 
-    def decided(self):
-        """The speakers of the frames decided since the last call."""
-        told, self._told = list(self._told), deque()
+    def settle(self, left):
+        """Decide the oldest frames, but for so many; returns their speakers.
+
+        As many as the minimum are left, unless there is a pause.
+        """
+        if self._entries:
+            left = max(left, self.minimum)
+        told = []
+        while self.frames - self._first > left:
+            told.append(self._decide())
         return told
 
     def finish(self):
         """Decide the other frames too; returns their speakers."""
         self.close()
-        self._told.extend(self._path(self._first))
+        told = self._path(self._first)
         self._first, self._ends = self.frames, deque()
-        return self.decided()
+        return told
 
     def _enter(self, entry):
         begun, scores = entry
@@ -107,12 +110,9 @@ class Decoder:
         return labels[::-1]
 
     def _decide(self):
-        """Decide the oldest frame, where the lag asks for it."""
-        if self.lag is None or self.frames - self._first <= self.lag:
-            return
+        """Decide the oldest frame; returns its speaker."""
         at = self._first
         (label, *_) = self._path(at)
-        self._told.append(label)
         # Only sequences that agree go on.
         agrees = []
         for best, begun in self._ends:
@@ -127,6 +127,7 @@ class Decoder:
                 scores[:] = -np.inf
         self._ends.popleft()
         self._first += 1
+        return label
 
 
 def decode(scores, starts, minimum, costs, pause_cost, change_cost):

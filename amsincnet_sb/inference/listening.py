@@ -24,13 +24,14 @@ class Heard(NamedTuple):
     ``frames`` are their numbers ``[frames]``; ``likeness``, ``[frames,
     speakers]``, is about 1 for windows of the speaker and far below for those
     of another; ``directions``, ``[frames, embedding_size]``, are embeddings of
-    length one. Both are float16. ``speech`` is ``[time]``, one for each frame
-    of the detector.
+    length one. Both are float16. ``chance`` is ``[frames]``, that of speech in
+    a frame, and ``speech`` ``[time]``, one for each frame of the detector.
     """
 
     frames: np.ndarray
     likeness: np.ndarray
     directions: np.ndarray
+    chance: np.ndarray
     speech: np.ndarray
 
 
@@ -54,7 +55,7 @@ class Listener:
         # the first of which begins half a window before the recording.
         self._unsaid = torch.zeros(0)
         self._wave = torch.zeros(self.window // 2)
-        self._next = 0  # frame
+        self.next_frame = 0  # frame
         self._speech = np.zeros(0, np.float32)  # of the frames to come, from
         self._speech_at = 0
         self.samples = 0
@@ -84,35 +85,43 @@ class Listener:
         self._speech = np.concatenate([self._speech, new])
         step = self.rate * STEP
         # Frames whose window has come, and whether there is speech nearby.
-        begin = self._first_sample(self._next)
+        begin = self._first_sample(self.next_frame)
         count = max(0, int((len(self._wave) - self.window) // step) + 1)
         known = self._speech_at + len(self._speech)
         count = min(
             count,
-            int((known * self.speech_step - AROUND) / STEP) - self._next + 1,
+            int((known * self.speech_step - AROUND) / STEP)
+            - self.next_frame
+            + 1,
         )
         if last is not None:
-            count = min(count, last - self._next + 1)
-        frames = np.arange(self._next, self._next + max(0, count))
-        frames = frames[[self._is_near_speech(frame) for frame in frames]]
+            count = min(count, last - self.next_frame + 1)
+        frames = np.arange(self.next_frame, self.next_frame + max(0, count))
+        near = [self._chance(frame, AROUND) > OFF for frame in frames]
+        frames = frames[np.array(near, bool)]
+        chance = [self._chance(frame, STEP / 2) for frame in frames]
         starts = [self._first_sample(frame) - begin for frame in frames]
         windows = [self._wave[at : at + self.window] for at in starts]
-        self._next += max(0, count)
-        self._wave = self._wave[self._first_sample(self._next) - begin :]
-        past = int((self._next * STEP - 2 * AROUND) / self.speech_step)
+        self.next_frame += max(0, count)
+        self._wave = self._wave[self._first_sample(self.next_frame) - begin :]
+        past = int((self.next_frame * STEP - 2 * AROUND) / self.speech_step)
         if past > self._speech_at:
             self._speech = self._speech[past - self._speech_at :]
             self._speech_at = past
-        return Heard(frames, *self._ask(windows), new)
+        return Heard(frames, *self._ask(windows), np.array(chance), new)
 
     def _first_sample(self, frame):
         """Counted from half a window before the recording."""
         return int(round(int(frame) * STEP * self.rate))
 
-    def _is_near_speech(self, frame):
-        a = int((frame * STEP - AROUND) / self.speech_step) - self._speech_at
-        b = int((frame * STEP + AROUND) / self.speech_step) - self._speech_at
-        return bool((self._speech[max(0, a) : b + 1] > OFF).any())
+    def _chance(self, frame, around):
+        """The largest probability of speech in so many seconds around it."""
+        middle = frame * STEP
+        a, b = (
+            int(time / self.speech_step) - self._speech_at
+            for time in (middle - around, middle + around)
+        )
+        return self._speech[max(0, a) : b + 1].max(initial=0)
 
     def _ask(self, windows):
         likeness, directions = [], []

@@ -32,16 +32,17 @@ class Segment(NamedTuple):
     ``"unknown 2"``, … where unknown voices are told apart. ``probability`` is
     that of the answer being right, ``speech`` the seconds without pauses,
     ``second`` the speaker who comes next, and ``margin`` how far behind: 1 is
-    the distance from a voice's own windows to those of nobody like it.
+    the distance from a voice's own windows to those of nobody like it. While
+    somebody still speaks, all but ``start`` and ``speaker`` are None.
     """
 
     start: float
-    end: float
+    end: float | None
     speaker: str
-    probability: float
-    speech: float
+    probability: float | None
+    speech: float | None
     second: str | None
-    margin: float
+    margin: float | None
 
 
 class Wanted(NamedTuple):

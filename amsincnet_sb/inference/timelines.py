@@ -26,7 +26,9 @@ def clock(seconds):
 
 
 def as_row(segment):
-    """A row of the table on a terminal."""
+    """A row of the table on a terminal; of one that goes on, without an end."""
+    if segment.end is None:
+        return f"{clock(segment.start):>10} {'…':>10}  {segment.speaker}"
     return (
         f"{clock(segment.start):>10} {clock(segment.end):>10}  "
         f"{segment.speaker:<20} {segment.probability:6.1%}"

@@ -94,6 +94,7 @@ WRONG = {
             "--minimum": ["11", *NO_NUMBER],
             "--threshold": ["-1", "x", "", "nan", "-inf"],
             "--least-speech": NO_NUMBER,
+            "--rate": ["0", "16000", *NO_NUMBER],
             "--rttm": ["", "text.txt/a", "link", "empty"],
             "--labels": ["", "text.txt/a", "link", "empty"],
             "--csv": ["", "text.txt/a", "link", "d.npz"],

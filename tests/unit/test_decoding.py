@@ -40,26 +40,26 @@ def test_the_best_sequence_is_found(seed):
     right = best_by_trying(scores, starts, minimum, costs)
     found = decode(scores, starts, minimum, costs, PAUSE, CHANGE)
     assert found.tolist() == right
-    # A lag that reaches over everything decides the same.
-    for lag in (50, 3):
-        decoder, told = Decoder(minimum, costs, lag), []
+    # Where nothing is decided early, it is the same frame by frame.
+    for left in (50, 3):
+        decoder, told = Decoder(minimum, costs), []
         for frame, row in enumerate(scores):
             if frame in starts:
                 decoder.close()
             decoder.push(row, PAUSE if frame in starts else CHANGE)
-            told += decoder.decided()
-            assert decoder.frames - len(told) <= max(lag, minimum)
+            told += decoder.settle(left)
+            assert decoder.frames - len(told) <= max(left, minimum)
         told += decoder.finish()
-        assert len(told) == frames and (lag == 3 or told == right)
+        assert len(told) == frames and (left == 3 or told == right)
 
 
 def test_what_is_decided_goes_on_as_one_sequence():
-    """No turn is shorter than the minimum, wherever the lag cuts."""
+    """No turn is shorter than the minimum, wherever it is cut."""
     rng = np.random.default_rng(0)
-    decoder, told = Decoder(4, np.zeros(5), 8), []
+    decoder, told = Decoder(4, np.zeros(5)), []
     for row in rng.normal(size=(500, 5)):
         decoder.push(row, 1.0)
-        told += decoder.decided()
+        told += decoder.settle(8)
     told += decoder.finish()
     changes = np.flatnonzero(np.diff(told)) + 1
     assert len(changes) > 20

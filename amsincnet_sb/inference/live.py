@@ -1,0 +1,192 @@
+"""Who speaks, told while they do."""
+
+from collections import deque
+
+import numpy as np
+
+from amsincnet_sb.inference.activity import OFF, ON
+from amsincnet_sb.inference.decoding import Decoder
+from amsincnet_sb.inference.enrolment import UNKNOWN
+from amsincnet_sb.inference.listening import STEP, Listener
+from amsincnet_sb.inference.segments import (
+    PAUSE,
+    Segment,
+    certainty_of,
+    describe,
+)
+from amsincnet_sb.inference.voices import (
+    ALONE,
+    AVERAGED,
+    CHANGE,
+    PAUSE as AFTER_PAUSE,
+    PRESENCE,
+    SAME,
+    VOICE,
+    WEIGHT,
+    unknown_level,
+)
+
+__all__ = ["DELAY", "LiveSegments"]
+
+DELAY = 1.5  # seconds after which it is decided who speaks, at most
+LATER = 1.1  # of these, seconds that a frame's successors may change it
+LEVELS = 100  # frames whose level of an unknown voice is averaged
+STRANGERS = 100  # unknown voices remembered
+
+
+class LiveSegments:
+    """Tells who speaks in a waveform that comes piece by piece.
+
+    It decides about each moment at most 1.5 s later (with a ``minimum`` above
+    1 s, half a second after that), for good: unlike
+    :meth:`SpeakerIdentifier.segments` it cannot go back, and learns nothing
+    about the voices but how long each has spoken and the unknown ones' mean
+    direction. Memory does not grow.
+
+    Arguments
+    ---------
+    model : SpeakerIdentifier
+    wanted : Wanted
+        What is asked; ``count`` is not regarded.
+    """
+
+    def __init__(self, model, wanted):
+        self.wanted, self.names = wanted, [*model.speakers, UNKNOWN]
+        self.allowed = wanted.check(model.speakers)
+        self.certainty = certainty_of(model)
+        self.listener = Listener(model, live=True)
+        self.later = max(LATER, wanted.minimum + STEP)
+        self.spoken = np.ones(len(self.names))
+        self.strangers = []  # directions and how many frames they are of
+        self._recent = deque(maxlen=AVERAGED)
+        self._levels = deque([ALONE], maxlen=LEVELS)
+        self._last = -10  # last frame in speech
+        self._now = 0
+        self._told = None
+        self._restart()
+
+    def hear(self, wave):
+        """A further piece, ``[time]`` at the model's rate.
+
+        Returns the Segments that have begun since (their ``end``,
+        ``probability`` and ``margin`` are None) and those that have ended.
+        """
+        return self._follow(self.listener.hear(wave))
+
+    def finish(self):
+        """The rest, where there is no further piece."""
+        found = self._follow(self.listener.finish())
+        found += self._decided(self._decoder.finish())
+        return found + self._close()
+
+    def _restart(self):
+        self._decoder = Decoder(self.wanted.frames, self._costs())
+        self._pending = deque()  # of frames not decided: number, scores, …
+
+    def _costs(self):
+        return PRESENCE * np.log(self.spoken.max() / self.spoken)
+
+    def _follow(self, heard):
+        found = []
+        rows = zip(*heard[:3], heard.chance, strict=True)
+        for frame, likeness, direction, chance in rows:
+            goes_on = frame == self._last + 1
+            if chance > (OFF if goes_on else ON):
+                found += self._silence(int(frame))
+                self._push(int(frame), likeness.astype(np.float32), direction)
+        self._now = self.listener.next_frame
+        found += self._silence(self._now)
+        late = self._now - round(self.later / STEP)
+        left = sum(frame >= late for frame, *_ in self._pending)
+        return found + self._decided(self._decoder.settle(left))
+
+    def _silence(self, frame):
+        """There is no speech up to a frame, from the last one in speech on."""
+        pause = frame - self._last - 1
+        if pause > 0:
+            self._decoder.close()
+            self._recent.clear()
+        if pause * STEP <= PAUSE:
+            return []
+        found = self._decided(self._decoder.finish()) + self._close()
+        self._restart()
+        return found
+
+    def _push(self, frame, likeness, direction):
+        self._recent.append(likeness)
+        if len(self._recent) > AVERAGED * 2 // 3:
+            level = unknown_level(np.mean(self._recent, axis=0))
+            self._levels.append(float(level))
+        scores = np.where(self.allowed, likeness, -9.0)
+        scores -= sum(self._levels) / len(self._levels)
+        scores = np.append(scores, 0.0)
+        self._pending.append((frame, scores, direction))
+        paused = frame != self._last + 1
+        cost = AFTER_PAUSE if paused else CHANGE
+        self._decoder.push(WEIGHT * scores, cost)
+        self._last = frame
+
+    def _decided(self, labels):
+        """Go on with the segments, by the speakers of the oldest frames."""
+        found = []
+        for label in labels:
+            frame, scores, direction = self._pending.popleft()
+            self.spoken[label] += 1
+            told = self._told
+            if told is None or told["label"] != label:
+                found += self._close()
+                self._told = told = {
+                    "label": label,
+                    "start": frame,
+                    "frames": 0,
+                    "total": 0.0,
+                    "direction": 0.0,
+                }
+                found.append(self._begun(frame, label))
+            told["end"] = frame
+            told["frames"] += 1
+            told["total"] = told["total"] + scores
+            told["direction"] = told["direction"] + direction.astype(float)
+        self._decoder.costs = self._costs()
+        return found
+
+    def _begun(self, frame, label):
+        start = round(max(0.0, (frame - 0.5) * STEP), 2)
+        name = self.names[label]
+        return Segment(start, None, name, None, None, None, None)
+
+    def _close(self):
+        """The segment that has ended, if there is one."""
+        told, self._told = self._told, None
+        if told is None:
+            return []
+        names = self.names
+        if told["label"] == len(names) - 1:
+            names = [*names[:-1], self._stranger(told)]
+        segment = describe(
+            max(0.0, (told["start"] - 0.5) * STEP),
+            (told["end"] + 0.5) * STEP,
+            told["label"],
+            told["total"],
+            told["frames"],
+            names,
+            self.wanted,
+            self.certainty,
+        )
+        return [segment]
+
+    def _stranger(self, told):
+        """The name of an unknown voice."""
+        mean = told["direction"] / np.linalg.norm(told["direction"])
+        cosines = [
+            mean @ total / np.linalg.norm(total) for total in self.strangers
+        ]
+        if cosines and max(cosines) > SAME:
+            number = int(np.argmax(cosines))
+            self.strangers[number] += told["direction"]
+        elif told["frames"] >= VOICE and len(cosines) < STRANGERS:
+            number = len(cosines)
+            self.strangers.append(told["direction"])
+        else:
+            return UNKNOWN
+        return f"{UNKNOWN} {number + 1}"

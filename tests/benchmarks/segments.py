@@ -1,0 +1,212 @@
+"""Errors of who speaks when, on conversations made from a test manifest.
+
+Twenty conversations of 5 to 10 minutes with 4 to 10 people, see
+conversations.py. A half of the speakers of the manifest takes part (--half 1;
+the settings of the method were chosen on conversations of --half 0, with other
+seeds). Where the manifest has speakers whom the model does not know, two of
+them are in each conversation: one is enrolled from three files of --enrol, the
+other is not, and "unknown" is right. Errors are pyannote.metrics', over all
+time, without a collar; the reference has the turns.
+
+    python tests/benchmarks/segments.py MODEL --manifest manifests/test.csv \\
+        --enrol manifests/train.csv --data-folder corpus
+"""
+
+import argparse
+import json
+import sys
+import time
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from conversations import converse  # noqa: E402
+
+from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
+from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
+from amsincnet_sb.inference import SpeakerIdentifier  # noqa: E402
+from amsincnet_sb.inference.enrolment import UNKNOWN  # noqa: E402
+
+try:
+    from pyannote.core import (
+        Annotation,
+        Segment as Interval,
+        Timeline,
+    )
+    from pyannote.metrics.diarization import DiarizationErrorRate
+    from pyannote.metrics.identification import IdentificationErrorRate
+except ImportError:
+    sys.exit("Error: run pip install pyannote.metrics first.")
+
+BORDER = 0.25  # seconds
+
+
+def annotation(rows):
+    """Rows of start, end, name as pyannote has them."""
+    made = Annotation()
+    for number, (start, end, name) in enumerate(rows):
+        made[Interval(start, end), number] = name
+    return made
+
+
+def one_name(name):
+    """All unknown voices as one."""
+    return UNKNOWN if name.startswith(UNKNOWN) else name
+
+
+def border_hits(turns, found):
+    """Turns with a border of the answer near both of theirs."""
+    starts, ends = np.array([s[:2] for s in found]).T
+    return [
+        abs(starts - turn.start).min() <= BORDER
+        and abs(ends - turn.end).min() <= BORDER
+        for turn in turns
+    ]
+
+
+def share(turn, found, right):
+    """Share of a turn in which an answer is right."""
+    both = [
+        max(0, min(s.end, turn.end) - max(s.start, turn.start))
+        for s in found
+        if right(s)
+    ]
+    return sum(both) / (turn.end - turn.start)
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--enrol", help="manifest of other files")
+    parser.add_argument("--data-folder", required=True)
+    parser.add_argument("--conversations", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1000, help="of the first")
+    parser.add_argument("--half", type=int, choices=[0, 1], default=1)
+    parser.add_argument("--snr", type=float, help="white, pink noise, in turn")
+    parser.add_argument("--among", action="store_true", help="tell who")
+    parser.add_argument("--details", help="JSON lines of all segments")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = SpeakerIdentifier.from_results(options.model)
+    waves = read_sentences(options.manifest, options.data_folder)
+    names = sorted(waves)
+    left_out = [n for n in names if n not in model.speakers]
+    known = [n for n in names if n in model.speakers][options.half :: 2]
+    left_out = left_out[options.half :: 2]
+    if left_out:
+        wanted = read_sentences(options.enrol, options.data_folder)
+    totals = {}
+    details = open(options.details, "w") if options.details else None
+    for seed in range(options.seed, options.seed + options.conversations):
+        rng = np.random.default_rng([seed, 7])
+        count, strangers = rng.integers(4, 11), []
+        if left_out:
+            strangers = rng.choice(left_out, 2, replace=False).tolist()
+        people = rng.choice(known, count - len(strangers), replace=False)
+        people = [*strangers, *people.tolist()]
+        noise = None if options.snr is None else seed % 2
+        talk = converse(waves, seed, people, noise=noise, snr=options.snr)
+        if left_out:
+            model.enroll(strangers[0], wanted[strangers[0]][:3])
+        begin = time.perf_counter()
+        among = [n for n in people if n in model.speakers]
+        found = model.segments(
+            talk.wave, among=among if options.among else None
+        )
+        took = time.perf_counter() - begin
+        measured = measure(talk, found, model.speakers, strangers[:1])
+        measured["seconds per hour"] = [took * 3600 * 16000 / len(talk.wave)]
+        for key, values in measured.items():
+            totals.setdefault(key, []).extend(values)
+        print(seed, count, *shown(measured), sep="  ", flush=True)
+        if details:
+            for s in found:
+                right = rightness(s, talk.turns, model.speakers)
+                row = {"seed": seed, "right": right, **s._asdict()}
+                print(json.dumps(row), file=details)
+        if left_out:
+            model.remove(strangers[0])
+    print("all", *shown(totals), sep="  ")
+
+
+def read_sentences(manifest, folder):
+    """Speaker -> waveforms."""
+    rows = sorted(read_manifest(manifest), key=lambda row: row.spk_id)
+    return {
+        speaker: [
+            read_audio(Path(folder, r.wav), r.start, r.stop).numpy()
+            for r in rows
+        ]
+        for speaker, rows in groupby(rows, lambda row: row.spk_id)
+    }
+
+
+def rightness(segment, turns, speakers):
+    """Share of a segment's speech that is of whom it names."""
+    named, total = 0.0, 0.0
+    for turn in turns:
+        both = min(segment.end, turn.end) - max(segment.start, turn.start)
+        if both > 0:
+            name = turn.speaker if turn.speaker in speakers else UNKNOWN
+            total += both
+            named += both * (name == one_name(segment.speaker))
+    return named / total if total else None
+
+
+def measure(talk, found, speakers, enrolled):
+    """Errors of one conversation, lists by what they are."""
+    seconds = len(talk.wave) / 16000
+    whole = Timeline([Interval(0, seconds)])
+    said = [(s.start, min(s.end, seconds), s.speaker) for s in found]
+    named = [(a, b, one_name(name)) for a, b, name in said]
+    turns = [
+        (a, b, name if name in speakers else UNKNOWN)
+        for a, b, name in talk.turns
+    ]
+    right = annotation(turns)
+    identified = IdentificationErrorRate()(
+        right, annotation(named), uem=whole, detailed=True
+    )
+    total = identified["total"]
+    measured = {
+        "IER": [100 * identified["identification error rate"]],
+        "DER": [
+            100
+            * DiarizationErrorRate()(
+                annotation(talk.turns), annotation(said), uem=whole
+            )
+        ],
+        "missed": [100 * identified["missed detection"] / total],
+        "false alarm": [100 * identified["false alarm"] / total],
+        "confused": [100 * identified["confusion"] / total],
+        "borders": [100 * hit for hit in border_hits(talk.turns, found)],
+    }
+    strangers = {t.speaker for t in talk.turns} - {*speakers}
+    measured["unknown, turns > 2 s"] = [
+        100 * (share(t, found, lambda s: one_name(s.speaker) == UNKNOWN) > 0.5)
+        for t in talk.turns
+        if t.speaker in strangers and t.end - t.start > 2
+    ]
+    measured["enrolled, error"] = [
+        100 * (1 - share(t, found, lambda s, t=t: s.speaker == t.speaker))
+        for t in talk.turns
+        if t.speaker in enrolled
+    ]
+    return measured
+
+
+def shown(measured):
+    """Means by what they are of."""
+    for key, values in measured.items():
+        if values:
+            yield f"{key} {np.mean(values):.2f}"
+
+
+if __name__ == "__main__":
+    main()

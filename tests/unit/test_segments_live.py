@@ -1,0 +1,151 @@
+"""Who speaks, told while they do; with the voices of bands.py."""
+
+import io
+import json
+import struct
+import sys
+
+import bands
+import numpy as np
+import pytest
+import soundfile
+import torch
+from bands import RATE, conversation, voice
+
+from amsincnet_sb import cli
+from amsincnet_sb.dataio.streams import read_stream
+from amsincnet_sb.inference import activity, listening
+from amsincnet_sb.inference.live import DELAY, LiveSegments
+from amsincnet_sb.inference.segments import Wanted
+from amsincnet_sb.utils.errors import InputError
+
+
+@pytest.fixture
+def who(monkeypatch):
+    monkeypatch.setattr(
+        listening, "speech_detector", lambda rate, live: activity.Energy(rate)
+    )
+    return bands.model()
+
+
+TURNS = (0, 2), (1, 2), (None, 1), (2, 1.5), (None, 0.3), (7, 2), (None, 1)
+TURNS += (7, 2), (0, 3)
+RIGHT = [
+    (0, 2, "ann"),
+    (2, 4, "bob"),
+    (5, 6.5, "cat"),
+    (6.8, 8.8, "unknown 1"),
+    (9.8, 11.8, "unknown 1"),
+    (11.8, 14.8, "ann"),
+]
+
+
+def told(live, wave, seconds=0.1):
+    """What is told, and when, of a wave that comes in pieces."""
+    step, now = int(seconds * RATE), 0.0
+    for piece in torch.from_numpy(wave).split(step):
+        now += len(piece) / RATE
+        for segment in live.hear(piece):
+            yield now, segment
+    for segment in live.finish():
+        yield now, segment
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 3])
+def test_what_is_told_and_when(who, seconds):
+    live = LiveSegments(who, Wanted())
+    found = list(told(live, conversation(*TURNS), seconds))
+    whole = [s for _, s in found if s.end is not None]
+    assert [s.speaker for s in whole] == [name for *_, name in RIGHT]
+    times = np.array([s[:2] for s in whole])
+    assert abs(times - [row[:2] for row in RIGHT]).max() < 0.2
+    begun = [(now, s) for now, s in found if s.end is None]
+    assert [s.start for _, s in begun] == [s.start for s in whole]
+    late = DELAY + max(0, seconds - 0.1)
+    assert all(now - s.start <= late for now, s in begun)
+    assert all(now - s.end <= late for now, s in found if s.end is not None)
+
+
+def test_memory_does_not_grow(who):
+    live, sizes = LiveSegments(who, Wanted()), []
+    for turn in range(40):
+        live.hear(torch.from_numpy(voice(turn % 3, 3, turn)).float())
+        parts = live._pending, live._decoder._ends, live._levels
+        listener = live.listener
+        parts += listener._wave, listener._unsaid, listener._speech
+        sizes.append([len(part) for part in parts])
+    assert max(map(max, sizes[20:])) <= max(map(max, sizes[:20]))
+
+
+def wav(samples, rate=RATE, subtype="PCM_16"):
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, subtype, format="WAV")
+    return file.getvalue()
+
+
+WAVE = voice(0, 0.5).astype(np.float32)
+INT16 = (WAVE * 2**15).astype("<i2").tobytes()
+STREAMS = {
+    "raw": INT16,
+    "half a sample at the end": INT16 + b"\0",
+    "wav": wav(WAVE),
+    "8 bits": wav(WAVE, subtype="PCM_U8"),
+    "floating point": wav(WAVE, subtype="FLOAT"),
+    "stereo": wav(np.stack([WAVE, WAVE], 1)),
+    "endless": wav(WAVE)[:40] + b"\xff" * 4 + wav(WAVE)[44:],
+    "another rate": wav(np.repeat(WAVE, 2), 2 * RATE),
+}
+
+
+class Slow(io.BytesIO):
+    """A pipe that gives few bytes at a time."""
+
+    def read1(self, size=-1):
+        """At most 777 bytes."""
+        return super().read1(777)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_streams(kind):
+    found = torch.cat([*read_stream(Slow(STREAMS[kind]), RATE, RATE)]).numpy()
+    assert abs(len(found) - len(WAVE)) <= 1
+    found, right = found[400:-400], WAVE[400 : len(found) - 400]
+    limit = {"8 bits": 0.01, "another rate": 0.1}.get(kind, 1e-4)
+    assert abs(found - right).max() < limit
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"", "it holds no samples"),
+        (wav(WAVE)[:30], "its header is cut short"),
+        (wav(WAVE)[:44], "it holds no samples"),
+        (b"fLaC" + bytes(99), "it is FLAC, not WAV or raw samples"),
+        (wav(WAVE, subtype="PCM_24"), "its header says 1 channels of 24 bits"),
+        (wav(WAVE * np.nan, subtype="FLOAT"), "it contains NaN"),
+    ],
+)
+def test_streams_that_are_none(content, sentence):
+    with pytest.raises(InputError, match=f"^-: {sentence}"):
+        list(read_stream(io.BytesIO(content), RATE, RATE))
+
+
+def test_what_was_decided_is_kept(who, tmp_path, monkeypatch, capsys):
+    """The stream breaks off in a NaN."""
+    monkeypatch.setattr("amsincnet_sb.commands.segments.load", lambda _: who)
+    wave = np.append(conversation((0, 2), (1, 2), (None, 1)), np.nan)
+    header = wav(np.zeros(1), subtype="FLOAT")
+    head = (
+        header[: header.index(b"data")] + b"data" + struct.pack("<I", 2**32 - 1)
+    )
+    content = head + wave.astype("<f4").tobytes()
+    stdin = io.TextIOWrapper(io.BytesIO(content))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(SystemExit):
+        cli.main(["segments", "model", "-", "--csv", str(tmp_path / "a.csv")])
+    out, err = capsys.readouterr()
+    assert "NaN" in err
+    rows = [json.loads(row) for row in out.splitlines()]
+    names = [row["speaker"] for row in rows if row["end"]]
+    assert names == ["ann", "bob"]
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
