@@ -101,13 +101,15 @@ def evaluate(options):
 
     Identification is of the closed and the open set. Writes evaluation.json
     and det.png into --output. --calibrate keeps the thresholds for
-    verify and identify --unknown; the speakers of a --cohort normalise the
-    scores of verification and are kept with them.
+    verify and identify --unknown, and how sure segments is at what lead; the
+    speakers of a --cohort normalise the scores of verification and are kept
+    with them.
 
     example: amsincnet evaluate results/demo/1234 --manifest \\
         results/demo/1234/manifests/test.csv --data_folder demo/corpus
     """
     from amsincnet_sb.inference import evaluation
+    from amsincnet_sb.inference.segment_calibration import certainty_from
     from amsincnet_sb.plots import plot_det
 
     manifest, corpus = options.manifest, options.data_folder
@@ -129,7 +131,10 @@ def evaluate(options):
         model, manifest, corpus, options.trials, left_out
     )
     if options.calibrate:
-        model.calibration = evaluation.calibration_from(results, manifest)
+        model.calibration = {
+            **evaluation.calibration_from(results, manifest),
+            **certainty_from(model, manifest, corpus),
+        }
     whole, det = json.dumps(results, indent=1), None
     if results["verification"]:
         det = results["verification"].pop("det")

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 ENROLLED, COHORT = "enrolled.npz", "cohort.npz"
 CALIBRATION = "calibration.json"
-TASKS = ("verification", "identification")
+TASKS = ("verification", "identification", "segments")
 AGAIN = {
     ENROLLED: "enrol them again",
     CALIBRATION: "run amsincnet evaluate --calibrate",
@@ -297,6 +297,12 @@ def _thresholds(raw, size):
             right = not isinstance(value, bool) and math.isfinite(value)
             if not right or abs(value) > largest:
                 raise ValueError(f"{key} is {value!r}")
+    weights = raw.get("segments", {}).get("certainty", [0.0] * 4)
+    if len(weights) != 4 or not all(
+        type(value) is float and abs(value) <= LARGEST_VALUE
+        for value in weights
+    ):
+        raise ValueError(f"certainty is {weights!r}")
     return raw
 
 
