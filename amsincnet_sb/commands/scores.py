@@ -123,6 +123,7 @@ def evaluate(options):
     left_out = []
     # Every window that the evaluation of a training run counts.
     model.hop = model.embedding_model.hop
+    model.use_float32()
     if options.cohort is not None:
         model.cohort = evaluation.cohort_from(
             model, options.cohort, corpus, left_out

@@ -2,8 +2,6 @@
 
 import os
 
-from speechbrain.dataio.encoder import CategoricalEncoder
-
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
 
@@ -43,7 +41,7 @@ def keep_labels(path, label_encoder, resumed):
     """
     if resumed and os.path.exists(path):
         try:
-            known = CategoricalEncoder.from_saved(path)
+            known = type(label_encoder).from_saved(path)
         except (ValueError, SyntaxError, LookupError, OSError) as error:
             raise InputError(
                 f"{path} is damaged; move it away, and the run goes on with "

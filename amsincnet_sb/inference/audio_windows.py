@@ -27,9 +27,10 @@ def window_means(
 ):
     """Average anything over the windows of each recording.
 
-    ``measure`` gets ``[windows, window]`` and the number of each one's
-    recording ``[windows]``, at most ``batch_size`` at a time, while a thread
-    reads the next ones; it returns tensors ``[windows, ...]``. Yields the list
+    ``measure`` gets a list of tensors ``[windows, window]``, each a view of a
+    recording, and the number of each window's recording ``[windows]``, at most
+    ``batch_size`` windows at a time, while a thread reads the next ones; it
+    returns tensors ``[windows, ...]``. Yields the list
     of their means, for each recording as soon as it is complete. A recording
     is what :func:`amsincnet_sb.inference.recordings.as_source` takes, or the
     InputError of one that could not be read; a useless one raises InputError,
@@ -41,7 +42,7 @@ def window_means(
     -------
     >>> waves = [torch.ones(9), torch.zeros(5)]
     >>> def measure(windows, recording):
-    ...     return [windows.mean(1)]
+    ...     return [torch.cat(windows).mean(1)]
     >>> list(window_means(waves, measure, 4, 2, 8000, batch_size=3))
     [[tensor(1.)], [tensor(0.)]]
     """
@@ -90,7 +91,7 @@ def _completed(batch, sums, measure):
         recording = torch.tensor(numbers).repeat_interleave(
             torch.tensor(lengths)
         )
-        measured = measure(torch.cat(windows), recording)
+        measured = measure(windows, recording)
         parts = zip(*(each.split(lengths) for each in measured))
     for number, piece in batch:
         if torch.is_tensor(piece):

@@ -196,7 +196,8 @@ def check_onnx(model, session):
         """A waveform to compare on."""
         return 0.1 * torch.randn(samples, generator=generator)
 
-    largest = 0.0
+    exact, largest = copy.copy(model), 0.0
+    exact.use_float32()
     for samples in (
         net.window // 2,
         net.window,
@@ -205,7 +206,7 @@ def check_onnx(model, session):
     ):
         wave = noise(samples)
         found = session.run(None, {"waveform": wave.numpy()})
-        (expected,) = model.analyse_all([wave])
+        (expected,) = exact.analyse_all([wave])
         for ours, theirs in zip((expected.scores, expected.embedding), found):
             gap = (ours.cpu() - torch.from_numpy(theirs)).abs().max()
             largest = max(largest, (gap / ours.abs().max()).item())

@@ -78,9 +78,9 @@ class SpeakerIdentifier(WindowAverages):
     windows_per_batch : int
         Bounds the memory taken, whatever the length of a recording.
     hop : int, optional
-        Samples between windows; a quarter of a window if not given. Windows
-        every 10 ms, as in the evaluation of a training run, overlap so much
-        that they take five times as long for as many errors.
+        Samples between windows; half a window if not given. Windows every
+        10 ms, as in the evaluation of a training run, overlap so much that
+        they take ten times as long for as many errors.
     own_cosine : float
         Mean output of trained speakers for themselves, over windows that were
         not trained on.

@@ -13,7 +13,6 @@ do with x-vectors.
 """
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from amsincnet_sb.inference.decoding import decode
 
@@ -147,6 +146,9 @@ class Voices:
         ]
         if len(pieces) < 2:
             return pieces
+        # Here: it takes half a second, which identify has no use for.
+        from scipy.cluster.hierarchy import fcluster, linkage
+
         means = np.stack([self._mean(piece) for piece in pieces])
         tree = linkage(means, "average", metric="cosine")
         group = fcluster(tree, 1 - SAME, "distance")

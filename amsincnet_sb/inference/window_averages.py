@@ -9,12 +9,29 @@ import torch.nn.functional as F
 from amsincnet_sb.inference.answers import Analysis
 from amsincnet_sb.inference.audio_windows import window_means
 from amsincnet_sb.inference.enrolment import EnrollableClassifier
+from amsincnet_sb.kernels.bfloat16 import has_bfloat16
 from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["WindowAverages"]
+__all__ = ["WindowAverages", "half_a_window"]
+
+
+def half_a_window(net):
+    """Samples between the windows of an answer, where nobody asks for others.
+
+    In whole pools of a SincTDNN's sinc layer, so that windows that overlap
+    share it.
+
+    Example
+    -------
+    >>> from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
+    >>> half_a_window(SincTDNN())
+    1599
+    """
+    pool = getattr(net, "sinc_pool", 1)
+    return max(1, net.window // 2 // pool * pool)
 
 
 class WindowAverages:
@@ -33,7 +50,7 @@ class WindowAverages:
     windows_per_batch : int
         Bounds the memory taken, whatever the length of a recording.
     hop : int, optional
-        Samples between windows; a quarter of a window if not given.
+        Samples between windows; :func:`half_a_window` if not given.
     """
 
     def __init__(
@@ -45,7 +62,7 @@ class WindowAverages:
         hop: int | None,
     ) -> None:
         window = embedding_model.window
-        self.hop = max(1, window // 4) if hop is None else hop
+        self.hop = half_a_window(embedding_model) if hop is None else hop
         if not 1 <= self.hop <= window:
             raise InputError(
                 f"hop is {hop} but must be 1 to {window} samples, a window."
@@ -57,10 +74,19 @@ class WindowAverages:
         #: Of recordings with several, counted from 1; their mean if None.
         self.channel: int | None = None
         self.device = next(embedding_model.parameters()).device
+        self._exact = False
         self._prepare()
 
     def _prepare(self):
-        self._embed = for_evaluation(self.embedding_model)
+        narrow = self.device.type == "cpu" and has_bfloat16("cpu")
+        narrow = narrow and not self._exact
+        dtype = torch.bfloat16 if narrow else torch.float32
+        self._embed = for_evaluation(self.embedding_model, dtype)
+
+    def use_float32(self) -> None:
+        """From now on, also on CPUs with bfloat16: to compare figures."""
+        self._exact = True
+        self._prepare()
 
     def __getstate__(self):
         # Prepared kernels stay in their process.
@@ -71,12 +97,16 @@ class WindowAverages:
         self._prepare()
 
     @torch.inference_mode()
-    def ask(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings and the classifier's outputs of ``[windows, window]``.
+    def ask(self, *windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings and the classifier's outputs of windows.
 
-        ``[windows, embedding_size]`` and ``[windows, speakers]``, float32.
+        ``[windows, embedding_size]`` and ``[windows, speakers]``, float32, of
+        one or several tensors ``[windows, window]``, best as views of their
+        recordings.
         """
-        embeddings = self._embed(windows.to(self.device)).float()
+        if self.device.type != "cpu":
+            windows = (torch.cat(windows).to(self.device),)
+        embeddings = self._embed(*windows).float()
         outputs = self.classifier(embeddings).squeeze(1).float()
         return embeddings.squeeze(1), outputs
 
@@ -99,7 +129,7 @@ class WindowAverages:
         def measure_windows(windows, recording):
             """Whatever is summed over a block of windows."""
             recording = recording.to(self.device)
-            return made(*self.ask(windows), recording)
+            return made(*self.ask(*windows), recording)
 
         net = self.embedding_model
         for found in window_means(

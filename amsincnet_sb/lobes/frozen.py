@@ -14,9 +14,11 @@ __all__ = ["Folded", "FoldedTDNN", "fold_batchnorm", "for_evaluation"]
 def for_evaluation(net, dtype=torch.float32):
     """The fastest way to embed many windows with a network as it is now.
 
-    A function of ``[windows, window]`` to ``[windows, 1, embedding_size]``: of
-    a network of this package its :class:`Folded` form, which later changes of
-    the network do not reach, else the network itself. ``dtype`` is that of the
+    A function of one or several tensors of windows, each ``[windows,
+    window]``, to ``[windows, 1, embedding_size]``: of a network of this package
+    its :class:`Folded` form, which later changes of the network do not reach,
+    else the network itself. On a CPU, windows that overlap cost less if they
+    come as a strided view of their recording. ``dtype`` is that of the
     matmuls; windows that leave the range of float16 are embedded in float32.
 
     Example
@@ -27,16 +29,16 @@ def for_evaluation(net, dtype=torch.float32):
     torch.Size([3, 1, 32])
     """
     if not getattr(net, "fast", False) or kernels_for(net.sinc.low) is None:
-        return net
+        return lambda *windows: net(_joined(windows))
     kind = FoldedTDNN if isinstance(net, SincTDNN) else Folded
     folded = kind(net, dtype)
     wide = kind(net) if dtype == torch.float16 else None
 
-    def embed(windows):
+    def embed(*windows):
         """One embedding per window."""
-        x = folded.embed_windows(windows)
+        x = folded.embed_windows(*windows)
         if wide is not None and not x.isfinite().all():
-            x = wide.embed_windows(windows)
+            x = wide.embed_windows(*windows)
         return x.unsqueeze(1)
 
     return embed
@@ -92,15 +94,16 @@ class Folded:
         ]
 
     @torch.no_grad()
-    def embed_windows(self, windows):
+    def embed_windows(self, *windows):
         """``[windows, window]`` to ``[windows, embedding_size]``, float32.
 
-        A strided view of the windows will do.
+        Of several tensors, those of the first come first. A strided view of
+        the windows will do.
         """
-        with torch.autocast(windows.device.type, enabled=False):
+        with torch.autocast(windows[0].device.type, enabled=False):
             parts = [
-                self._connect(self._features(x))
-                for x in _groups(windows, self.group)
+                self._connect(torch.cat([self._features(x) for x in group]))
+                for group in _groups_of_several(windows, self.group)
             ]
             return torch.cat(parts)
 
@@ -175,3 +178,22 @@ class FoldedTDNN(Folded):
 
 def _groups(windows, size):
     return [windows] if windows.is_cuda else windows.split(size)
+
+
+def _groups_of_several(tensors, size):
+    """Lists of tensors with so many windows at most; on a GPU, of one."""
+    if tensors[0].is_cuda:
+        tensors = [_joined(tensors)]
+    group, count = [], 0
+    for tensor in tensors:
+        for part in _groups(tensor, size):
+            if group and count + len(part) > size:
+                yield group
+                group, count = [], 0
+            group.append(part)
+            count += len(part)
+    yield group
+
+
+def _joined(tensors):
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

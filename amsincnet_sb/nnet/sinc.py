@@ -100,9 +100,18 @@ class SincConv(nn.Module):
         self.min_band_hz = min_band_hz
         self.stride = stride
 
-        low, high = _mel_cutoffs(out_channels, sample_rate)
-        self.low = nn.Parameter((low / sample_rate).float())
-        self.band = nn.Parameter(((high - low) / sample_rate).float())
+        self.low = nn.Parameter(torch.empty(out_channels, dtype=torch.float32))
+        self.band = nn.Parameter(torch.empty(out_channels, dtype=torch.float32))
+        # On "meta" there is nothing to initialise, and computing it there
+        # makes torch import its compiler, which takes seconds.
+        if not self.low.is_meta:
+            self._reset_parameters()
+
+    @torch.no_grad()
+    def _reset_parameters(self):
+        low, high = _mel_cutoffs(self.out_channels, self.sample_rate)
+        self.low.copy_(low / self.sample_rate)
+        self.band.copy_((high - low) / self.sample_rate)
 
     def cutoffs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Effective cut-offs ``low, high`` in units of the sample rate."""

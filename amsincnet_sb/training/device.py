@@ -5,6 +5,7 @@ import os
 import torch
 from speechbrain.utils.distributed import get_local_rank, infer_device
 
+from amsincnet_sb.kernels.bfloat16 import has_bfloat16
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
@@ -46,17 +47,6 @@ def best_precisions(device):
     if _has_tensor_cores(device):
         return {"precision": "bf16", "eval_precision": "fp16"}
     return {"precision": "fp32", "eval_precision": "fp32"}
-
-
-def has_bfloat16(device):
-    """Whether a device has bfloat16 matmuls in hardware.
-
-    A CPU without them takes seconds for milliseconds of work in float32.
-    """
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return known is None or known()
 
 
 def _has_tensor_cores(device):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amsincnet_sb.inference import window_averages
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier
@@ -19,6 +20,14 @@ SMALL = {
     "linear_embedding": True,
     "released_init": False,
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _answers_in_float32():
+    """The same on every CPU, and as exact as the tests are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window_averages, "has_bfloat16", lambda device: False)
+        yield
 
 
 def _voice(pitch, seconds=0.2, seed=0):

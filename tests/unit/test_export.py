@@ -44,7 +44,8 @@ def identifier(small):
                 net(torch.randn(32, WINDOW))
         classify = kind(16, 2)
         torch.nn.init.normal_(next(classify.parameters()))
-        who = SpeakerIdentifier(net.eval(), classify.eval(), SPEAKERS, 10.0)
+        parts = net.eval(), classify.eval(), SPEAKERS, 10.0
+        who = SpeakerIdentifier(*parts, hop=HOP)
         if kind is CosineClassifier:
             # Recordings of a tone have enough in common.
             tone = torch.sin(torch.arange(2000) * 0.3)
@@ -157,7 +158,7 @@ class TestSafetensors:
         return tmp_path / "m"
 
     def test_round_trip(self, who, analyse, folder):
-        again = SpeakerIdentifier.from_results(folder)
+        again = SpeakerIdentifier.from_results(folder, hop=HOP)
         assert again.speakers == [*SPEAKERS, "zoe"]
         wave = recording(3000)
         for ours, theirs in zip(analyse(who, wave), analyse(again, wave)):
@@ -186,13 +187,13 @@ class TestSafetensors:
         path = folder / "model.safetensors"
         path.write_bytes(content(path.read_bytes()))
         with pytest.raises(InputError, match="does not hold the weights"):
-            SpeakerIdentifier.from_results(folder)
+            SpeakerIdentifier.from_results(folder, hop=HOP)
 
     def test_without_the_package(self, who, folder, tmp_path, monkeypatch):
         for name in ("safetensors", "safetensors.torch"):
             monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(InputError, match="pip install"):
-            SpeakerIdentifier.from_results(folder)
+            SpeakerIdentifier.from_results(folder, hop=HOP)
         with pytest.raises(InputError, match="pip install"):
             who.save(tmp_path / "n", safetensors=True)
         assert not (tmp_path / "n").exists()

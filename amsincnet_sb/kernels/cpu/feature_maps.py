@@ -7,6 +7,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from amsincnet_sb.kernels.cpu.folding import fold_filters
+from amsincnet_sb.kernels.cpu.shared_sinc import SharedSinc
 from amsincnet_sb.kernels.cpu.slices import Network
 
 __all__ = ["cnn", "frozen_cnn", "sinc_map"]
@@ -43,17 +44,37 @@ def sinc_map(
 def frozen_cnn(
     input_norm, filters, convs, norms, pools, eps, slope, dtype, floor=0.0
 ):
-    """See :meth:`amsincnet_sb.kernels.Kernels.frozen_cnn`."""
+    """See :meth:`amsincnet_sb.kernels.Kernels.frozen_cnn`.
+
+    Windows that are an overlapping view of a recording are filtered together
+    where the input has no gain of its own.
+    """
     settings = filters.shape[1], tuple(pools), eps, slope, dtype, floor
     with torch.no_grad():
         parameters = _parameters(input_norm, filters, convs, norms, pools[0])
         parameters = [each.clone() for each in parameters]
-    network = Network(settings, parameters)
+        response = filters.sum(1)
+    network = Network(settings, parameters, filters.dtype)
+    shared = None
+    if input_norm is None and not convs:
+        shared = SharedSinc(
+            parameters[2:4],
+            response,
+            parameters[4:6],
+            filters.shape[1],
+            pools[0],
+            eps,
+            slope,
+            dtype,
+            floor,
+        )
 
     @torch.no_grad()
     def run(x):
         """``[batch, time]`` to ``[batch, time, channels]``, in slices."""
         with torch.autocast("cpu", enabled=False):
+            if shared is not None and shared.turns(x):
+                return shared(x)
             slices = x.split(_slice_size(settings, x, parameters))
             return torch.cat([network.forward(each) for each in slices])
 

@@ -23,15 +23,18 @@ class Network:
     the taps of the sinc filters, pools, eps, slope, dtype of the matmuls and
     floor of the sinc layer's logarithm (0 for none); ``parameters`` gain and
     bias of the input, even and odd filters, gain and bias of the first feature
-    map, then weight, bias, gain and bias for each convolution.
+    map, then weight, bias, gain and bias for each convolution. The sinc layer
+    may have a ``sinc_dtype`` of its own: in bfloat16 the rounding of loud bands
+    covers faint ones.
     """
 
-    def __init__(self, settings, parameters):
+    def __init__(self, settings, parameters, sinc_dtype=None):
         self.taps, self.pools, self.eps, self.slope, *rest = settings
         self.dtype, self.floor = rest
+        self.sinc_dtype = sinc_dtype or self.dtype
         self.buffers = {}
         gain, bias, even, odd, *rest = parameters
-        self.filters = even.to(self.dtype), odd.to(self.dtype)
+        self.filters = even.to(self.sinc_dtype), odd.to(self.sinc_dtype)
         self.norms = [(gain, bias), rest[:2]]
         self.convs = []
         for weight, bias, *norm in zip(*[iter(rest[2:])] * 4):
@@ -168,7 +171,7 @@ class Network:
         return grads[1][:, :, 0, 0]
 
     def _folded(self, x):
-        x = x.squeeze(2).to(self.dtype)
+        x = x.squeeze(2).to(self.sinc_dtype)
         return fold(x, self.taps, self.pools[0])
 
     def _conv_pool(self, x, layer, keep):
