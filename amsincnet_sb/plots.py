@@ -24,6 +24,7 @@ __all__ = [
     "plot_det",
     "plot_filters",
     "plot_margins",
+    "plot_segments",
     "published_curves",
     "read_margins",
     "read_sentences",
@@ -284,6 +285,32 @@ def _worst_pairs(axis, pairs):
     axis.barh(names, [count for _, count in pairs], color="C3")
     axis.set_ylim(max(len(pairs), 12) - 0.5, -0.5)
     axis.xaxis.set_major_locator(_pyplot().MaxNLocator(integer=True))
+
+
+def plot_segments(segments, path):
+    """Who speaks when: a row for each voice, in the order they speak first.
+
+    ``segments`` are those of :meth:`amsincnet_sb.inference.identifier.
+    SpeakerIdentifier.segments`; the paler, the less probable.
+    """
+    names = list(dict.fromkeys(s.speaker for s in segments))
+
+    def fill(_, axis):
+        """Draw into the axes."""
+        for s in segments:
+            row, color = names.index(s.speaker), f"C{names.index(s.speaker)}"
+            bar = [(s.start, s.end - s.start)]
+            shade = 0.3 + 0.7 * s.probability
+            axis.broken_barh(bar, (row - 0.4, 0.8), color=color, alpha=shade)
+        axis.set_yticks(range(len(names)), [_short(name) for name in names])
+        axis.invert_yaxis()
+        axis.xaxis.set_major_formatter(
+            lambda second, _: f"{int(second) // 60}:{int(second) % 60:02}"
+        )
+        axis.set(title="Who speaks when", xlabel="Time (min:s)")
+        axis.grid(alpha=0.3)
+
+    return _draw(path, 1, (11, 1.6 + 0.3 * len(names)), fill)
 
 
 def plot_margins(table, path, published=False):

@@ -32,6 +32,7 @@ STANDARD_INPUT = "-"
     argument("--rttm", "RTTM file to write"),
     argument("--labels", "label track to write, for Audacity"),
     argument("--csv", "CSV file to write"),
+    argument("--plot", "PNG of a timeline to write"),
 )
 def segments(options):
     """Tell who speaks when in a recording of several people.
@@ -52,7 +53,7 @@ def segments(options):
 
     targets = {name: getattr(options, name) for name in FORMATS}
     targets = {name: path for name, path in targets.items() if path is not None}
-    for path in targets.values():
+    for path in [*targets.values(), *filter(None, [options.plot])]:
         check_output(path, options.file)
     among = options.among and tuple(options.among)
     wanted = Wanted(
@@ -74,8 +75,20 @@ def segments(options):
     for kind, path in targets.items():
         with atomic_write(path) as file:
             file.write(FORMATS[kind](found, options.file))
+    if options.plot is not None:
+        _draw(found, options.plot)
     for segment in found:
         _print(options, segment)
+
+
+def _draw(found, path):
+    """Draw a timeline, or say what is missing for it."""
+    from amsincnet_sb.plots import plot_segments
+
+    if not plot_segments(found, path):
+        raise InputError(
+            "--plot needs matplotlib; run pip install 'amsincnet_sb[plots]'."
+        )
 
 
 def _print(options, segment):
@@ -90,10 +103,11 @@ def _live(options, model, wanted, targets):
     from amsincnet_sb.inference.live import LiveSegments
     from amsincnet_sb.inference.timelines import FORMATS, as_csv
 
-    if options.count is not None:
-        raise InputError(
-            "--count needs the whole recording, which - does not have."
-        )
+    for name in ("count", "plot"):
+        if getattr(options, name) is not None:
+            raise InputError(
+                f"--{name} needs the whole recording, which - does not have."
+            )
     if sys.stdin is None:
         raise InputError("The standard input is closed.")
     live = LiveSegments(model, wanted)

@@ -115,7 +115,8 @@ class LiveSegments:
     def _push(self, frame, likeness, direction):
         self._recent.append(likeness)
         if len(self._recent) > AVERAGED * 2 // 3:
-            level = unknown_level(np.mean(self._recent, axis=0))
+            mean = np.mean(self._recent, axis=0)
+            level = unknown_level(mean, int(self.allowed.sum()))
             self._levels.append(float(level))
         scores = np.where(self.allowed, likeness, -9.0)
         scores -= sum(self._levels) / len(self._levels)

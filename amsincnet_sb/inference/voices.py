@@ -24,6 +24,8 @@ CHANGE, PAUSE = 8.0, 4.0  # costs of a new speaker in speech, after a pause
 PRESENCE = 2.0  # weight of how long somebody has spoken, as a logarithm
 SPREADS = 3.7  # an unknown voice's lead over the next ones, in deviations
 NAMED = 3.5  # the same for all frames of a voice
+# Of few people, none resembles an unknown voice as much: so much less for both.
+FEW, FEWER = 25, 1.0
 COHORT = 100  # fewest speakers of a model to compare with
 ALONE = 0.55  # likeness that an unknown voice reaches, without a cohort
 AVERAGED = 11  # frames
@@ -33,10 +35,11 @@ SAME = 0.45  # cosine of two stretches of one voice
 STRETCH, VOICE = 8, 15  # frames of a stretch to cluster, and of a voice
 
 
-def unknown_level(likeness):
+def unknown_level(likeness, candidates=FEW + 1):
     """What an unknown voice reaches, ``[...]``, of means ``[..., speakers]``.
 
     Means over about a second: those of single frames lie farther apart.
+    ``candidates`` is how many can be there.
     """
     speakers = likeness.shape[-1]
     if speakers < COHORT:
@@ -44,7 +47,8 @@ def unknown_level(likeness):
     top = max(11, min(50, speakers // 4))
     found = np.partition(likeness, -top, axis=-1)[..., -top:]
     found = np.sort(found, axis=-1)[..., -2::-1]  # without the best
-    return found[..., :10].mean(-1) + SPREADS * found.std(-1)
+    spreads = SPREADS - FEWER * (candidates <= FEW)
+    return found[..., :10].mean(-1) + spreads * found.std(-1)
 
 
 class Voices:
@@ -68,7 +72,10 @@ class Voices:
         self.directions, self.minimum = directions, minimum
         self.starts, self.allowed = starts, allowed
         self.likeness = likeness.astype(np.float32)
-        self.unknown = unknown_level(_moving_average(self.likeness))
+        candidates = int(allowed.sum())
+        self.named = NAMED - FEWER * (candidates <= FEW)
+        means = _moving_average(self.likeness)
+        self.unknown = unknown_level(means, candidates)
         self.of_voice = self._masked()  # [frames, voices], adapted
         self.labels = None
 
@@ -123,7 +130,7 @@ class Voices:
             mean = self._masked(frames).mean(0)
             best = int(mean.argmax())
             # A voice that is too noisy for a stretch may do as a whole.
-            if _lead(self.likeness[frames].mean(0), best) > NAMED:
+            if _lead(self.likeness[frames].mean(0), best) > self.named:
                 frames_of.setdefault(best, []).append(frames)
             elif len(frames) >= VOICE:
                 others.append(self._likeness_to(frames))

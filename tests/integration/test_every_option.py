@@ -98,6 +98,7 @@ WRONG = {
             "--rttm": ["", "text.txt/a", "link", "empty"],
             "--labels": ["", "text.txt/a", "link", "empty"],
             "--csv": ["", "text.txt/a", "link", "d.npz"],
+            "--plot": ["", "text.txt/p.png", "link.png", "d.png"],
         },
     ),
     "embed": (

@@ -113,6 +113,7 @@ def test_level_of_an_unknown_voice():
     means[5] = 3
     assert voices.unknown_level(means) == level
     assert voices.unknown_level(means + 0.2) == pytest.approx(level + 0.2)
+    assert voices.unknown_level(means, 5) < level
     assert voices.unknown_level(means[:20]) == pytest.approx(0.55)
 
 
@@ -150,7 +151,9 @@ def test_the_command_writes_what_it_prints(who, tmp_path, monkeypatch, capsys):
     line = f"segments model {path} --minimum 0.3"
     for kind in ("rttm", "labels", "csv"):
         line += f" --{kind} {tmp_path / kind}"
+    line += f" --plot {tmp_path / 'timeline.png'}"
     assert cli.main(line.split()) == 0
+    assert (tmp_path / "timeline.png").read_bytes()[1:4] == b"PNG"
     found = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
     check([Segment(**row) for row in found], RIGHT)
     rows = (tmp_path / "csv").read_text().splitlines()
