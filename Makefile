@@ -41,10 +41,11 @@ test-slow: install
 	FUZZ_CASES=10000 $(bin)/python -m pytest -q -W ignore tests/unit/test_fuzz.py
 
 # The oldest and newest versions that setup.py allows, a Python after another;
-# minutes each, and gigabytes. PYTHONS="3.11 3.13" chooses.
+# minutes each, and gigabytes. PYTHONS="3.11 3.13" and SETS=lowest choose.
 PYTHONS ?= 3.10 3.11 3.12 3.13
+SETS ?= lowest constraints newest
 test-versions: install
-	$(bin)/python tests/versions.py --pythons $(PYTHONS)
+	$(bin)/python tests/versions.py --pythons $(PYTHONS) --sets $(SETS)
 
 # On a CPU; with --device cuda the same benchmarks are for a GPU.
 bench: install
