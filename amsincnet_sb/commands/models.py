@@ -89,6 +89,13 @@ def _join_lines(paths, output):
     argument("name", "of the new speaker"),
     FILES,
     argument("--extend", "the speaker is enrolled: add recordings", bool),
+    argument(
+        "--prototypes",
+        "means, of which the best counts (default: as unlike as they are)",
+        int,
+        least=1,
+        most=8,
+    ),
 )
 def enroll(options):
     """Add a speaker to a model, without training.
@@ -102,7 +109,9 @@ def enroll(options):
     _, recordings, failed = read_recordings(options.files)
     if failed and not recordings:
         return failed  # of which it is told
-    left_out = model.enroll(name, recordings, options.extend, errors=True)
+    left_out = model.enroll(
+        name, recordings, options.extend, True, options.prototypes
+    )
     files = len(recordings) - len(left_out)
     said = f"Enrolled {name} from {files} {'more ' * options.extend}file(s)"
     save(options, model, {"enrolled": name, "files": files}, said)
@@ -124,6 +133,8 @@ def speakers(options):
         values = {"speaker": name, "kind": "enrolled" if one else "trained"}
         if one:
             values["recordings"] = len(one.directions) or None
+            if len(one.vectors) > 1:
+                values["prototypes"] = len(one.vectors)
         count = values.get("recordings")
         said = f"{name:<20} {values['kind']}"
         said += f" from {count} recording(s)" if count else ""

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from amsincnet_sb.inference.enrolment import Enrolled
+from amsincnet_sb.inference.enrolment import MOST_PROTOTYPES, Enrolled
 from amsincnet_sb.inference.scoring import MIN_COHORT
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, exclusive, is_plain_file
@@ -248,11 +248,13 @@ def _write_enrolled(path, enrolled, mark):
     vectors, directions = zip(*enrolled.values())
     raw = {
         "speakers": np.array(list(enrolled), dtype=np.str_),
-        "vectors": torch.stack(vectors).cpu().float().numpy(),
+        "vectors": torch.cat(vectors).cpu().float().numpy(),
         "recordings": np.array([len(each) for each in directions]),
         "directions": torch.cat(directions).cpu().float().numpy(),
         MARK: mark,
     }
+    if len(raw["vectors"]) > len(vectors):  # else as earlier versions do
+        raw["prototypes"] = np.array([len(each) for each in vectors])
     _write_raw(path, raw)
 
 
@@ -273,7 +275,7 @@ def _merge(folder, there, before, ours):
             continue
         theirs = merged.pop(name, None)
         same = (theirs is None) == (old is None) and (
-            old is None or torch.equal(theirs.vector, old.vector)
+            old is None or torch.equal(theirs.vectors, old.vectors)
         )
         if not same:
             raise InputError(
@@ -315,22 +317,29 @@ def _cohort(raw, size):
 
 def _enrolled(raw, size):
     names, vectors = raw["speakers"].tolist(), _vectors(raw, size)
-    if not len(set(names)) == len(names) == len(vectors):
-        raise ValueError("not one vector per name")
+    if len(set(names)) != len(names):
+        raise ValueError("a name twice")
     if not all(type(name) is str and name.isprintable() for name in names):
         raise ValueError("names that are not text")
+    # Not in files of earlier versions.
+    prototypes = raw.get("prototypes", np.ones(len(names), int)).tolist()
+    _check_counts(prototypes, names, vectors, 1, MOST_PROTOTYPES)
     counts, directions = [0] * len(names), vectors[:0]
-    if "recordings" in raw:  # not in files of earlier versions
+    if "recordings" in raw:
         counts = raw["recordings"].tolist()
         directions = _vectors(raw, vectors.shape[1], "directions")
-    if len(counts) != len(names) or not all(
-        type(number) is int and number >= 0 for number in counts
-    ):
-        raise ValueError("not one number of recordings per name")
-    if sum(counts) != len(directions):
-        raise ValueError("not one direction per recording")
-    parts = directions.split(counts)
-    return dict(zip(names, map(Enrolled, vectors, parts)))
+    _check_counts(counts, names, directions)
+    parts = vectors.split(prototypes), directions.split(counts)
+    return dict(zip(names, map(Enrolled, *parts)))
+
+
+def _check_counts(counts, names, vectors, least=0, most=math.inf):
+    """Each name must have a number of vectors, and none be left."""
+    right = len(counts) == len(names) and all(
+        type(number) is int and least <= number <= most for number in counts
+    )
+    if not right or sum(counts) != len(vectors):
+        raise ValueError("other vectors than its names have")
 
 
 _PARSERS = {ENROLLED: _enrolled, CALIBRATION: _thresholds, COHORT: _cohort}

@@ -390,6 +390,7 @@ class SpeakerIdentifier(WindowAverages):
         files: Recording | Iterable[Recording],
         extend: bool = False,
         errors: bool = False,
+        prototypes: int | None = None,
     ) -> list[InputError]:
         """Add a speaker without training.
 
@@ -408,6 +409,10 @@ class SpeakerIdentifier(WindowAverages):
         errors : bool
             Leave recordings out that cannot be used, as long as there is
             another.
+        prototypes : int, optional
+            How many class vectors, up to 8, of which the best counts. If it
+            is not given, one, and more only for recordings that are unlike:
+            as long as each brings them closer to one another by a tenth.
 
         Returns
         -------
@@ -435,7 +440,7 @@ class SpeakerIdentifier(WindowAverages):
             for one in found
             if not isinstance(one, InputError)
         ]
-        self.classifier.enroll(name, torch.stack(directions))
+        self.classifier.enroll(name, torch.stack(directions), prototypes)
         return left_out
 
     def remove(self, name: str) -> None:

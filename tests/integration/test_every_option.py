@@ -66,7 +66,8 @@ WRONG = {
     "enroll": (
         "model zoe a.wav",
         {**MODEL, **CHANNEL, "name": ["", " ", "ann", "cat", "unknown", "a\nb"]}
-        | {"files": NO_AUDIO, "--extend": FLAG},
+        | {"files": NO_AUDIO, "--extend": FLAG}
+        | {"--prototypes": ["0", "2", "9", *NO_NUMBER]},
     ),
     "speakers": ("model", MODEL),
     "remove": ("model cat", {**MODEL, "name": ["", "ann", "zoe"]}),
