@@ -15,8 +15,8 @@ UNKNOWN = "unknown"  # the answer where no speaker of the model fits
 MOST_PROTOTYPES = 8
 # So much closer must another prototype bring a recording to the closest mean of
 # the others. Of 20 new speakers with 6 recordings, half of them through a
-# telephone's band, one mean got 52 % of the answers wrong and this 27 %; of
-# recordings that are alike both 0.3 %, where always two got 1.3 %
+# telephone's band, one mean got 53 % of the answers wrong and this 27 %; of
+# recordings that are alike both 1.3 %, where always two got 1.9 %
 # (tests/benchmarks/prototypes.py).
 GAIN = 1.1
 
