@@ -89,6 +89,31 @@ def test_no_speech(who, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "bytes_kept, sentence",
+    [(0, "the file is empty"), (9000, "it is cut short")],
+)
+def test_a_file_that_is_cut(who, tmp_path, bytes_kept, sentence):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, voice(0, 1), RATE)
+    path.write_bytes(path.read_bytes()[:bytes_kept])
+    with pytest.raises(InputError, match=f"a.wav: {sentence}"):
+        who.segments(path)
+
+
+def test_music_is_no_speech():
+    """But for the half second in which silero-vad has not heard enough."""
+    pytest.importorskip("silero_vad")
+    time = np.arange(4 * RATE) / RATE
+    chords = [
+        sum(np.sin(2 * np.pi * root * step * time) for step in (1, 1.25, 1.5))
+        for root in (220, 330, 262)
+    ]
+    music = 0.1 * np.concatenate(chords) * (1 - 0.5 * (np.tile(time, 3) % 0.5))
+    found = bands.model().segments(music.astype(np.float32))
+    assert sum(s.speech for s in found) < 1
+
+
+@pytest.mark.parametrize(
     "wrong, sentence",
     [
         ({"among": ["zoe"]}, "'zoe' in among is no speaker"),
