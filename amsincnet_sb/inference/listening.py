@@ -11,7 +11,7 @@ from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["STEP", "Heard", "Listener", "join", "likeness_of"]
+__all__ = ["STEP", "Heard", "Listener", "likeness_of", "take"]
 
 STEP = 0.1  # seconds between the middles of frames, each of one window
 AROUND = 0.1  # seconds around speech in which frames are heard too
@@ -156,6 +156,22 @@ def likeness_of(model, outputs):
     return found.half().cpu().numpy()
 
 
-def join(pieces):
-    """Pieces of one recording as one Heard."""
-    return Heard(*(np.concatenate(each) for each in zip(*pieces)))
+def take(pieces, kept):
+    """Likeness and directions of some frames of one recording.
+
+    ``pieces`` are what was heard of it, in order, and ``kept`` positions in all
+    their frames, ascending. The list is emptied meanwhile: there is never
+    another copy.
+    """
+    shapes = [(len(kept), x.shape[1]) for x in pieces[0][1:3]]
+    likeness, directions = (np.empty(shape, np.float16) for shape in shapes)
+    first = at = 0
+    while pieces:
+        piece = pieces.pop(0)
+        end = first + len(piece.frames)
+        inside = kept[np.searchsorted(kept, first) : np.searchsorted(kept, end)]
+        to = at + len(inside)
+        likeness[at:to] = piece.likeness[inside - first]
+        directions[at:to] = piece.directions[inside - first]
+        first, at = end, to
+    return likeness, directions

@@ -11,13 +11,14 @@ from amsincnet_sb.inference.activity import stretches
 from amsincnet_sb.inference.answers import check_number
 from amsincnet_sb.inference.audio_windows import blocks_of
 from amsincnet_sb.inference.enrolment import UNKNOWN
-from amsincnet_sb.inference.listening import STEP, Listener, join
+from amsincnet_sb.inference.listening import STEP, Listener, take
 from amsincnet_sb.inference.recordings import as_source
 from amsincnet_sb.inference.voices import Voices
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["Segment", "Wanted", "find_segments"]
 
+PIECE = 2**22  # samples heard at once
 PAUSE = 0.5  # seconds; across shorter ones, a speaker's segment goes on
 # Weights of what tells whether a segment is named rightly: 1, its lead, its
 # lead times the logarithm of its seconds of speech, that logarithm. Fitted on
@@ -104,31 +105,24 @@ def find_segments(model, audio, wanted):
     silent = not torch.is_tensor(source)  # zeros are taken as they are
     for wave in blocks_of(source, rate, model.channel):
         silent = silent and is_silent(wave)
-        pieces.append(listener.hear(wave))
+        pieces += map(listener.hear, wave.split(PIECE))
     if silent:
         raise InputError(f"{source}: it is silent; give a recording of speech.")
     pieces.append(listener.finish())
-    heard = join(pieces)
-    pieces.clear()
+    frames = np.concatenate([piece.frames for piece in pieces])
+    speech = np.concatenate([piece.speech for piece in pieces])
     length = listener.samples / rate
     places = [
         (start, min(end, length))
-        for start, end in stretches(heard.speech, listener.speech_step)
+        for start, end in stretches(speech, listener.speech_step)
         if start < length
     ]
-    kept, places = _in_speech(heard.frames, places)
+    kept, places = _in_speech(frames, places)
     if not len(kept):
         return []
     starts = np.cumsum([0, *(b - a for a, b, *_ in places)])[:-1].tolist()
-    voices = Voices(
-        heard.likeness[kept],
-        heard.directions[kept],
-        starts,
-        allowed,
-        wanted.frames,
-    )
-    times = heard.frames[kept] * STEP
-    del heard
+    voices = Voices(*take(pieces, kept), starts, allowed, wanted.frames)
+    times = frames[kept] * STEP
     labels = voices.decode(wanted.count)
     names = [*speakers, *_unknown_names(labels, voices, len(speakers))]
     certainty = certainty_of(model)
