@@ -206,8 +206,8 @@ def test_examples_run_as_typed(
     model, files, corpus, tmp_path, capsys, monkeypatch
 ):
     found = dict(examples())
-    # These train on TIMIT, and have tests of their own.
-    for name in ("train", "sweep"):
+    # These need TIMIT or LibriSpeech, and have tests of their own.
+    for name in ("train", "sweep", "prepare-librispeech"):
         assert found.pop(name)[:1] == [name]
     for package in ("matplotlib", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
