@@ -1,9 +1,8 @@
 """Errors of who speaks when, on conversations made from a test manifest.
 
 Twenty conversations of 5 to 10 minutes with 4 to 10 people, see
-conversations.py. A half of the speakers of the manifest takes part (--half 1;
-the settings of the method were chosen on conversations of --half 0, with other
-seeds). Where the manifest has speakers whom the model does not know, two of
+conversations.py. A half of the speakers of the manifest takes part (--half 1);
+the settings of the method were chosen on conversations with seeds below 1000. Where the manifest has speakers whom the model does not know, two of
 them are in each conversation: one is enrolled from three files of --enrol, the
 other is not, and "unknown" is right. Errors are pyannote.metrics', over all
 time, without a collar; the reference has the turns.
