@@ -218,6 +218,7 @@ def test_examples_run_as_typed(
     (tmp_path / "demo" / "corpus").symlink_to(corpus)
     samples, rate = soundfile.read(files[0])
     names = ["a.wav", "b.flac", "anna1.wav", "anna2.wav", "anna3.wav"]
+    names += ["meeting.wav"]
     for name in names:
         soundfile.write(name, samples, rate)
     for path in sorted(corpus.glob("TRAIN/*/*/SX*.WAV")):
