@@ -41,12 +41,11 @@ def segments(options):
     and enrolled speakers are named, other voices are unknown 1, unknown 2, ….
     Two at the same time are not told apart.
 
-    - reads WAV or raw samples (16 bits, one channel) as they come, and tells
-    who speaks at most 1.5 s later: first with an empty end, then the whole
-    segment.
+    - reads WAV or raw samples (16 bits, one channel) as they come, such as
+    those of `arecord -f S16_LE -r 16000 |`, and tells who speaks at most 1.5 s
+    later: first with an empty end, then the whole segment.
 
     example: amsincnet segments results/demo/1234 meeting.wav --rttm m.rttm
-        arecord -f S16_LE -r 16000 | amsincnet segments results/demo/1234 -
     """
     from amsincnet_sb.inference.segments import Wanted
     from amsincnet_sb.inference.timelines import FORMATS

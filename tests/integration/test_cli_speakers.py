@@ -236,7 +236,8 @@ def test_examples_run_as_typed(
         with monkeypatch.context() as patch:
             if name == "demo-corpus":
                 patch.chdir(tmp_path / "empty")
-            assert run(capsys, *found[name])[0] == 0, name
+            status, _, err = run(capsys, *found[name])
+            assert status == 0, (name, err)
 
 
 def test_unknown(model, files, capsys, caplog):
