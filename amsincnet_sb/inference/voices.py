@@ -133,14 +133,15 @@ class Voices:
             if _lead(self.likeness[frames].mean(0), best) > self.named:
                 frames_of.setdefault(best, []).append(frames)
             elif len(frames) >= VOICE:
-                others.append(self._likeness_to(frames))
+                others.append(frames)
+        heard = {label: np.concatenate(f) for label, f in frames_of.items()}
+        heard = {label: f for label, f in heard.items() if len(f) >= VOICE}
+        found = self._likeness_to([*heard.values(), *others])
         adapted = self._masked()
-        for label, frames in frames_of.items():
-            frames = np.concatenate(frames)
-            if len(frames) >= VOICE:
-                adapted[:, label] += self._likeness_to(frames)
-                adapted[:, label] /= 2
-        self.of_voice = np.column_stack([adapted, *others])
+        for label, likeness in zip(heard, found):
+            adapted[:, label] += likeness
+            adapted[:, label] /= 2
+        self.of_voice = np.column_stack([adapted, *found[len(heard) :]])
 
     def _unknown_voices(self):
         """Frames of each unknown voice, the one that speaks first first."""
@@ -168,14 +169,18 @@ class Voices:
         mean = self.directions[frames].mean(0, dtype=np.float32)
         return mean / np.linalg.norm(mean)
 
-    def _likeness_to(self, frames):
-        """Of all frames to the voice of some."""
-        mean = self._mean(frames)
+    def _likeness_to(self, voices):
+        """Of all frames to the voice of some, for several such voices."""
+        if not voices:
+            return []
+        means = np.stack([self._mean(frames) for frames in voices])
+        # Half precision is slow to multiply, and twice the memory to convert.
         parts = np.array_split(self.directions, len(self.labels) // 4096 + 1)
-        cosines = np.concatenate(
-            [part.astype(np.float32) @ mean for part in parts]
-        )
-        return cosines * (OWN / cosines[frames].mean())
+        cosines = [means @ part.astype(np.float32).T for part in parts]
+        return [
+            row * (OWN / row[frames].mean())
+            for row, frames in zip(np.concatenate(cosines, 1), voices)
+        ]
 
     def _masked(self, frames=slice(None)):
         """Likeness to those who can be there, a copy."""
