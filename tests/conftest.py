@@ -1,10 +1,14 @@
-"""What tests of files from strangers share."""
+"""What all tests share: Ctrl-C arrives, and files from strangers."""
 
 import os
 import pickle
+import signal
 
 import pytest
 from strangers import Call
+
+# In a shell's background Ctrl-C is ignored, and by all that is started there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

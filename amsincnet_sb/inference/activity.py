@@ -6,6 +6,7 @@ package; nothing is downloaded.
 
 import importlib.util
 import logging
+import warnings
 
 import numpy as np
 import torch
@@ -45,12 +46,15 @@ class Silero:
 
     def __init__(self, sample_rate, live=False):
         threads = torch.get_num_threads()
-        import silero_vad
+        with warnings.catch_warnings():
+            # Of functions that it calls, and that are to go.
+            warnings.filterwarnings("ignore", ".* is deprecated")
+            import silero_vad
 
+            self.net = silero_vad.load_silero_vad()
         torch.set_num_threads(threads)  # it sets one for the whole process
         self.rate, self.live = sample_rate, live
         self.frame = sample_rate * 512 // 16000
-        self.net = silero_vad.load_silero_vad()
         self.net.reset_states()
         self._before = torch.zeros(WARM_UP * self.frame)
 

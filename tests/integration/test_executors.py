@@ -120,7 +120,8 @@ def test_recordings_in_parts(
     pairs = zip(*map(answers, (alone, together)), strict=True)
     for (file, speaker, score), (other, same, close) in pairs:
         assert (file, speaker) == (other, same)
-        assert close == pytest.approx(score, rel=1e-4, abs=1e-6)
+        # Windows share a batch with other files', in bfloat16 at the worst.
+        assert close == pytest.approx(score, rel=1e-2, abs=1e-2)
     assert not (tmp_path / "2.jsonl.parts").exists()
 
     ask = ["embed", str(finished), *files[:2]]
@@ -132,7 +133,7 @@ def test_recordings_in_parts(
     together = np.load(output)
     assert together["files"].tolist() == expected[0] == files[:2]
     np.testing.assert_allclose(
-        together["embeddings"], expected[1], rtol=1e-4, atol=1e-5
+        together["embeddings"], expected[1], rtol=1e-2, atol=1e-2
     )
 
 
