@@ -43,6 +43,8 @@ def in_parts(options, command, join, suffix, *more):
     if not options.output:
         raise InputError("--executor needs an --output.")
     check_output(options.output, *names)
+    if not names:  # of which it is told
+        return status
     names = [os.path.abspath(name) for name in names]
     output = os.path.abspath(options.output)
     work = Path(f"{output}.parts")

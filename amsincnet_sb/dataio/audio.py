@@ -92,8 +92,8 @@ def audio_info(path):
 def read_audio(path, start=0, stop=None, sample_rate=16000, channel=None):
     """Read a mono waveform.
 
-    Channels are averaged unless one is chosen, other rates are resampled, and floating-point
-    files that exceed full scale are clipped to it.
+    Channels are averaged unless one is chosen, other rates are resampled, and
+    floating-point files that exceed full scale are clipped to it.
 
     Arguments
     ---------
@@ -116,7 +116,8 @@ def read_audio(path, start=0, stop=None, sample_rate=16000, channel=None):
     ------
     InputError
         As :func:`audio_info`; and when the limits or the channel lie outside
-        the file, its data are damaged, or it holds NaN, infinity or unscaled integers.
+        the file, its data are damaged, or it holds NaN, infinity or unscaled
+        integers.
 
     Example
     -------

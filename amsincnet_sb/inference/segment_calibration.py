@@ -55,7 +55,7 @@ def certainty_from(model, manifest, data_folder):
             continue
         wanted = Wanted(least_speech=0.0, among=known)
         for segment in find_segments(model, wave, wanted):
-            share = _share_right(segment, turns, known)
+            share = share_right(segment, turns, known)
             if share is not None:
                 rows.append(evidence(segment.margin, segment.speech))
                 right.append(share)
@@ -114,7 +114,7 @@ def _conversation(model, groups, data_folder, rng):
     return torch.cat(parts), turns
 
 
-def _share_right(segment, turns, known):
+def share_right(segment, turns, known):
     """The share of a segment within turns that is of whom it names."""
     named = total = 0.0
     for start, end, speaker in turns:

@@ -6,6 +6,7 @@ import os
 import re
 
 from amsincnet_sb.inference.segments import Segment
+from amsincnet_sb.utils.files import spreadsheet_cell
 
 __all__ = ["FORMATS", "as_csv", "as_labels", "as_row", "as_rttm"]
 
@@ -68,7 +69,9 @@ def as_csv(segments, file=None, header=True):
     rows = csv.writer(text, lineterminator="\n")
     if header:
         rows.writerow(Segment._fields)
-    rows.writerows(segments)
+    for row in segments:
+        cells = (spreadsheet_cell(x) if type(x) is str else x for x in row)
+        rows.writerow(cells)
     return text.getvalue()
 
 

@@ -16,7 +16,6 @@ The yaml of a finished run has every reference spelled out: a changed key would
 not reach what was made from it, and is refused.
 """
 
-import difflib
 import os
 import re
 import uuid
@@ -28,7 +27,7 @@ from ruamel.yaml.error import YAMLError
 
 from amsincnet_sb.training.permitted import HOW, is_text
 from amsincnet_sb.training.recipe_keys import LATER
-from amsincnet_sb.utils.errors import InputError, as_input_error
+from amsincnet_sb.utils.errors import InputError, as_input_error, did_you_mean
 from amsincnet_sb.utils.files import atomic_write
 
 __all__ = [
@@ -350,8 +349,7 @@ def _check_keys(changes, base, where, base_file, prefix=""):
     for key, value in changes.items():
         at = where if where == COMMAND_LINE else where + _line(changes, key)
         if key not in base or (key == RECIPE and not prefix):
-            near = difflib.get_close_matches(str(key), map(str, base), 1)
-            meant = f"; did you mean `{prefix}{near[0]}`?" if near else "."
+            meant = did_you_mean(key, base, f"`{prefix}{{}}`")
             raise InputError(
                 f"{at}: there is no key `{prefix}{key}` in {base_file}{meant}"
             )

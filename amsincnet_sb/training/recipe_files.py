@@ -3,13 +3,12 @@
 In a clone they are the repository's own; a wheel has copies (see setup.py).
 """
 
-import difflib
 import importlib.util
 import os
 import sys
 from pathlib import Path
 
-from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.errors import InputError, did_you_mean
 
 __all__ = ["HPARAMS", "RECIPES", "find_hparams", "recipe_module"]
 
@@ -48,11 +47,9 @@ def find_hparams(name):
     wanted = name.removesuffix(".yaml")
     if wanted in ours:
         return ours[wanted]
-    near = difflib.get_close_matches(wanted, ours, 1)
-    meant = f"; did you mean {near[0]}?" if near else "."
     raise InputError(
         f"{name} is no file and no configuration of the package, which "
-        f"`amsincnet hparams` lists{meant}"
+        f"`amsincnet hparams` lists{did_you_mean(wanted, ours)}"
     )
 
 

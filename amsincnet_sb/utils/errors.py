@@ -1,6 +1,7 @@
 """The one exception a user is meant to read, and how programs end."""
 
 import contextlib
+import difflib
 import os
 import select
 import sys
@@ -8,7 +9,12 @@ import traceback
 
 from amsincnet_sb.utils.clashes import clash
 
-__all__ = ["InputError", "exit_on_input_error", "as_input_error"]
+__all__ = [
+    "InputError",
+    "as_input_error",
+    "did_you_mean",
+    "exit_on_input_error",
+]
 
 # Exit statuses. 1 is left to answers: verify's no, a run of a sweep that
 # failed. That of a stopped training is in training/signals.py.
@@ -34,6 +40,18 @@ class InputError(ValueError):
 
     #: True where another process prints the same sentence.
     told_elsewhere = False
+
+
+def did_you_mean(word, words, form="{}"):
+    """The end of a sentence about a word that is none of some.
+
+    Example
+    -------
+    >>> did_you_mean("margni", ["margin", "scale"]), did_you_mean("x", [])
+    ('; did you mean margin?', '.')
+    """
+    near = difflib.get_close_matches(str(word), map(str, words), 1)
+    return f"; did you mean {form.format(near[0])}?" if near else "."
 
 
 @contextlib.contextmanager

@@ -2,9 +2,10 @@
 
 Twenty conversations of 5 to 10 minutes with 4 to 10 people, see
 conversations.py. A half of the speakers of the manifest takes part (--half 1);
-the settings of the method were chosen on conversations with seeds below 1000. Where the manifest has speakers whom the model does not know, two of
-them are in each conversation: one is enrolled from three files of --enrol, the
-other is not, and "unknown" is right. Errors are pyannote.metrics', over all
+the settings of the method were chosen on conversations with seeds below 1000.
+Where the manifest has speakers whom the model does not know, two of them are in
+each conversation: one is enrolled from three files of --enrol, the other is
+not, and "unknown" is right. Errors are pyannote.metrics', over all
 time, without a collar; the reference has the turns.
 
     python tests/benchmarks/segments.py MODEL --manifest manifests/test.csv \\
@@ -29,6 +30,7 @@ from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
 from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
 from amsincnet_sb.inference import SpeakerIdentifier  # noqa: E402
 from amsincnet_sb.inference.enrolment import UNKNOWN  # noqa: E402
+from amsincnet_sb.inference.segment_calibration import share_right  # noqa: E402
 
 try:
     from pyannote.core import (
@@ -126,7 +128,7 @@ def main():
         print(seed, count, *shown(measured), sep="  ", flush=True)
         if details:
             for s in found:
-                right = rightness(s, talk.turns, model.speakers)
+                right = share_right(s, talk.turns, model.speakers)
                 row = {"seed": seed, "right": right, **s._asdict()}
                 print(json.dumps(row), file=details)
         if left_out:
@@ -144,18 +146,6 @@ def read_sentences(manifest, folder):
         ]
         for speaker, rows in groupby(rows, lambda row: row.spk_id)
     }
-
-
-def rightness(segment, turns, speakers):
-    """Share of a segment's speech that is of whom it names."""
-    named, total = 0.0, 0.0
-    for turn in turns:
-        both = min(segment.end, turn.end) - max(segment.start, turn.start)
-        if both > 0:
-            name = turn.speaker if turn.speaker in speakers else UNKNOWN
-            total += both
-            named += both * (name == one_name(segment.speaker))
-    return named / total if total else None
 
 
 def measure(talk, found, speakers, enrolled):

@@ -190,3 +190,10 @@ def test_parts_that_are_done_are_passed_over(tmp_path, monkeypatch, capsys):
     recordings[4].write_text("another")
     assert main(ask) == 0
     assert asked == ["000000", "000001", "000002"]
+
+
+def test_no_recording_at_all(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    ask = ["embed", str(tmp_path), str(tmp_path / "empty"), "--executor=x"]
+    assert main([*ask, "--output", str(tmp_path / "e.npz")]) == 2
+    assert "the folder has no audio files" in capsys.readouterr().err

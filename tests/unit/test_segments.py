@@ -149,6 +149,9 @@ def test_formats():
         "SPEAKER my_file 1 0.50 1.50 <NA> <NA> ann_b 0.900 <NA>".split()
     )
     assert as_csv(rows).splitlines()[1] == "0.5,2,ann b,0.9,1.5,,1.0"
+    formula = as_csv([rows[0]._replace(speaker="=1+1", second="@a", start=-1)])
+    assert formula.splitlines()[1].startswith("-1,2,'=1+1,")
+    assert ",'@a," in formula
 
 
 @pytest.mark.parametrize("live", [False, True])

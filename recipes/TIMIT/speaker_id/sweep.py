@@ -14,7 +14,6 @@ import os
 import sys
 from collections import defaultdict
 from concurrent.futures import as_completed
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +29,11 @@ from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.training.recipe_files import find_hparams
 from amsincnet_sb.training.run_record import as_json
 from amsincnet_sb.training.signals import STOPPED
-from amsincnet_sb.utils.errors import InputError, exit_on_input_error
+from amsincnet_sb.utils.errors import (
+    InputError,
+    did_you_mean,
+    exit_on_input_error,
+)
 from amsincnet_sb.utils.files import (
     atomic_write,
     check_output,
@@ -339,8 +342,7 @@ def _check_grid(hparams, grid):
         if key in OWN_OPTIONS:
             raise InputError(f"--grid {key}: use {OWN_OPTIONS[key]}.")
         if key not in known:
-            near = get_close_matches(key, known, 1)
-            meant = f"; did you mean {near[0]}?" if near else "."
+            meant = did_you_mean(key, known)
             raise InputError(f"--grid: {hparams} has no key {key}{meant}")
 
 
