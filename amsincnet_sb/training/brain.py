@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 
 import speechbrain as sb
 import torch
@@ -14,12 +15,16 @@ from amsincnet_sb.training.distributed import (
     RankAgreement,
     add_over_ranks,
     common_error,
+    on_main,
     rank,
     world_size,
     wrap_distributed,
 )
 from amsincnet_sb.training.guard import StepGuard
-from amsincnet_sb.training.optimizer_state import undo_capturable
+from amsincnet_sb.training.optimizer_state import (
+    undo_capturable,
+    without_effect,
+)
 from amsincnet_sb.training.stoppable import StoppableBrain
 from amsincnet_sb.training.totals import Totals
 
@@ -149,6 +154,54 @@ class CapturedBrain(StoppableBrain):
         self.optimizer_step += 1
         self.on_fit_batch_end(batch, None, None, True)
         return None
+
+    def measure_step(self, chunks, seconds):
+        """Seconds that a training step takes; changes nothing.
+
+        Gets called before the first step, which is compiled and captured here.
+
+        Arguments
+        ---------
+        chunks : RandomChunks
+            To train on.
+        seconds : float
+            To measure for, at least a few steps.
+        """
+        self._chunks = chunks
+        state = [*self.modules.buffers(), self.totals.values]
+        with without_effect(self.optimizer, state):
+            self.modules.train()
+            self._time_steps(chunks, 3)  # compilers, caches
+            count = 5
+            step = self._time_steps(chunks, count) / count
+            more = on_main(lambda: int(seconds / step))
+            if more > count:
+                step = self._time_steps(chunks, more) / more
+        self.optimizer_step = self.step = 0
+        if self.captured_step is not None:
+            self.captured_step.read_skipped()
+        return step
+
+    def measure_evaluation(self, windows):
+        """Seconds that an evaluation takes, told by its first batch."""
+        self.on_stage_start(sb.Stage.VALID)
+        self.modules.eval()
+        for _ in range(2):  # the first one warms up
+            start = time.perf_counter()
+            if len(windows):
+                # Not the Brain's own, which a request to stop would end.
+                with torch.no_grad():
+                    sb.Brain.evaluate_batch(self, windows[0], sb.Stage.VALID)
+        return (time.perf_counter() - start) * len(windows)
+
+    def _time_steps(self, chunks, count):
+        start = time.perf_counter()
+        for number in range(count):
+            self.step += 1
+            self.fit_batch(chunks[number % len(chunks)])
+        if self.device_type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
 
     def _make_captured_step(self):
         def loss_fn(wavs, labels, utterance):

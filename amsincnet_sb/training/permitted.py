@@ -135,6 +135,7 @@ PERMITTED = {
     "max_resident_gb": Number(0, 10**6),
     "n_speakers": Whole(1, 10**6),
     # training
+    "minutes": Number(0, 10**6),
     "number_of_epochs": Whole(1, 10**6),
     "batches_per_epoch": Whole(1, 10**7),
     "batch_size": Whole(2, 2**16),

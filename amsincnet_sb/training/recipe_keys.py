@@ -15,6 +15,7 @@ LATER = {
     "cutoff_lr_factor": 1.0,
     "eval_precision": "auto",
     "margin_schedule": None,
+    "minutes": 0,
     "precision": "auto",
     "start_from": "",
     "tensorboard": False,

@@ -10,6 +10,7 @@ be continued with
 - the corpus, the preparation or the results in another place;
 - another ``number_of_epochs``: its schedules are then those of a run of that
   length, from the step on at which it is continued;
+- other ``minutes``, which have chosen the number of steps once for all;
 - another number of processes, and another ``batch_size`` if that of all
   processes together stays.
 
@@ -38,6 +39,7 @@ __all__ = ["RunRecord", "as_json", "describe_lists", "manifests_put_back"]
 FORMAT = 1
 FILE = "run.json"
 SHOWN = 3  # differences in a message
+ADVICE = "remove it, and nothing is compared"
 #: Run options of SpeechBrain that make a run what it is.
 MATTERS = (
     "max_grad_norm",
@@ -47,7 +49,7 @@ MATTERS = (
 # Told by the lists, by other keys, or free.
 _LEFT_OUT = HOW | {
     *("n_speakers", "number_of_epochs", "epoch_counter", "modules"),
-    *("checkpointer", "train_logger", "processes"),
+    *("checkpointer", "train_logger", "processes", "minutes"),
 }
 SPLITS = {"train": "training", "test": "test", "valid": "validation"}
 
@@ -69,6 +71,26 @@ class RunRecord:
         self.hparams_file = hparams_file
         self.run_opts = run_opts
         self.processes = processes
+
+    def steps_of_minutes(self, options):
+        """Overrides for the run that is continued with ``minutes``, if one is.
+
+        Its number of steps was measured when it started, and stays; see
+        :mod:`amsincnet_sb.training.budget`. ``options`` are plain values of
+        the hyperparameter file.
+        """
+        path = Path(options["save_folder"], FILE)
+        if not options["minutes"] or not any(path.parent.glob("CKPT*")):
+            return {}
+        found = {"minutes": 0}
+        if path.exists():
+            known = read_json(path, ADVICE)
+            try:
+                for key in ("number_of_epochs", "batches_per_epoch"):
+                    found[key] = int(known["options"][key])
+            except (LookupError, TypeError, ValueError) as error:
+                raise InputError(f"{path} is damaged; {ADVICE}.") from error
+        return found
 
     def keep(self, overrides, lists, start=""):
         """Refuse another run in the folder, or write down which it is.
@@ -97,14 +119,13 @@ class RunRecord:
         new["start"] = start
         known = None
         if path.exists() and any(path.parent.glob("CKPT*")):
-            advice = "remove it, and nothing is compared"
-            known = read_json(path, advice)
+            known = read_json(path, ADVICE)
             try:
                 if start is None:
                     new["start"] = known.get("start", "")
                 what = self._difference(known, overrides, new)
             except (LookupError, TypeError, AttributeError) as error:
-                raise InputError(f"{path} is damaged; {advice}.") from error
+                raise InputError(f"{path} is damaged; {ADVICE}.") from error
             if what:
                 raise InputError(
                     f"{options['output_folder']} holds {what}; give another "

@@ -50,7 +50,7 @@ class Recipe:
             **SMALL,
             **(
                 TDNN
-                if Path(hparams).stem.startswith(("sinc_tdnn", "demo"))
+                if Path(hparams).stem.startswith(("sinc_tdnn", "demo", "quick"))
                 else SINCNET
             ),
             **options,

@@ -21,6 +21,7 @@ OTHERS = {
     "am_sincnet.yaml",
     "am_sincnet_original.yaml",
     "demo.yaml",
+    "quick.yaml",
     "sinc_tdnn.yaml",
     "sinc_tdnn_robust.yaml",
     "sincnet.yaml",
@@ -118,6 +119,7 @@ class TestHyperPyYAMLAlone:
             ("sinc_tdnn.yaml", SincTDNN, CosineClassifier, AMSoftmax),
             ("sinc_tdnn_robust.yaml", SincTDNN, CosineClassifier, AMSoftmax),
             ("demo.yaml", SincTDNN, CosineClassifier, AMSoftmax),
+            ("quick.yaml", SincTDNN, CosineClassifier, AMSoftmax),
         ],
     )
     def test_others(self, name, network, classifier, loss):

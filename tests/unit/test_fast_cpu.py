@@ -141,17 +141,18 @@ def linear_problem(batch, n_in, n_out, dtype=torch.float64):
     return leaves, leaves
 
 
+@pytest.mark.parametrize("rows", [20, 8])  # several parts; one
 @pytest.mark.parametrize(
     "dtype, bf16, bound",
     [(torch.float32, False, 1e-6), (torch.float64, False, 1e-14)]
     + [(torch.float32, True, 0.01)],
 )
-def test_linear(monkeypatch, dtype, bf16, bound):
+def test_linear(monkeypatch, dtype, bf16, bound, rows):
     monkeypatch.setattr(linear_layer, "_ROWS", 8)
-    leaves, _ = given = linear_problem(16, 64, 20, dtype)
+    leaves, _ = given = linear_problem(16, 64, rows, dtype)
     linear = under_bfloat16(cpu.linear, bf16)
     assert linear(*leaves).dtype == (torch.bfloat16 if bf16 else dtype)
-    found = errors(linear, F.linear, given, linear_problem(16, 64, 20))
+    found = errors(linear, F.linear, given, linear_problem(16, 64, rows))
     assert max(found) < bound
 
 

@@ -46,7 +46,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, dtype):
         """See torch.autograd.Function."""
-        ctx.rows = len(weight) if weight.dtype == dtype else _ROWS
+        ctx.whole = weight.dtype == dtype
+        ctx.rows = len(weight) if ctx.whole else _ROWS
         x = x.to(dtype)
         ctx.save_for_backward(x, weight)
         parts = [
@@ -64,7 +65,7 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False):
             bias_grad = grad.to(weight.dtype).sum(0)
-            if ctx.rows == len(weight):
+            if ctx.whole:
                 weight_grad = matmul_t(grad.t(), x.t())
                 return matmul_t(grad, weight.t()), weight_grad, bias_grad, None
             weight_grad = torch.empty_like(weight)

@@ -40,6 +40,7 @@ from amsincnet_sb.nnet.optimizers import parameter_groups
 from amsincnet_sb.plots import plot_curves
 from amsincnet_sb.training.arguments import parse_arguments
 from amsincnet_sb.training.brain import CapturedBrain
+from amsincnet_sb.training.budget import Budget, epochs_or_minutes
 from amsincnet_sb.training.checks import check_network, check_run_options
 from amsincnet_sb.training.device import best_precisions, has_bfloat16
 from amsincnet_sb.training.distributed import (
@@ -91,15 +92,18 @@ class SpeakerBrain(CapturedBrain):
         From dataio_prep.
     start : StartingPoint or None
         From find_start.
+    budget : Budget or None
+        Where the number of steps is still to be measured.
     **kwargs : dict
         See speechbrain.core.Brain.
     """
 
     totals_names = ("wrong", "windows")
 
-    def __init__(self, datasets, label_encoder, start, **kwargs):
+    def __init__(self, datasets, label_encoder, start, budget, **kwargs):
         super().__init__(**kwargs)
         self.start = start
+        self.budget = budget
         self.eval_sets = {
             sb.Stage.VALID: datasets["valid"],
             sb.Stage.TEST: datasets["test"],
@@ -168,8 +172,23 @@ class SpeakerBrain(CapturedBrain):
                 self.speakers,
                 self.train_sampler,
             )
+        if self.budget is not None and self.optimizer_step == 0:
+            self.choose_steps()
         if self.writes_results:
             self.history.rewind(self.optimizer_step)
+
+    def choose_steps(self):
+        """Give the run as many steps as its minutes have room for."""
+        chunks = self.train_sampler
+        recipe = self.budget.spend(
+            self.measure_step(chunks, 0.6 * self.budget.minutes),
+            self.measure_evaluation(self.eval_sets[sb.Stage.VALID]),
+            vars(self.hparams),
+        )
+        chunks.batches_per_epoch = recipe["batches_per_epoch"]
+        self.hparams.epoch_counter.limit = recipe["epoch_counter"].limit
+        for key in ("number_of_epochs", "lr_schedule", "margin_schedule"):
+            setattr(self.hparams, key, recipe[key])
 
     def on_fit_batch_start(self, batch, should_step):
         """Gets called before every step: sets seed, learning rate, margin."""
@@ -462,13 +481,18 @@ def find_start(options):
     return start, fingerprint(network, classifier)
 
 
-def main():
-    """Prepare the corpus, train, evaluate, and write the model out."""
+def main(started=None):
+    """Prepare the corpus, train, evaluate, and write the model out.
+
+    Minutes that the run may take count from ``started``, or now.
+    """
+    started = started or time.time()
     # 1. Command line and hyperparameters; no object is made of them yet
     hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
     options = plain_options(hparams_file, overrides, HINTS)
     check_complete(hparams_file, options)
     check_options(options)
+    epochs_or_minutes(options, overrides)
     run_opts = check_run_options(run_opts)
     sb.utils.distributed.ddp_init_group(run_opts)
 
@@ -479,10 +503,11 @@ def main():
             start, weights = on_main(find_start, options)
             prepared, lists, report = prepare_corpus(options)
             overrides.update(prepared)
+            record = RunRecord(hparams_file, run_opts, world_size())
+            overrides.update(on_main(record.steps_of_minutes, options))
             hparams = load_recipe(hparams_file, overrides)
             if start is not None:
                 on_main(start.check, hparams["embedding_model"])
-            record = RunRecord(hparams_file, run_opts, world_size())
             on_main(record.keep, overrides, lists, weights)
 
         # 3. Results folder
@@ -508,11 +533,23 @@ def main():
             hparams["precision"] = best["precision"]
         if hparams["eval_precision"] == "auto":
             hparams["eval_precision"] = best["eval_precision"]
+        budget = None
+        if hparams["minutes"] and not run_opts["debug"]:
+
+            def keep():
+                """Write down the number of steps."""
+                record.keep(overrides, lists, weights)
+                save_hyperparams(hparams_file, overrides)
+
+            budget = Budget(
+                hparams["minutes"], started, hparams_file, overrides, keep
+            )
         with as_input_error("The run options"):
             brain = SpeakerBrain(
                 datasets,
                 label_encoder,
                 start,
+                budget,
                 capture_step=hparams["capture_step"],
                 sync_batchnorm=hparams["sync_batchnorm"],
                 modules=hparams["modules"],
@@ -543,4 +580,5 @@ def main():
 
 if __name__ == "__main__":
     with exit_on_input_error():
-        main()
+        # Python's start and the imports, which take seconds, count as well.
+        main(time.time() - time.process_time())

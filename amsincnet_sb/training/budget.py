@@ -1,0 +1,151 @@
+"""Training for so many minutes: how many steps that is, measured once.
+
+From the first step on such a run is one of that many steps: its ``run.json``
+and ``hyperparams.yaml`` have the number as if it had been asked for, a run that
+is continued keeps it, and one that is repeated with it gives the same model.
+"""
+
+import logging
+import math
+import time
+
+from amsincnet_sb.training.distributed import on_main
+from amsincnet_sb.training.hparams import load_recipe
+from amsincnet_sb.utils.errors import InputError
+
+__all__ = ["Budget", "epochs_or_minutes", "epochs_within"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to write the checkpoint, the curves and the model.
+WRITING = 3.0
+
+
+def epochs_or_minutes(options, overrides):
+    """Let ``number_of_epochs`` of a command line stand against a file's minutes.
+
+    Both on the command line are an InputError. ``options`` are the recipe's
+    plain values; both mappings are changed in place.
+    """
+    if not options["minutes"] or "number_of_epochs" not in overrides:
+        return
+    if "minutes" in overrides:
+        raise InputError(
+            "The command line has --minutes, which choose the number of epochs, "
+            "and --number_of_epochs; give one of them."
+        )
+    options["minutes"] = overrides["minutes"] = 0
+
+
+def epochs_within(seconds, step, evaluation, length, interval):
+    """How many epochs of how many steps fit into a time.
+
+    Arguments
+    ---------
+    seconds : float
+        For all steps and evaluations.
+    step, evaluation : float
+        Seconds that one takes. There is an evaluation behind every
+        ``interval`` epochs, one behind the last epoch, and one of the result.
+    length : int
+        Steps of an epoch. There are fewer where not even one epoch fits, else
+        up to twice as many, so that no time is left.
+    interval : int
+        Epochs between evaluations.
+
+    Returns
+    -------
+    epochs, length : int
+        ``(0, 0)`` if not a single step fits.
+
+    Example
+    -------
+    >>> epochs_within(60.0, step=0.1, evaluation=5.0, length=99, interval=99)
+    (5, 100)
+    >>> epochs_within(60.0, step=2.0, evaluation=5.0, length=99, interval=99)
+    (1, 25)
+    >>> epochs_within(60.0, step=0.1, evaluation=5.0, length=100, interval=1)
+    (3, 111)
+    """
+    seconds -= 2 * evaluation
+    steps = int(seconds / step)
+    if steps > length * interval:
+        steps = int(seconds / (step + evaluation / (length * interval)))
+    if steps < 1:
+        return 0, 0
+    epochs = max(1, steps // length)
+    return epochs, steps // epochs
+
+
+class Budget:
+    """The minutes that a run may take from its command to its model.
+
+    Arguments
+    ---------
+    minutes : float
+        From ``started``, which is in the seconds of ``time.time()``.
+    hparams_file, overrides
+        Of the recipe; :meth:`spend` adds to the overrides.
+    keep : callable
+        Gets called on the main process when the number is in the overrides.
+    """
+
+    def __init__(self, minutes, started, hparams_file, overrides, keep):
+        self.minutes = minutes
+        self.started = started
+        self.hparams_file = hparams_file
+        self.overrides = overrides
+        self.keep = keep
+
+    def spend(self, step, evaluation, hparams):
+        """The recipe for as many steps as fit into what is left of the time.
+
+        Arguments
+        ---------
+        step, evaluation : float
+            Seconds that one takes.
+        hparams : dict
+            The recipe so far.
+
+        Returns
+        -------
+        dict
+            The recipe again, with schedules that end with the time.
+
+        Raises
+        ------
+        InputError
+            Not a single step fits.
+        """
+        epochs, length = on_main(self._fit, step, evaluation, hparams)
+        self.overrides.update(
+            minutes=0, number_of_epochs=epochs, batches_per_epoch=length
+        )
+        on_main(self.keep)
+        return load_recipe(self.hparams_file, self.overrides)
+
+    def _fit(self, step, evaluation, hparams):
+        spent = time.time() - self.started
+        found = epochs_within(
+            60 * self.minutes - spent - WRITING,
+            step,
+            evaluation,
+            hparams["batches_per_epoch"],
+            hparams["valid_interval"],
+        )
+        if not found[0]:
+            least = (spent + WRITING + step + 2 * evaluation) / 60
+            raise InputError(
+                f"minutes is {self.minutes:g}, but the start ({spent:.0f} s) "
+                f"and two evaluations ({evaluation:.1f} s each) leave no time "
+                f"to train; give at least {math.ceil(10 * least) / 10:g}."
+            )
+        logger.info(
+            "A step takes %.2f ms and an evaluation %.1f s: %d epochs of %d "
+            "steps will end with the %g minutes.",
+            1e3 * step,
+            evaluation,
+            *found,
+            self.minutes,
+        )
+        return found
