@@ -23,6 +23,7 @@ one file after the other, which is how their interfaces take them.
 import json
 import statistics
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -81,6 +82,31 @@ def resemblyzer():
     return embed
 
 
+def in_batches(function, waves, most=64):
+    """Results of a function of batches ``[batch, T]`` for waveforms ``[T]``.
+
+    Only those of one length share a batch, so that nothing is padded.
+    """
+    alike, found = defaultdict(list), [None] * len(waves)
+    for i, wave in enumerate(waves):
+        alike[len(wave)].append(i)
+    for places in alike.values():
+        for start in range(0, len(places), most):
+            part = places[start : start + most]
+            results = function(torch.stack([waves[i] for i in part])).cpu()
+            for i, result in zip(part, results):
+                found[i] = result
+    return torch.stack(found)
+
+
+def centroids(vectors, label, speakers):
+    """Mean directions of each speaker's embeddings, ``[speakers, size]``."""
+    sums = torch.zeros(speakers, vectors.shape[1])
+    return F.normalize(
+        sums.index_add(0, label, F.normalize(vectors, dim=1)), dim=1
+    )
+
+
 def nearest_centroid(embed, train, test):
     """The speakers whose mean training embedding is nearest to each test one."""
     speakers = sorted({speaker for _, speaker in train})
@@ -89,9 +115,8 @@ def nearest_centroid(embed, train, test):
         torch.stack([torch.as_tensor(one) for one in embed(paths)])
         for paths in ([path for path, _ in rows] for rows in (train, test))
     )
-    sums = torch.zeros(len(speakers), learned.shape[1])
-    centroids = F.normalize(sums.index_add(0, label, learned), dim=1)
-    return [speakers[i] for i in (asked @ centroids.T).argmax(1)]
+    means = centroids(learned, label, len(speakers))
+    return [speakers[i] for i in (asked @ means.T).argmax(1)]
 
 
 def utterances(path, folder):
