@@ -35,6 +35,7 @@ from amsincnet_sb.training.captured_step import CapturedStep
 RATE, MELS = 16000, 80
 NETWORKS = "ecapa", "xvector"
 WARMUP, FINAL = 0.02, 0.01  # share of a cosine schedule; of the learning rate
+MAX_GRAD_NORM = 5.0  # as in SpeechBrain where nothing else is said
 AHEAD = 8  # steps that the GPU may be behind
 
 
@@ -200,7 +201,9 @@ class Steps:
             return loss
 
         state = [*net.buffers(), average]
-        self.step = CapturedStep(loss_of, optimizer, compile=False, state=state)
+        self.step = CapturedStep(
+            loss_of, optimizer, MAX_GRAD_NORM, compile=False, state=state
+        )
 
     def __call__(self, number, rate):
         for group in self.optimizer.param_groups:

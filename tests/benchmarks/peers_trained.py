@@ -50,6 +50,7 @@ from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 
 RATE = 16000
 WHOLE = "whole"
+UNNAMED = "seeds", "seconds", "steps"  # not among the options in a name
 LDA, RESEMBLYZER = "lda", "resemblyzer"
 
 
@@ -99,18 +100,18 @@ def arguments(argv=None):
     add("--margin", type=float, default=0.2)
     add("--scale", type=float, default=30.0)
     args = parser.parse_args(argv)
+    # What the rows of these options are called.
     defaults = parser.parse_args(["-"])
-    args.changed = " ".join(
-        f"{name}={_text(getattr(args, name))}"
-        for name in (action.dest for action in group._group_actions)
-        if name not in ("seeds", "seconds", "steps")
-        and getattr(args, name) != getattr(defaults, name)
-    )
+    told = [f"{args.steps} steps" if args.steps else f"{args.seconds:g} s"]
+    for name in (action.dest for action in group._group_actions):
+        value = getattr(args, name)
+        if value == getattr(defaults, name) or name in UNNAMED:
+            continue
+        several = isinstance(value, list)
+        text = "+".join(map(str, value)) or "none" if several else value
+        told.append(f"{name}={text}")
+    args.called = " ".join(told)
     return args
-
-
-def _text(value):
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 class Corpus:
@@ -270,7 +271,7 @@ def networks(kind, corpus, args):
         )
         vectors = {"class vectors": unit_vectors(net, len(corpus.speakers))}
         vectors |= _centroids(net.embed, corpus)
-        name = f"{kind} {args.changed}".strip()
+        name = f"{kind} {args.called}"
         yield name, seed, told, by_vectors(net.embed, vectors)
 
 

@@ -63,7 +63,7 @@ def run(corpus):
 
 def test_everybody_is_asked_the_same(run, saved, capsys):
     rows = run(
-        f"ecapa xvector lda {saved.folder.parent} --steps 30 --lr 0.01 {TINY} "
+        f"ecapa xvector lda {saved.folder.parent} --steps 50 --lr 0.01 {TINY} "
         "--lengths 0.2 --conditions white10"
     )
     assert len(rows) == 6
@@ -76,7 +76,7 @@ def test_everybody_is_asked_the_same(run, saved, capsys):
         assert f"| {system}" in printed and f"| {way} |" in printed
     told = rows["ecapa", "centroids"]["training"]
     # The originals, and a copy of each with noise and with bands dropped.
-    assert (told["steps"], told["examples"]) == (30, 30 * 3 * 4)
+    assert (told["steps"], told["examples"]) == (50, 50 * 3 * 4)
     assert told["skipped_steps"] == 0
 
 
@@ -91,7 +91,8 @@ def test_a_budget_of_seconds_and_seeds(run, corpus, capsys):
         assert 0.3 <= row["training"]["seconds"] < 3
         assert row["training"]["steps"] > 1
         row["errors"]["whole"] = 10.0 * row["seed"]
-    assert "schedule=triangular" in table
+    assert "| xvector 0.3 s channels=8 crop=0.2 batch=4 augment=" in table
+    assert "schedule=triangular | centroids | test |" in table
     (corpus / "found.json").write_text(json.dumps(rows))
     peers_trained.main([str(corpus / "found.json")])
     assert "| 15.00 (10.00-20.00) |" in capsys.readouterr().out
