@@ -402,7 +402,9 @@ def plot_filters(sinc, path):
     and the cumulative response of all of them (as in the SincNet paper),
     which shows the frequencies a network listens to.
     """
-    start = SincConv(
+    if not isinstance(sinc, SincConv):
+        return False  # without cut-offs
+    start = type(sinc)(
         sinc.out_channels,
         sinc.kernel_size,
         sinc.sample_rate,

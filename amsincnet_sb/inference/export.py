@@ -45,6 +45,11 @@ class WaveformScorer(nn.Module):
     def __init__(self, model):
         super().__init__()
         net = copy.deepcopy(model.embedding_model).cpu()
+        if not hasattr(net.sinc, "filters"):
+            raise InputError(
+                f"A model with the filters {net.arguments['filters']} cannot "
+                "become an ONNX file; one with sinc filters can."
+            )
         net.fast = False
         for module in net.modules():
             if isinstance(module, SincConv):

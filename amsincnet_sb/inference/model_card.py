@@ -31,6 +31,8 @@ MEANING = """
 On the sets above. The frame error counts windows, the sentence error decisions
 by all windows of an utterance.
 """
+SINC = "a bank of band-pass filters with learned\ncut-offs"
+OTHER = "`{}`, in place of\nsinc filters"
 PAGE = """\
 ---
 library_name: speechbrain
@@ -46,8 +48,8 @@ tags:
 # Speaker identification: {network}, {speakers} speakers
 
 Names the speaker of a recording, one of the {speakers} it was trained on, from
-the raw waveform; the first layer is a bank of band-pass filters with learned
-cut-offs ([SincNet](https://arxiv.org/abs/1808.00158),
+the raw waveform; the first layer is {first}
+([SincNet](https://arxiv.org/abs/1808.00158),
 [AM-SincNet](https://arxiv.org/abs/1901.10826)). Speakers can be enrolled and
 pairs of recordings verified without training.
 
@@ -171,8 +173,10 @@ def _sealed(text):
 
 
 def _card(network, config, loads):
+    filters = network.arguments["filters"]
     return PAGE.format(
         network=type(network).__name__,
+        first=SINC if filters == "sinc" else OTHER.format(filters),
         speakers=len(config["speakers"]),
         speechbrain=SPEECHBRAIN * loads,
         **_training(config.get("training")),

@@ -42,10 +42,13 @@ def read_config(path):
         # Models written before there was another network do not say it.
         network = NETWORKS[config.get("network", "SincNet")]
         described = config["classifier"]
+        check_options(described)
         with torch.device("meta"):
             embedding_model = network(**config["embedding_model"])
             classifier = CLASSIFIERS[described["name"]](
-                described["input_size"], len(config["speakers"])
+                described["input_size"],
+                len(config["speakers"]),
+                **{k: v for k, v in described.items() if k == "subcentres"},
             )
         _check_sizes(embedding_model.arguments)
     except Exception as error:

@@ -64,8 +64,7 @@ mean_var_norm_emb: !new:amsincnet_sb.nnet.normalization.UnitLength
 embedding_model: !new:{network}
 {arguments}
 classifier: !new:amsincnet_sb.lobes.classifiers.{name}
-    input_size: {input_size}
-    out_neurons: {out_neurons}
+{sizes}
 
 modules:
     compute_features: !ref <compute_features>
@@ -132,6 +131,7 @@ def write_pretrained(
             "name": type(classifier).__name__,
             "input_size": embedding_model.embedding_size,
             "out_neurons": len(speakers),
+            **_subcentres(classifier),
         },
         # Log-probabilities are scaled already.
         "scale": scale if cosines else 1.0,
@@ -203,16 +203,26 @@ def _mark_of(folder):
 
 
 def _hyperparams(network, config):
-    # JSON is yaml, so lists and values can be written as they are.
-    arguments = "\n".join(
-        f"    {key}: {json.dumps(value)}"
-        for key, value in config["embedding_model"].items()
-    )
+    sizes = dict(config["classifier"])
     return HYPERPARAMS.format(
         network=f"{network.__module__}.{network.__qualname__}",
-        arguments=arguments,
-        **config["classifier"],
+        arguments=_arguments(config["embedding_model"]),
+        name=sizes.pop("name"),
+        sizes=_arguments(sizes),
     )
+
+
+def _arguments(values):
+    # JSON is yaml, so lists and values can be written as they are.
+    return "\n".join(
+        f"    {key}: {json.dumps(value)}" for key, value in values.items()
+    )
+
+
+def _subcentres(classifier):
+    """As an argument, if there are several: older versions know none."""
+    number = getattr(classifier, "subcentres", 1)
+    return {"subcentres": number} if number > 1 else {}
 
 
 def _safetensors():

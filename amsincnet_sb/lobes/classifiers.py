@@ -34,6 +34,11 @@ class CosineClassifier(nn.Module):
         Size of an embedding.
     out_neurons : int
         Number of speakers.
+    subcentres : int
+        Weight vectors of each speaker, of which the nearest one counts
+        (J. Deng et al., "Sub-center ArcFace: boosting face recognition by
+        large-scale noisy web faces", ECCV 2020). With several, ``weight`` is
+        ``[out_neurons, subcentres, input_size]``.
 
     Example
     -------
@@ -43,16 +48,26 @@ class CosineClassifier(nn.Module):
     (torch.Size([4, 1, 3]), True)
     """
 
-    def __init__(self, input_size: int, out_neurons: int) -> None:
+    def __init__(
+        self, input_size: int, out_neurons: int, subcentres: int = 1
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_neurons, input_size))
-        nn.init.xavier_uniform_(self.weight)
+        self.subcentres = subcentres
+        vectors = torch.empty(out_neurons * subcentres, input_size)
+        nn.init.xavier_uniform_(vectors)
+        if subcentres > 1:
+            vectors = vectors.unflatten(0, (out_neurons, subcentres))
+        self.weight = nn.Parameter(vectors)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[batch, 1, input_size]`` to cosines ``[batch, 1, out_neurons]``."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.weight.dtype)
-            return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight))
+            x = F.normalize(x.to(self.weight.dtype), dim=-1)
+            vectors = F.normalize(self.weight, dim=-1)
+            if self.subcentres == 1:
+                return F.linear(x, vectors)
+            cosines = F.linear(x, vectors.flatten(0, 1))
+            return cosines.unflatten(-1, (-1, self.subcentres)).max(-1).values
 
 
 class SoftmaxClassifier(nn.Module):

@@ -7,8 +7,12 @@ import torch.nn.functional as F
 
 from amsincnet_sb.kernels import kernels_for
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
+from amsincnet_sb.lobes.windowed import WindowedEmbedding
 
 __all__ = ["Folded", "FoldedTDNN", "fold_batchnorm", "for_evaluation"]
+
+# Windows at a time in the plain form, whose feature maps are large.
+PLAIN_GROUP = 128
 
 
 def for_evaluation(net, dtype=torch.float32):
@@ -17,7 +21,8 @@ def for_evaluation(net, dtype=torch.float32):
     A function of one or several tensors of windows, each ``[windows,
     window]``, to ``[windows, 1, embedding_size]``: of a network of this package
     its :class:`Folded` form, which later changes of the network do not reach,
-    else the network itself. On a CPU, windows that overlap cost less if they
+    else, and where there are no kernels for its filters, the network itself, a
+    few windows at a time. On a CPU, windows that overlap cost less if they
     come as a strided view of their recording. ``dtype`` is that of the
     matmuls; windows that leave the range of float16 are embedded in float32.
 
@@ -28,8 +33,11 @@ def for_evaluation(net, dtype=torch.float32):
     >>> embed(torch.randn(3, 3200)).shape
     torch.Size([3, 1, 32])
     """
-    if not getattr(net, "fast", False) or kernels_for(net.sinc.low) is None:
-        return lambda *windows: net(_joined(windows))
+    plain = not isinstance(net, WindowedEmbedding)
+    if plain or net.filter_kernels(net.linears[0].weight) is None:
+        return lambda *windows: torch.cat(
+            [net(part) for part in _joined(windows).split(PLAIN_GROUP)]
+        )
     kind = FoldedTDNN if isinstance(net, SincTDNN) else Folded
     folded = kind(net, dtype)
     wide = kind(net) if dtype == torch.float16 else None
@@ -84,7 +92,7 @@ class Folded:
     group = 512
 
     def __init__(self, net, dtype=torch.float32):
-        kernels = kernels_for(net.sinc.low)
+        kernels = kernels_for(net.linears[0].weight)
         self.slope = net.negative_slope
         self.linear_embedding = net.linear_embedding
         self._freeze_features(net, kernels, dtype)

@@ -16,7 +16,6 @@ from amsincnet_sb.lobes.windowed import MOMENTUM, WindowedEmbedding
 from amsincnet_sb.nnet.augmentation import BandMask
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 from amsincnet_sb.nnet.pooling import statistics
-from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["SincTDNN"]
 
@@ -58,7 +57,7 @@ class SincTDNN(WindowedEmbedding):
     band_mask : int
         Largest number of neighbouring filters masked in training, see
         :class:`amsincnet_sb.nnet.augmentation.BandMask`.
-    fc_neurons, dropout, negative_slope, min_low_hz, min_band_hz, fast
+    fc_neurons, dropout, negative_slope, min_low_hz, min_band_hz, fast, filters
         See :class:`amsincnet_sb.lobes.sincnet.SincNet`; so for attributes and
         errors.
 
@@ -90,6 +89,7 @@ class SincTDNN(WindowedEmbedding):
         min_low_hz: float = 50.0,
         min_band_hz: float = 50.0,
         fast: bool = True,
+        filters: str = "sinc",
     ) -> None:
         super().__init__(
             locals(),
@@ -110,13 +110,7 @@ class SincTDNN(WindowedEmbedding):
                 f"{[sinc_pool, *tdnn_strides]}."
             )
         self.input_norm = TimeLayerNorm(window, affine=False)
-        self.sinc = SincConv(
-            sinc_channels,
-            sinc_kernel_size,
-            sample_rate,
-            min_low_hz,
-            min_band_hz,
-        )
+        self._add_filters(sinc_channels, sinc_kernel_size, sinc_pool)
         self.sinc_norm = TimeLayerNorm((sinc_channels, times[0]))
         self.band_mask = BandMask(band_mask)
         channels = [sinc_channels, *tdnn_channels]
@@ -145,7 +139,7 @@ class SincTDNN(WindowedEmbedding):
 
         Returns ``[windows, time, channels]``.
         """
-        kernels = self._kernels(windows)
+        kernels = self.filter_kernels(windows)
         keep = self.band_mask.draw(
             len(windows), self.sinc.out_channels, windows.device
         )
@@ -161,9 +155,8 @@ class SincTDNN(WindowedEmbedding):
                 self.log_floor,
                 keep,
             )
-        x = self.sinc(self.input_norm(windows)).abs()
-        x = F.max_pool1d(x, self.sinc_pool)
-        if self.log_floor > 0:
+        x = self._filtered(windows, self.sinc_pool)
+        if self.log_floor > 0 and hasattr(self.sinc, "filters"):
             x = (x + self.log_floor).log()
         x = F.leaky_relu(self.sinc_norm(x), self.negative_slope)
         if keep is not None:

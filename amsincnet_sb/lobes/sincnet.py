@@ -15,7 +15,6 @@ from torch import nn
 from amsincnet_sb.lobes.classifiers import init_linear_
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
-from amsincnet_sb.nnet.sinc import SincConv
 
 __all__ = ["SincNet"]
 
@@ -63,6 +62,9 @@ class SincNet(WindowedEmbedding):
         Use the kernels written for the device where there are any, see
         :mod:`amsincnet_sb.kernels`. They compute the same; False is for
         reference.
+    filters : str
+        Other filters in place of the sinc filters, to compare: a name in
+        :data:`amsincnet_sb.nnet.filterbanks.FILTERS`.
 
     Attributes
     ----------
@@ -75,7 +77,7 @@ class SincNet(WindowedEmbedding):
     ------
     ValueError
         If the lists differ in length, a size is not a positive whole number,
-        or the window is too short.
+        the window is too short, or there are no such filters.
 
     Example
     -------
@@ -103,19 +105,14 @@ class SincNet(WindowedEmbedding):
         min_low_hz: float = 50.0,
         min_band_hz: float = 50.0,
         fast: bool = True,
+        filters: str = "sinc",
     ) -> None:
         super().__init__(locals(), _LAYERS)
         self.cnn_pools = tuple(cnn_pools)
         self.linear_embedding = linear_embedding
 
         self.input_norm = TimeLayerNorm(window)
-        self.sinc = SincConv(
-            cnn_channels[0],
-            cnn_kernel_sizes[0],
-            sample_rate,
-            min_low_hz,
-            min_band_hz,
-        )
+        self._add_filters(cnn_channels[0], cnn_kernel_sizes[0], cnn_pools[0])
         self.convs = nn.ModuleList(
             nn.Conv1d(c_in, c_out, taps)
             for c_in, c_out, taps in zip(
@@ -144,7 +141,7 @@ class SincNet(WindowedEmbedding):
 
     def cnn(self, windows: torch.Tensor) -> torch.Tensor:
         """The convolutional part, ``[windows, channels * time]``."""
-        kernels = self._kernels(windows)
+        kernels = self.filter_kernels(windows)
         if kernels is not None:
             return kernels.cnn(
                 windows,
@@ -156,15 +153,14 @@ class SincNet(WindowedEmbedding):
                 self.input_norm.eps,
                 self.negative_slope,
             )
-        # abs() acts on the sinc layer's output alone.
-        x = self.sinc(self.input_norm(windows)).abs()
-        x = self._pool_norm(x, 0)
+        # Magnitudes are taken of the first layer's output alone.
+        x = self._normalised(self._filtered(windows, self.cnn_pools[0]), 0)
         for i, conv in enumerate(self.convs, start=1):
-            x = self._pool_norm(conv(x), i)
+            x = F.max_pool1d(conv(x), self.cnn_pools[i])
+            x = self._normalised(x, i)
         return x.flatten(1)
 
-    def _pool_norm(self, x, layer):
-        x = F.max_pool1d(x, self.cnn_pools[layer])
+    def _normalised(self, x, layer):
         return F.leaky_relu(self.cnn_norms[layer](x), self.negative_slope)
 
     def embed_windows(self, windows: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,13 @@
 """The base class of SincNet and SincTDNN."""
 
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from amsincnet_sb.kernels import kernels_for
+from amsincnet_sb.nnet.filterbanks import make_filters
 from amsincnet_sb.nnet.windows import (
     count_windows,
     cut_windows,
@@ -17,6 +20,7 @@ __all__ = ["WindowedEmbedding"]
 # Weight of a batch in the running statistics of batch normalisation.
 MOMENTUM = 0.05
 
+_PLAIN = (int, float, str)
 _SIZES = ("sample_rate", "window", "hop", "fc_neurons")
 
 
@@ -41,7 +45,7 @@ class WindowedEmbedding(nn.Module):
         super().__init__()
         # Those that make the same network; "fast" is about the machine.
         self.arguments = {
-            name: list(value) if hasattr(value, "__len__") else value
+            name: value if isinstance(value, _PLAIN) else list(value)
             for name, value in arguments.items()
             if name not in ("self", "__class__", "fast")
         }
@@ -102,6 +106,29 @@ class WindowedEmbedding(nn.Module):
     def _kernels(self, x):
         """The kernels for a tensor, or None for the plain form."""
         return kernels_for(x) if self.fast else None
+
+    def filter_kernels(self, x: torch.Tensor) -> ModuleType | None:
+        """The kernels for a tensor, if they are for filters like these."""
+        kernels = self._kernels(x)
+        if kernels is None or not hasattr(self.sinc, "filters"):
+            return None
+        return kernels if self.sinc.symmetric or x.is_cuda else None
+
+    def _add_filters(self, channels, taps, pool):
+        """The first layer; its name is that in every model file."""
+        names = ("filters", "sample_rate", "min_low_hz", "min_band_hz")
+        name, *others = (self.arguments[name] for name in names)
+        self.sinc = make_filters(name, channels, taps, *others, pool)
+
+    def _filtered(self, windows, pool):
+        """Plain form of the first layer, ``[windows, channels, time]``.
+
+        Largest magnitudes of each pool, or features, which have a logarithm.
+        """
+        x = self.sinc(self.input_norm(windows))
+        if not hasattr(self.sinc, "filters"):
+            return x
+        return F.max_pool1d(x.abs(), pool)
 
     def forward(
         self, wavs: torch.Tensor, lens: torch.Tensor | None = None

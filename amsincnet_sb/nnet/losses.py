@@ -2,7 +2,8 @@
 
 :class:`AMSoftmax` is the published equation; :class:`ReleasedAMSoftmax` is
 the loss in the code released with AM-SincNet, another function;
-:class:`MarginWarmup` raises the margin of either.
+:class:`MarginWarmup` raises the margin of either. Margins on the angle are in
+:mod:`amsincnet_sb.nnet.angular_losses`.
 """
 
 import math

@@ -2,8 +2,6 @@
 
 from torch.optim import RMSprop as RMSprop  # by files of 0.1.0, from here
 
-from amsincnet_sb.nnet.sinc import SincConv
-
 __all__ = ["parameter_groups"]
 
 
@@ -11,14 +9,16 @@ def parameter_groups(modules, cutoff_lr_factor=1.0):
     """Parameter groups of the matrices, gains and biases, and cut-offs.
 
     The cut-offs of :class:`amsincnet_sb.nnet.sinc.SincConv`, of the order of
-    0.01, may need a learning rate of their own: whoever sets it multiplies by
-    the group's ``lr_factor``, which is ``cutoff_lr_factor`` for them, else 1.
+    0.01, and those of :mod:`amsincnet_sb.nnet.filterbanks` may need a learning rate of their
+    own: whoever sets it multiplies by the group's ``lr_factor``, which is
+    ``cutoff_lr_factor`` for them, else 1.
     Weight decay pulls towards zero, which makes sense for a matrix or a
     kernel, not for a gain, a bias or a frequency: their groups have none.
 
     Example
     -------
     >>> import torch
+    >>> from amsincnet_sb.nnet.sinc import SincConv
     >>> net = torch.nn.Sequential(SincConv(4, 5), torch.nn.Linear(3, 2))
     >>> groups = parameter_groups(net, cutoff_lr_factor=0.1)
     >>> [(len(group["params"]), group["lr_factor"]) for group in groups]
@@ -27,8 +27,7 @@ def parameter_groups(modules, cutoff_lr_factor=1.0):
     cutoffs = [
         parameter
         for module in modules.modules()
-        if isinstance(module, SincConv)
-        for parameter in module.parameters()
+        for parameter in getattr(module, "filter_parameters", ())
     ]
     ids = {id(parameter) for parameter in cutoffs}
     others = [p for p in modules.parameters() if id(p) not in ids]

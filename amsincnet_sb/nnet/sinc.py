@@ -73,6 +73,8 @@ class SincConv(nn.Module):
     torch.Size([80, 251])
     """
 
+    symmetric = True  # in time, as the kernels for CPUs need it
+
     def __init__(
         self,
         out_channels: int = 80,
@@ -106,6 +108,11 @@ class SincConv(nn.Module):
         # makes torch import its compiler, which takes seconds.
         if not self.low.is_meta:
             self._reset_parameters()
+
+    @property
+    def filter_parameters(self) -> list[nn.Parameter]:
+        """The parameters that say where the filters lie: all."""
+        return [self.low, self.band]
 
     @torch.no_grad()
     def _reset_parameters(self):
@@ -144,8 +151,12 @@ class SincConv(nn.Module):
         with torch.autocast(device.type, enabled=False):
             low, high = (hz[:, None].to(exact) for hz in self.cutoffs())
             carrier = torch.cos(math.pi * (low + high) * t)
-            filters = hamming * torch.sinc((high - low) * t) * carrier
+            filters = hamming * self._envelope((high - low) * t) * carrier
             return filters.to(self.low.dtype)
+
+    def _envelope(self, turns):
+        """What limits a band, by bandwidth times samples."""
+        return torch.sinc(turns)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Filter waveforms, without padding.

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import speechbrain as sb
+from torch.nn import Module
 
 from amsincnet_sb.training.device import own_device
+from amsincnet_sb.training.distributed import world_size
 from amsincnet_sb.training.permitted import check_options
 from amsincnet_sb.utils.errors import InputError
 
@@ -48,6 +50,12 @@ def check_network(hparams):
         raise InputError(
             f"embedding_size is {hparams['embedding_size']} but the last of "
             f"fc_neurons is {network.embedding_size}; make them equal."
+        )
+    loss = hparams["compute_cost"]
+    if world_size() > 1 and isinstance(loss, Module) and loss.state_dict():
+        raise InputError(
+            f"The loss {type(loss).__name__} follows the batches of one "
+            "process; train with one, or with another --loss."
         )
     parameters = sum(
         parameter.numel()

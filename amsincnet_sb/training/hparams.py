@@ -44,7 +44,10 @@ GENERATED = (
     "# Generated "  # first line of a finished run's file; as SpeechBrain
 )
 # Keys that nothing else in a file is made from, or that everything follows.
-ALONE = {"data_folder", "manifest", "output_folder", "start_from"}
+ALONE = {
+    *("data_folder", "manifest", "output_folder"),
+    *("start_from", "filters_from"),
+}
 
 
 def place_overrides(hparams_file, overrides):

@@ -7,6 +7,7 @@ before anything is written or allocated.
 import math
 from dataclasses import dataclass
 
+from amsincnet_sb.nnet.filterbanks import FILTERS
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
@@ -18,7 +19,7 @@ __all__ = [
     "permitted",
 ]
 
-PATHS = ("_folder", "_file", "_annotation", "_log", "manifest", "start_from")
+PATHS = ("_folder", "_file", "_annotation", "_log", "manifest", "_from")
 LARGEST_BATCH = 2**31  # samples: 8 GiB in float32
 LARGEST_MATRIX = 2**30  # weights: 4 GiB in float32
 
@@ -146,6 +147,8 @@ PERMITTED = {
     "sync_batchnorm": SWITCH,
     "precision": OneOf(("auto", "fp32", "fp16", "bf16")),
     "eval_precision": OneOf(("auto", "fp32", "fp16", "bf16")),
+    "loss": OneOf(("am", "aam", "curricular", "softmax", "released")),
+    "subcentres": Whole(1, 64),
     "margin": SHARE,
     "margin_schedule": OneOf((None,)),
     "margin_schedule.final": SHARE,
@@ -172,6 +175,7 @@ PERMITTED = {
     "sample_rate": Whole(1000, 384_000),
     "window": Whole(1, 2**22),
     "hop": Whole(1, 2**22),
+    "filters": OneOf(tuple(FILTERS)),
     "cnn_channels": SIZES,
     "cnn_kernel_sizes": SIZES,
     "cnn_pools": SIZES,

@@ -14,6 +14,7 @@ LATER = {
     "capture_step": True,
     "cutoff_lr_factor": 1.0,
     "eval_precision": "auto",
+    "filters_from": "",
     "margin_schedule": None,
     "minutes": 0,
     "precision": "auto",

@@ -10,7 +10,7 @@ from amsincnet_sb.dataio.batches import RandomChunks
 from amsincnet_sb.training.distributed import add_over_ranks
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["StartingPoint"]
+__all__ = ["StartingFilters", "StartingPoint"]
 
 logger = sb.utils.logger.get_logger(__name__)
 
@@ -69,7 +69,9 @@ class StartingPoint:
             What the run trains on.
         """
         network.load_state_dict(self.network.state_dict())
-        alike = type(classifier) is type(self.classifier)
+        alike = type(classifier) is type(self.classifier) and getattr(
+            classifier, "subcentres", 1
+        ) == getattr(self.classifier, "subcentres", 1)
         known = [name for name in speakers if alike and name in self.speakers]
         logger.info(
             "Starts from the weights in %s, with class vectors of %d of its "
@@ -98,6 +100,50 @@ class StartingPoint:
                 rows[ours] = state[key].to(rows)[theirs]
 
 
+class StartingFilters:
+    """The filters of a trained model, for a network that is otherwise new.
+
+    Arguments
+    ---------
+    folder : str
+        Where the model is, for messages.
+    network : torch.nn.Module
+        The model's; its layers behind the filters may be others.
+    *others
+        The rest of the model, which is not needed.
+    """
+
+    def __init__(self, folder, network, *others):
+        self.folder = folder
+        self.sinc = network.sinc
+        self.sample_rate = network.sample_rate
+
+    def check(self, network):
+        """Raise InputError if the filters do not fit a network."""
+        theirs, ours = (
+            (type(sinc).__name__, sinc.out_channels, sinc.kernel_size, rate)
+            for sinc, rate in (
+                (self.sinc, self.sample_rate),
+                (network.sinc, network.sample_rate),
+            )
+        )
+        if theirs != ours:
+            raise InputError(
+                f"filters_from: the model in {self.folder} has other filters "
+                f"({_described(theirs)}, not {_described(ours)}); give the "
+                "options that it was trained with, or another model."
+            )
+
+    def load(self, network, *others):
+        """Give a run's network the filters; see StartingPoint."""
+        network.sinc.load_state_dict(self.sinc.state_dict())
+        logger.info("Starts with the filters of the model in %s.", self.folder)
+
+
+def _described(filters):
+    return "{}, {} of {} taps at {} Hz".format(*filters)
+
+
 @torch.no_grad()
 def _imprint(network, classifier, chunks, length):
     """Class vectors of a length from mean directions of the speakers' chunks.
@@ -108,6 +154,8 @@ def _imprint(network, classifier, chunks, length):
     """
     size = chunks.batch_size * chunks.world_size
     weight = next(classifier.parameters())
+    # Of several class vectors the first.
+    weight = weight if weight.dim() == 2 else weight[:, 0]
     sums = torch.zeros_like(weight)
     drawn = RandomChunks(
         chunks.audio,

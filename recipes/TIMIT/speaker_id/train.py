@@ -64,7 +64,7 @@ from amsincnet_sb.training.run_record import (
     describe_lists,
     manifests_put_back,
 )
-from amsincnet_sb.training.starting_point import StartingPoint
+from amsincnet_sb.training.starting_point import StartingFilters, StartingPoint
 from amsincnet_sb.training.tensorboard import open_tensorboard
 from amsincnet_sb.utils.errors import (
     InputError,
@@ -90,8 +90,8 @@ class SpeakerBrain(CapturedBrain):
         From dataio_prep.
     label_encoder : CategoricalEncoder
         From dataio_prep.
-    start : StartingPoint or None
-        From find_start.
+    starts : list
+        From find_starts.
     budget : Budget or None
         Where the number of steps is still to be measured.
     **kwargs : dict
@@ -100,9 +100,9 @@ class SpeakerBrain(CapturedBrain):
 
     totals_names = ("wrong", "windows")
 
-    def __init__(self, datasets, label_encoder, start, budget, **kwargs):
+    def __init__(self, datasets, label_encoder, starts, budget, **kwargs):
         super().__init__(**kwargs)
-        self.start = start
+        self.starts = starts
         self.budget = budget
         self.eval_sets = {
             sb.Stage.VALID: datasets["valid"],
@@ -118,8 +118,12 @@ class SpeakerBrain(CapturedBrain):
         self.board = None
         if self.hparams.tensorboard and keeps:
             self.board = open_tensorboard(self.hparams.output_folder)
-        if isinstance(self.hparams.compute_cost, torch.nn.Module):
-            self.hparams.compute_cost.to(self.device)
+        cost = self.hparams.compute_cost
+        if isinstance(cost, torch.nn.Module):
+            cost.to(self.device)
+            if cost.state_dict():  # it learns from batches itself
+                self.modules["compute_cost"] = cost
+                self.checkpointer.add_recoverable("compute_cost", cost)
         bfloat16 = "bf16" in (self.precision, self.eval_precision)
         if bfloat16 and not has_bfloat16(self.device):
             logger.warning(
@@ -161,17 +165,20 @@ class SpeakerBrain(CapturedBrain):
     def on_fit_start(self):
         """Gets called once before training, recovers a checkpoint."""
         super().on_fit_start()
-        if self.hparams.start_from and self.optimizer_step == 0:
-            if self.start is None:  # gone, and every checkpoint is damaged
+        if self.optimizer_step == 0:
+            folders = self.hparams.start_from, self.hparams.filters_from
+            if any(folders) and not self.starts:  # every checkpoint is damaged
                 raise InputError(
-                    f"start_from: {self.hparams.start_from} does not exist."
+                    f"{' or '.join(filter(None, folders))}, which the run "
+                    "started from, does not exist."
                 )
-            self.start.load(
-                self.hparams.embedding_model,
-                self.hparams.classifier,
-                self.speakers,
-                self.train_sampler,
-            )
+            for start in self.starts:
+                start.load(
+                    self.hparams.embedding_model,
+                    self.hparams.classifier,
+                    self.speakers,
+                    self.train_sampler,
+                )
         if self.budget is not None and self.optimizer_step == 0:
             self.choose_steps()
         if self.writes_results:
@@ -201,9 +208,9 @@ class SpeakerBrain(CapturedBrain):
 
     def set_margin(self, step):
         """Set the loss's margin to that of a step, counted from 0."""
-        if self.hparams.margin_schedule is not None:
-            margin = self.hparams.margin_schedule(step)
-            self.hparams.compute_cost.set_margin(margin)
+        schedule, cost = self.hparams.margin_schedule, self.hparams.compute_cost
+        if schedule is not None and hasattr(cost, "set_margin"):
+            cost.set_margin(schedule(step))
 
     def on_stage_start(self, stage, epoch=None):
         """Gets called at the beginning of each stage."""
@@ -454,8 +461,8 @@ def prepare_corpus(options):
     return prepared, lists, corpus.report() if corpus else []
 
 
-def find_start(options):
-    """The trained model to start from, and the fingerprint of its weights.
+def find_starts(options):
+    """The trained models to start from, and the fingerprint of their weights.
 
     Arguments
     ---------
@@ -464,21 +471,26 @@ def find_start(options):
 
     Returns
     -------
-    start : StartingPoint or None
-        None without start_from, and where a run that is resumed does not
-        need it any more.
+    starts : list
+        A StartingPoint of start_from, StartingFilters of filters_from; none
+        where a run that is resumed does not need them any more.
     weights : str or None
         For RunRecord.keep.
     """
-    folder = options["start_from"]
-    if not folder:
-        return None, ""
+    folders = options["start_from"], options["filters_from"]
     resumed = any(Path(options["save_folder"]).glob("CKPT*"))
-    if resumed and not os.path.exists(folder):
-        return None, None
-    network, classifier, config = read_pretrained(folder)
-    start = StartingPoint(folder, network, classifier, config["speakers"])
-    return start, fingerprint(network, classifier)
+    if resumed and not all(os.path.exists(f) for f in folders if f):
+        return [], None
+    starts, weights = [], []
+    if folders[0]:
+        network, classifier, config = read_pretrained(folders[0])
+        speakers = config["speakers"]
+        starts.append(StartingPoint(folders[0], network, classifier, speakers))
+        weights.append(fingerprint(network, classifier))
+    if folders[1]:
+        starts.append(StartingFilters(folders[1], *read_pretrained(folders[1])))
+        weights.append(f"filters {fingerprint(starts[-1].sinc)}")
+    return starts, ", ".join(weights)
 
 
 def main(started=None):
@@ -500,13 +512,13 @@ def main(started=None):
         # 2. Corpus, and objects (of hparams["recipe"] where a file includes
         #    another); a wrong corpus or another run's folder is refused here
         with manifests_put_back(options):
-            start, weights = on_main(find_start, options)
+            starts, weights = on_main(find_starts, options)
             prepared, lists, report = prepare_corpus(options)
             overrides.update(prepared)
             record = RunRecord(hparams_file, run_opts, world_size())
             overrides.update(on_main(record.steps_of_minutes, options))
             hparams = load_recipe(hparams_file, overrides)
-            if start is not None:
+            for start in starts:
                 on_main(start.check, hparams["embedding_model"])
             on_main(record.keep, overrides, lists, weights)
 
@@ -548,7 +560,7 @@ def main(started=None):
             brain = SpeakerBrain(
                 datasets,
                 label_encoder,
-                start,
+                starts,
                 budget,
                 capture_step=hparams["capture_step"],
                 sync_batchnorm=hparams["sync_batchnorm"],

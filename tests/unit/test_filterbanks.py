@@ -1,0 +1,221 @@
+"""The filters to compare with: their formulas, and networks and models of them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from speechbrain.lobes.features import Fbank, Leaf
+from speechbrain.nnet import CNN
+from speechbrain.nnet.normalization import ExponentialMovingAverage
+
+from amsincnet_sb.inference.export import WaveformScorer
+from amsincnet_sb.inference.identifier import SpeakerIdentifier
+from amsincnet_sb.inference.pretrained import read_pretrained, write_pretrained
+from amsincnet_sb.lobes.classifiers import CosineClassifier
+from amsincnet_sb.lobes.frozen import for_evaluation
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
+from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.nnet.filterbanks import (
+    FILTERS,
+    FreeConv,
+    GaborConv,
+    HzSincConv,
+    LeafFeatures,
+    MelFeatures,
+)
+from amsincnet_sb.nnet.optimizers import parameter_groups
+from amsincnet_sb.nnet.sinc import SincConv
+from amsincnet_sb.utils.errors import InputError
+
+NETWORKS = {
+    SincNet: {
+        "cnn_channels": [6, 4],
+        "cnn_kernel_sizes": [31, 3],
+        "cnn_pools": [3, 3],
+    },
+    SincTDNN: {
+        "sinc_channels": 6,
+        "sinc_kernel_size": 31,
+        "tdnn_channels": [6],
+        "tdnn_kernel_sizes": [3],
+        "tdnn_strides": [2],
+    },
+}
+EVERY = pytest.mark.parametrize("name", sorted(FILTERS))
+BOTH = pytest.mark.parametrize("kind", NETWORKS)
+
+
+def network(kind, name):
+    torch.manual_seed(0)
+    arguments = {"window": 400, "hop": 100, "fc_neurons": [12, 8]}
+    return kind(**arguments, **NETWORKS[kind], filters=name)
+
+
+@EVERY
+@BOTH
+def test_a_network_learns_evaluates_and_is_a_model(kind, name, tmp_path):
+    """Fast, plain, folded and from a folder it computes the same."""
+    net, x = network(kind, name), torch.randn(3, 400)
+    F.cosine_similarity(net(x)[0], net(x)[1]).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    net.eval()
+    with torch.no_grad():
+        expected = net(x)
+        torch.testing.assert_close(for_evaluation(net)(x), expected)
+        net.fast = False
+        torch.testing.assert_close(net(x), expected)
+        net.fast = True
+        write_pretrained(tmp_path, net, CosineClassifier(8, 2), ["a", "b"])
+        again = read_pretrained(tmp_path)[0]
+        assert again.arguments == net.arguments
+        assert torch.equal(again(x), expected)
+    assert type(again.sinc) is type(net.sinc)
+    card = (tmp_path / "README.md").read_text()
+    assert ("learned\ncut-offs" in card) is (name == "sinc")
+    assert (f"`{name}`" in card) is (name != "sinc")
+
+
+@EVERY
+def test_their_learning_rate_is_set_apart(name):
+    net = network(SincTDNN, name)
+    apart = {
+        id(parameter): group["lr_factor"]
+        for group in parameter_groups(net, 7.0)
+        for parameter in group["params"]
+    }
+    assert len(apart) == len([*net.parameters()])
+    own = {id(p) for p in net.sinc.filter_parameters}
+    assert {i for i, factor in apart.items() if factor == 7.0} == own
+    assert bool(own) is (name != "fbank")
+
+
+def test_an_unknown_name():
+    with pytest.raises(ValueError, match="filters is 'melf' but must be one"):
+        SincNet(filters="melf")
+
+
+@pytest.mark.parametrize("kind", [MelFeatures, LeafFeatures])
+@pytest.mark.parametrize(
+    "sizes, message", [((8, 30), "must be odd"), ((9999, 9999), "too many")]
+)
+def test_features_refuse(kind, sizes, message):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: .*{message}"):
+        kind(*sizes, 16000, 3)
+
+
+def test_a_gabor_filter_is_half_as_large_at_its_cutoffs():
+    layer = GaborConv(80, 2001)
+    low, high = SincConv(80, 2001).cutoffs()
+    assert torch.equal(layer.cutoffs()[0], low)
+    time = torch.arange(-1000, 1001.0)
+    for cutoff in (low, high):
+        waves = torch.cos(2 * torch.pi * cutoff[:, None] * time)
+        middle = torch.cos(torch.pi * (low + high)[:, None] * time)
+        gains = [(layer.filters() * each).sum(1) for each in (waves, middle)]
+        # The window widens the narrowest.
+        torch.testing.assert_close(
+            (gains[0] / gains[1])[5:75],
+            torch.full((70,), 0.5),
+            atol=0.02,
+            rtol=0,
+        )
+
+
+def test_cutoffs_in_hz_are_speechbrains():
+    theirs, ours = CNN.SincConv(20, 101, in_channels=1), HzSincConv(20, 101)
+    theirs.device = "cpu"
+    with torch.no_grad():
+        for layer in ((theirs.low_hz_, theirs.band_hz_), (ours.low, ours.band)):
+            layer[0].mul_(-1.1)
+            layer[1][3] = 9000.0  # beyond half the sample rate
+    filters = theirs._get_sinc_filters()[:, 0]
+    found = ours.filters()
+    torch.testing.assert_close(found, filters, atol=2e-3, rtol=0)
+    grads = [
+        torch.autograd.grad(each.pow(2)[4:, :40].sum(), parameter)[0].flatten()
+        for each, parameter in ((filters, theirs.low_hz_), (found, ours.low))
+    ]
+    torch.testing.assert_close(*grads, rtol=0.02, atol=1e-7)
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_free_filters(random):
+    """Taps of any sign, in the order of a convolution; as large as sinc's."""
+    torch.manual_seed(1)
+    layer, start = FreeConv(5, 21, random=random), SincConv(5, 21).filters()
+    assert torch.equal(layer.filters(), start) is not random
+    torch.testing.assert_close(layer.filters().norm(dim=1), start.norm(dim=1))
+    with torch.no_grad():
+        layer.weight[:] = torch.arange(21.0)
+    x = torch.randn(2, 60)
+    expected = x.unfold(1, 21, 1) @ torch.arange(21.0)
+    torch.testing.assert_close(layer(x), expected[:, None].expand(2, 5, 40))
+
+
+def test_mel_features_are_speechbrains():
+    ours = MelFeatures(80, 251, 16000, 3)
+    assert (ours.matrix.sum(0) > 0).all()
+    milliseconds = {"win_length": 251 / 16, "hop_length": 3 / 16}
+    theirs = Fbank(n_mels=80, n_fft=512, **milliseconds)
+    # Its window of an odd length lies one sample earlier.
+    x = torch.randn(2, 3200) * torch.linspace(0.1, 1, 3200)
+    expected = theirs(x[:, 1:])[:, 42 : 42 + 983]
+    found = ours(x)
+    assert found.shape == (2, 80, 983)
+    difference = found - expected.transpose(1, 2)
+    assert difference.abs().max() < 0.01  # dB
+
+
+@pytest.mark.parametrize("pool", [2, 3, 4])
+def test_a_frame_lies_in_the_middle_of_its_pool(pool):
+    x = torch.full((1, 400), 1e-3)
+    x[0, 200] = 1.0
+    found = MelFeatures(8, 31, 16000, pool)(x).sum(1)
+    peak = (F.max_pool1d(x.unfold(1, 31, 1)[..., 15], pool)).argmax()
+    assert abs(found.argmax() - peak) <= 1
+
+
+def test_leaf_is_speechbrains():
+    """But for its moving average, which it has for frames of 10 ms."""
+    ours = LeafFeatures(10, 51, 16000, 160)
+    theirs = Leaf(
+        10,
+        window_len=50.5 / 16,
+        window_stride=10,
+        in_channels=1,
+        n_fft=2048,
+    )
+    kernel = ours.leaf.complex_conv.kernel
+    with torch.no_grad():
+        theirs.complex_conv.kernel.copy_(kernel)
+        assert torch.equal(
+            theirs.complex_conv._gabor_constraint(kernel), kernel
+        )
+    x = torch.randn(2, 3200)
+    expected = theirs(x).transpose(1, 2)
+    found = ours.features(x).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    log = LeafFeatures(10, 51, 16000, 160, pcen=False)
+    theirs.compression = None
+    torch.testing.assert_close(
+        log.features(x), theirs(x).log(), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_the_moving_average_is_as_slow_with_more_frames():
+    slow = LeafFeatures(3, 31, 16000, 40).leaf.compression.ema
+    x = torch.rand(2, 3, 15).repeat_interleave(4, dim=2)
+    expected = ExponentialMovingAverage(
+        3, per_channel=True, skip_transpose=True
+    )(x[:, :, ::4])
+    torch.testing.assert_close(slow(x)[:, :, 3::4], expected)
+
+
+def test_what_becomes_an_onnx_file():
+    for name, fits in (("fir", True), ("gabor", True), ("fbank", False)):
+        net = network(SincTDNN, name).eval()
+        model = SpeakerIdentifier(net, CosineClassifier(8, 2), ["a", "b"])
+        if fits:
+            WaveformScorer(model)
+            continue
+        with pytest.raises(InputError, match="filters fbank cannot become"):
+            WaveformScorer(model)
