@@ -73,7 +73,7 @@ class HzSincConv(SincConv):
     Example
     -------
     >>> HzSincConv(out_channels=4).band.data
-    tensor([ 425.3906,  876.8206, 1807.3146, 3725.2549])
+    tensor([ 630.1318, 1159.5535, 2133.7817, 3926.5330])
     """
 
     def _reset_parameters(self):
