@@ -15,7 +15,8 @@ Systems, as many as wanted:
   one parameter is chosen on training utterances;
 * ``resemblyzer``: the pretrained embedding of its package, with centroids;
 * a results folder: our model, as its own evaluation has it, a window every
-  10 ms. It has to know the speakers of the manifests;
+  10 ms. It has to know the speakers of the manifests. Of folders named by
+  their seeds the mean is told;
 * a JSON file of an earlier run: its rows once more, in the same table.
 
 Everybody decides the same utterances from their start: whole, and cut to the
@@ -217,7 +218,11 @@ def ours(folder, corpus, args):
         found = model.identify(waves, top_k=1)
         return {"": [label.get(best.speaker, -1) for (best,) in found]}
 
-    yield folder, None, {}, decide
+    # A run is in a folder named by its seed.
+    path = Path(folder)
+    seed = int(path.name) if path.name.isdecimal() else None
+    name = path if seed is None else path.parent
+    yield str(name), seed, {}, decide
 
 
 def lda(name, corpus, args):
@@ -297,7 +302,7 @@ def judged(systems, corpus, args):
                     "split": args.split,
                     "utterances": len(corpus.ids),
                     "training": told,
-                    "options": vars(args) if seed is not None else {},
+                    "options": vars(args) if given in NETWORKS else {},
                     "machine": machine(torch.device(args.device).type),
                     **row,
                 }

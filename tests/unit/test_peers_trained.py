@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -61,9 +62,12 @@ def run(corpus):
     return call
 
 
-def test_everybody_is_asked_the_same(run, saved, capsys):
+def test_everybody_is_asked_the_same(run, saved, tmp_path, capsys):
+    ours = tmp_path / "ours"
+    for seed in "12":
+        shutil.copytree(saved.folder, ours / seed / "pretrained")
     rows = run(
-        f"ecapa xvector lda {saved.folder.parent} --steps 50 --lr 0.01 {TINY} "
+        f"ecapa xvector lda {ours}/1 {ours}/2 --steps 50 --lr 0.01 {TINY} "
         "--lengths 0.2 --conditions white10"
     )
     assert len(rows) == 6
@@ -74,6 +78,7 @@ def test_everybody_is_asked_the_same(run, saved, capsys):
         assert row["errors"]["whole"] == 25.0
         assert set(row["errors"]) == {"whole", "0.2 s", "white noise, 10 dB"}
         assert f"| {system}" in printed and f"| {way} |" in printed
+    assert f"| {ours} |  | test |  |  |  | 25.00 (25.00-25.00) |" in printed
     told = rows["ecapa", "centroids"]["training"]
     # The originals, and a copy of each with noise and with bands dropped.
     assert (told["steps"], told["examples"]) == (50, 50 * 3 * 4)
