@@ -69,9 +69,8 @@ class StartingPoint:
             What the run trains on.
         """
         network.load_state_dict(self.network.state_dict())
-        alike = type(classifier) is type(self.classifier) and getattr(
-            classifier, "subcentres", 1
-        ) == getattr(self.classifier, "subcentres", 1)
+        kinds = _kind(self.classifier), _kind(classifier)
+        alike = kinds[0] == kinds[1]
         known = [name for name in speakers if alike and name in self.speakers]
         logger.info(
             "Starts from the weights in %s, with class vectors of %d of its "
@@ -85,8 +84,7 @@ class StartingPoint:
             logger.warning(
                 "Note: class vectors of a %s are not those of a %s and are "
                 "not taken.",
-                type(self.classifier).__name__,
-                type(classifier).__name__,
+                *kinds,
             )
         if len(known) < len(speakers):
             like = self.classifier if known else classifier
@@ -138,6 +136,13 @@ class StartingFilters:
         """Give a run's network the filters; see StartingPoint."""
         network.sinc.load_state_dict(self.sinc.state_dict())
         logger.info("Starts with the filters of the model in %s.", self.folder)
+
+
+def _kind(classifier):
+    """A classifier in words, the same for those with like class vectors."""
+    number = getattr(classifier, "subcentres", 1)
+    subcentres = f" of {number} subcentres" if number > 1 else ""
+    return type(classifier).__name__ + subcentres
 
 
 def _described(filters):

@@ -17,6 +17,8 @@ from amsincnet_sb.lobes.heads import make_classifier, make_loss, make_scores
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.angular_losses import AAMSoftmax, CurricularSoftmax
 from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
+from amsincnet_sb.training import checks
+from amsincnet_sb.utils.errors import InputError
 
 
 def cosines(batch=7, classes=5):
@@ -80,6 +82,21 @@ def test_curricular_is_its_formula():
     again = CurricularSoftmax(0.3)
     again.load_state_dict(loss.state_dict())
     assert torch.equal(again.t, loss.t)
+
+
+def test_a_loss_with_a_state_is_for_one_process(monkeypatch):
+    monkeypatch.setattr(checks, "world_size", lambda: 2)
+    hparams = {
+        "embedding_model": SincNet(fc_neurons=[4]),
+        "embedding_size": 4,
+        "modules": {},
+        "n_speakers": 2,
+        "compute_cost": AAMSoftmax(0.2),
+    }
+    checks.check_network(hparams)
+    hparams["compute_cost"] = CurricularSoftmax(0.2)
+    with pytest.raises(InputError, match="CurricularSoftmax follows the batch"):
+        checks.check_network(hparams)
 
 
 def test_of_subcentres_the_nearest_counts():

@@ -1,6 +1,7 @@
 """A run starts from a trained model: its weights, class vectors by name."""
 
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -74,6 +75,12 @@ def test_class_vectors_of_another_loss_are_not_taken(loaded, voice, caplog):
     )
     assert told_apart(net, classifier, voice)
     assert not classifier.linear.bias.any()
+
+
+def test_of_new_subcentres_the_first_is_the_speaker(loaded, voice, caplog):
+    net, classifier = loaded(partial(CosineClassifier, subcentres=2))
+    assert "not those of a CosineClassifier of 2 subcentres" in caplog.text
+    assert told_apart(net, classifier, voice)
 
 
 @pytest.mark.parametrize(
