@@ -139,6 +139,15 @@ def test_a_grid_of_other_keys(recipe, tmp_path, capsys):
     assert not (output / "margins.csv").exists()
 
 
+def test_a_key_of_the_grid_may_be_one_of_the_metrics(recipe, tmp_path, capsys):
+    (recipe / "am.yaml").write_text("data_folder: a\nmargin: 0.3\nloss: am\n")
+    arguments = [str(recipe / "am.yaml"), f"--output={tmp_path / 's'}"]
+    grid = ["--seeds=1", "--grid", "loss", "am", "aam"]
+    assert sweep_script.main([*arguments, *grid]) == 0
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert [row.split(" | ")[2] for row in rows] == ["am", "aam"]
+
+
 @pytest.mark.parametrize(
     ("grid", "complaint"),
     [

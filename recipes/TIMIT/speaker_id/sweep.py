@@ -285,7 +285,8 @@ class Sweep:
         for run in self.runs:
             errors = self.errors(run)
             if errors is not None:
-                row = {**run._asdict(), **dict(run.options), **errors}
+                # A grid over losses has the key of an evaluation.
+                row = {**errors, **run._asdict(), **dict(run.options)}
                 rows.append({key: row.get(key) for key in self.columns})
         with atomic_write(self.table.with_suffix(".csv")) as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
