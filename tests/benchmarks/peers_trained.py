@@ -118,8 +118,7 @@ def arguments(argv=None):
 class Corpus:
     """What is learned from and what is asked, and in which forms.
 
-    ``asked`` maps the name of a column to what the waveforms were cut to, in
-    seconds, or None, and the waveforms.
+    ``asked`` maps the name of a column to its waveforms ``[T]``.
     """
 
     def __init__(self, args):
@@ -143,12 +142,11 @@ class Corpus:
 
         waves = list(prefetch(read, learned + asked, group=16))
         self.waves, whole = waves[: len(learned)], waves[len(learned) :]
-        self.asked = {WHOLE: (None, whole)}
+        self.asked = {WHOLE: whole}
         for seconds in args.lengths:
             cut = [wave[: round(seconds * RATE)] for wave in whole]
-            self.asked[f"{seconds:g} s"] = seconds, cut
-        for name, changed in _in_conditions(whole, args.conditions).items():
-            self.asked[name] = None, changed
+            self.asked[f"{seconds:g} s"] = cut
+        self.asked |= _in_conditions(whole, args.conditions)
 
 
 def _splits(folder, split):
@@ -213,7 +211,7 @@ def ours(folder, corpus, args):
             f"{args.manifests}; give the manifests it was trained on."
         )
 
-    def decide(waves, seconds):
+    def decide(waves):
         """-1: a speaker who is not in the manifests."""
         found = model.identify(waves, top_k=1)
         return {"": [label.get(best.speaker, -1) for (best,) in found]}
@@ -227,11 +225,11 @@ def ours(folder, corpus, args):
 
 def lda(name, corpus, args):
     """Statistics of MFCCs."""
-    classifier = MfccLda(corpus.waves, corpus.labels)
+    classifier = MfccLda(corpus.waves, corpus.labels, args.lengths)
 
-    def decide(waves, seconds):
-        """Fitted for this length."""
-        return {"": classifier.decide(waves, seconds)}
+    def decide(waves):
+        """By one way."""
+        return {"": classifier.decide(waves)}
 
     yield "MFCC, LDA", None, {"shrinkage": classifier.shrinkage}, decide
 
@@ -239,7 +237,7 @@ def lda(name, corpus, args):
 def by_vectors(embed, vectors):
     """Decisions for the nearest of each set of vectors ``[speakers, size]``."""
 
-    def decide(waves, seconds):
+    def decide(waves):
         """By cosines."""
         found = embed(waves)
         return {
@@ -288,8 +286,8 @@ def judged(systems, corpus, args):
         make = makers.get(given, ours)
         for name, seed, told, decide in make(given, corpus, args):
             rows = defaultdict(lambda: {"errors": {}, "wrong": {}})
-            for column, (seconds, waves) in corpus.asked.items():
-                for way, labels in decide(waves, seconds).items():
+            for column, waves in corpus.asked.items():
+                for way, labels in decide(waves).items():
                     bad = torch.as_tensor(labels).cpu() != corpus.truth
                     ids = [i for i, is_bad in zip(corpus.ids, bad) if is_bad]
                     rows[way]["wrong"][column] = ids
