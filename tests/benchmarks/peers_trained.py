@@ -14,6 +14,7 @@ Systems, as many as wanted:
 * ``lda``: statistics of MFCCs and linear discriminants (peer_lda.py), whose
   one parameter is chosen on training utterances;
 * ``resemblyzer``: the pretrained embedding of its package, with centroids;
+  what is shorter than its 1.6 s is repeated;
 * a results folder: our model, as its own evaluation has it, a window every
   10 ms. It has to know the speakers of the manifests. Of folders named by
   their seeds the mean is told;
@@ -37,6 +38,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from peer_lda import MfccLda
 from peer_networks import NETWORKS, OURS, THEIRS, train, unit_vectors
@@ -52,6 +54,7 @@ from amsincnet_sb.utils.errors import InputError, exit_on_input_error
 RATE = 16000
 WHOLE = "whole"
 UNNAMED = "seeds", "seconds", "steps"  # not among the options in a name
+RESEMBLYZERS = 25600  # samples it always takes; more right than silence
 LDA, RESEMBLYZER = "lda", "resemblyzer"
 
 
@@ -255,7 +258,11 @@ def pretrained(name, corpus, args):
 
     def embed(waves):
         """``[waves, size]``."""
-        vectors = found([wave.numpy() for wave in waves])
+        given = (
+            np.resize(wave.numpy(), max(len(wave), RESEMBLYZERS))
+            for wave in waves
+        )
+        vectors = found(given)
         return torch.stack([torch.as_tensor(each) for each in vectors])
 
     yield "Resemblyzer", None, {}, by_vectors(embed, _centroids(embed, corpus))
