@@ -344,6 +344,11 @@ def table(rows):
         yield "| " + " | ".join(cells) + " |"
 
 
+def _write(rows, path):
+    if path:
+        Path(path).write_text(json.dumps(rows, indent=1))
+
+
 def main(argv=None):
     """Judge, print, and write JSON."""
     args = arguments(argv)
@@ -366,8 +371,8 @@ def main(argv=None):
                 row["training"],
                 file=sys.stderr,
             )
-            if args.json:
-                Path(args.json).write_text(json.dumps(rows, indent=1))
+            _write(rows, args.json)
+    _write(rows, args.json)
     print(*table(rows), sep="\n")
 
 

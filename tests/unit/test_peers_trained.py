@@ -99,7 +99,9 @@ def test_a_budget_of_seconds_and_seeds(run, corpus, capsys):
     assert "| xvector 0.3 s channels=8 crop=0.2 batch=4 augment=" in table
     assert "schedule=triangular | centroids | test |" in table
     (corpus / "found.json").write_text(json.dumps(rows))
-    peers_trained.main([str(corpus / "found.json")])
+    again = corpus / "again.json"
+    peers_trained.main([str(corpus / "found.json"), f"--json={again}"])
+    assert json.loads(again.read_text()) == rows
     assert "| 15.00 (10.00-20.00) |" in capsys.readouterr().out
 
 
