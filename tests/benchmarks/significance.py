@@ -13,13 +13,19 @@ interval by bootstrap, p by exchanging the two for random speakers.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-from amsincnet_sb.plots import read_sentences
-from amsincnet_sb.utils.errors import InputError, exit_on_input_error
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from amsincnet_sb.plots import read_sentences  # noqa: E402
+from amsincnet_sb.utils.errors import (  # noqa: E402
+    InputError,
+    exit_on_input_error,
+)
 
 DRAWS = 9999
 ERRORS = ["frame", "sentence"]
