@@ -118,7 +118,8 @@ class WindowedEmbedding(nn.Module):
         """The first layer; its name is that in every model file."""
         names = ("filters", "sample_rate", "min_low_hz", "min_band_hz")
         name, *others = (self.arguments[name] for name in names)
-        self.sinc = make_filters(name, channels, taps, *others, pool)
+        window = self.arguments["window"]
+        self.sinc = make_filters(name, channels, taps, *others, pool, window)
 
     def _filtered(self, windows, pool):
         """Plain form of the first layer, ``[windows, channels, time]``.

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 LARGEST = 2**22  # taps of all filters together
+LARGEST_FRAMES = 2**26  # samples of all frames of a window together
 
 
 class GaborConv(SincConv):
@@ -165,7 +166,7 @@ class _Features(nn.Module):
                 f"{type(self).__name__}: kernel_size is {kernel_size} but must "
                 "be odd, so that a filter has a middle."
             )
-        if out_channels * kernel_size > LARGEST:
+        if out_channels * max(kernel_size, 1024) > LARGEST:
             raise ValueError(
                 f"{type(self).__name__}: {out_channels} channels of "
                 f"{kernel_size} taps are too many; have at most {LARGEST} taps."
@@ -305,11 +306,13 @@ class LeafFeatures(_Features):
 
 
 class _MovingAverage(nn.Module):
-    """SpeechBrain's ``ExponentialMovingAverage`` without its loop.
+    """SpeechBrain's ``ExponentialMovingAverage`` in blocks, by matmuls.
 
     Its coefficients are those of frames of which there are ``frames`` in one
     of ours.
     """
+
+    block = 64
 
     def __init__(self, ema, frames):
         super().__init__()
@@ -318,15 +321,23 @@ class _MovingAverage(nn.Module):
 
     def forward(self, x):
         """``[batch, channels, time]`` to the same shape."""
-        time = x.shape[2]
-        ages = torch.arange(time + 1, device=x.device) * self.frames
+        time, size = x.shape[2], self.block
+        ages = torch.arange(size + 1, device=x.device) * self.frames
         kept = (1 - self._weights.clamp(0, 1))[:, None] ** ages
         weights = (1 - kept[:, 1:2]) * kept[:, :-1]
-        # [channels, time, time], a row for each value, the last one first. All
-        # terms are positive: nothing cancels.
-        matrix = F.pad(weights, (time - 1, 0)).unfold(1, time, 1)
-        found = (x.flip(2).transpose(0, 1) @ matrix).transpose(0, 1)
-        return found + x[:, :, :1] * kept[:, 1:]
+        # [channels, size, size], a row for each value of a block, the last one
+        # first. All terms are positive: nothing cancels.
+        matrix = F.pad(weights, (size - 1, 0)).unfold(1, size, 1)
+        state = x[:, :, 0]
+        x = F.pad(x, (0, -time % size)).unflatten(2, (-1, size))
+        values = x.flip(3).transpose(0, 1).flatten(1, 2) @ matrix
+        values = values.unflatten(1, (len(x), -1)).transpose(0, 1)
+        before = []
+        for last in values[..., -1].unbind(2):
+            before.append(state)
+            state = last + state * kept[:, -1]
+        values = values + torch.stack(before, 2)[..., None] * kept[:, None, 1:]
+        return values.flatten(2)[:, :, :time]
 
 
 #: Name -> what makes the filters of a network.
@@ -344,7 +355,7 @@ _FEATURES = {"fbank", "leaf", "leaf_log"}
 
 
 def make_filters(
-    name, channels, taps, sample_rate, min_low_hz, min_band_hz, pool
+    name, channels, taps, sample_rate, min_low_hz, min_band_hz, pool, window
 ):
     """The filters of a network by their name in :data:`FILTERS`.
 
@@ -355,7 +366,9 @@ def make_filters(
 
     Example
     -------
-    >>> type(make_filters("gabor", 80, 251, 16000, 50.0, 50.0, 3)).__name__
+    >>> type(
+    ...     make_filters("gabor", 80, 251, 16000, 50.0, 50.0, 3, 3200)
+    ... ).__name__
     'GaborConv'
     """
     if name not in FILTERS:
@@ -363,5 +376,10 @@ def make_filters(
             f"filters is {name!r} but must be one of {', '.join(FILTERS)}."
         )
     if name in _FEATURES:
+        if taps * window // pool > LARGEST_FRAMES:
+            raise ValueError(
+                f"filters: {taps} taps around every {pool} of a window's "
+                f"{window} samples are more than {LARGEST_FRAMES}."
+            )
         return FILTERS[name](channels, taps, sample_rate, pool)
     return FILTERS[name](channels, taps, sample_rate, min_low_hz, min_band_hz)

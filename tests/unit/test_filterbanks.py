@@ -88,6 +88,13 @@ def test_their_learning_rate_is_set_apart(name):
     assert bool(own) is (name != "fbank")
 
 
+def test_frames_that_no_memory_holds():
+    """As a stranger's model file may ask for."""
+    sizes = {"cnn_channels": [4], "cnn_kernel_sizes": [65535], "cnn_pools": [1]}
+    with pytest.raises(ValueError, match="filters: 65535 taps around every 1"):
+        SincNet(window=2**20, filters="fbank", **sizes)
+
+
 def test_an_unknown_name():
     with pytest.raises(ValueError, match="filters is 'melf' but must be one"):
         SincNet(filters="melf")
@@ -95,7 +102,8 @@ def test_an_unknown_name():
 
 @pytest.mark.parametrize("kind", [MelFeatures, LeafFeatures])
 @pytest.mark.parametrize(
-    "sizes, message", [((8, 30), "must be odd"), ((9999, 9999), "too many")]
+    "sizes, message",
+    [((8, 30), "be odd"), ((99, 65535), "too many"), ((9999, 3), "too many")],
 )
 def test_features_refuse(kind, sizes, message):
     with pytest.raises(ValueError, match=f"{kind.__name__}: .*{message}"):
@@ -203,7 +211,7 @@ def test_leaf_is_speechbrains():
 
 def test_the_moving_average_is_as_slow_with_more_frames():
     slow = LeafFeatures(3, 31, 16000, 40).leaf.compression.ema
-    x = torch.rand(2, 3, 15).repeat_interleave(4, dim=2)
+    x = torch.rand(2, 3, 45).repeat_interleave(4, dim=2)
     expected = ExponentialMovingAverage(
         3, per_channel=True, skip_transpose=True
     )(x[:, :, ::4])
