@@ -9,9 +9,9 @@ def parameter_groups(modules, cutoff_lr_factor=1.0):
     """Parameter groups of the matrices, gains and biases, and cut-offs.
 
     The cut-offs of :class:`amsincnet_sb.nnet.sinc.SincConv`, of the order of
-    0.01, and those of :mod:`amsincnet_sb.nnet.filterbanks` may need a learning rate of their
-    own: whoever sets it multiplies by the group's ``lr_factor``, which is
-    ``cutoff_lr_factor`` for them, else 1.
+    0.01, and those of :mod:`amsincnet_sb.nnet.filterbanks` may need a learning
+    rate of their own: whoever sets it multiplies by the group's ``lr_factor``,
+    which is ``cutoff_lr_factor`` for them, else 1.
     Weight decay pulls towards zero, which makes sense for a matrix or a
     kernel, not for a gain, a bias or a frequency: their groups have none.
 

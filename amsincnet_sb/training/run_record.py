@@ -51,6 +51,16 @@ _LEFT_OUT = HOW | {
     *("n_speakers", "number_of_epochs", "epoch_counter", "modules"),
     *("checkpointer", "train_logger", "processes", "minutes"),
 }
+#: Objects of earlier versions' files, and what makes the same ones today, and
+#: arguments that came later, with the values that change nothing.
+_BECAME = {
+    "!new:speechbrain.nnet.losses.AMSoftmax": "make_loss",
+    "!new:speechbrain.lobes.models.AMSincNet.CosineClassifier": (
+        "make_classifier"
+    ),
+    "!name:amsincnet_sb.nnet.scoring.log_posteriors": "make_scores",
+}
+_LATER = {"filters": "sinc", "loss": "am", "subcentres": 1}
 SPLITS = {"train": "training", "test": "test", "valid": "validation"}
 
 
@@ -249,12 +259,19 @@ def _option_differences(before, now):
 
 def _leaves(name, old, new):
     alike = isinstance(old, dict) and isinstance(new, dict)
-    if alike and old.get("!") == new.get("!"):
+    if alike and _same_kind(old.get("!"), new.get("!")):
         for key in dict.fromkeys([*old, *new]):
-            yield from _leaves(f"{name}.{key}", old.get(key), new.get(key))
+            if key != "!":
+                before = old.get(key, _LATER.get(key))
+                yield from _leaves(f"{name}.{key}", before, new.get(key))
     elif old != new:
         old, new = (_shown(value) for value in (old, new))
         yield f"{name} is {old} there and {new} here"
+
+
+def _same_kind(old, new):
+    now = f"!apply:amsincnet_sb.lobes.heads.{_BECAME.get(old)}"
+    return new in (old, now)
 
 
 def _shown(value):

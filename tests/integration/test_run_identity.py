@@ -1,6 +1,7 @@
 """Another run, or another process, in an output folder is refused."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -139,6 +140,34 @@ def test_results_without_a_record_go_on(recipe, own, tmp_path):
     record.unlink()
     recipe(HPARAMS, output, **options(own), number_of_epochs=1)
     assert record.read_text() == kept
+
+
+def test_a_record_of_an_earlier_version(recipe, refused, own, tmp_path):
+    """Before there were other losses and filters to choose from."""
+    output = tmp_path / "results"
+    recipe(HPARAMS, output, **options(own), number_of_epochs=1)
+    path = output / "save" / "run.json"
+    record = json.loads(path.read_text())
+    known = record["options"]
+    for key in ("loss", "subcentres", "filters", "filters_from", "minutes"):
+        known.pop(key, None)
+    del known["embedding_model"]["filters"]
+    for key, tag in (
+        ("compute_cost", "!new:speechbrain.nnet.losses.AMSoftmax"),
+        (
+            "classifier",
+            "!new:speechbrain.lobes.models.AMSincNet.CosineClassifier",
+        ),
+        ("compute_scores", "!name:amsincnet_sb.nnet.scoring.log_posteriors"),
+    ):
+        known[key]["!"] = tag
+        del known[key]["loss"]
+    del known["classifier"]["subcentres"]
+    path.write_text(json.dumps(record))
+    for other in ({"loss": "aam"}, {"filters": "gabor"}):
+        error = refused(HPARAMS, **options(own, **other))
+        assert next(iter(other.values())) in error
+    recipe(HPARAMS, output, **options(own), number_of_epochs=2)
 
 
 def test_a_damaged_record(refused, started):
