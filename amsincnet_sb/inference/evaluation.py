@@ -16,6 +16,7 @@ from amsincnet_sb.inference.scoring import (
     eer,
     min_dcf,
 )
+from amsincnet_sb.inference.trials import read_trial_list
 from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.training.metrics import error_summary
 from amsincnet_sb.utils.errors import InputError
@@ -282,44 +283,34 @@ def _error_lines(errors):
 
 
 def read_trials(path, ids):
-    """Read a list of trials as VoxCeleb's: ``1 first second`` per line.
+    """Read a list of trials of a manifest's utterances, with labels.
 
-    ``first`` and ``second`` are positions in ``ids``. Returns them and whether
-    the speaker is the same, ``[trials]`` each.
+    In one of the forms of
+    :func:`amsincnet_sb.inference.trials.read_trial_list`. ``first`` and
+    ``second`` are positions in ``ids``. Returns them and whether the speaker
+    is the same, ``[trials]`` each.
     """
+    listed = read_trial_list(path)
+    if listed.same is None:
+        raise InputError(
+            f"{path} does not say which trials are of one speaker; write '1 a "
+            "b' or '0 a b'."
+        )
     position = {name: i for i, name in enumerate(ids)}
-    try:
-        with open(path, encoding="utf-8") as file:
-            rows = [
-                _trial(words, position, f"{path}, line {number}")
-                for number, line in enumerate(file, start=1)
-                if (words := line.split())
-            ]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read: {reason}.") from error
-    table = torch.tensor(rows).reshape(-1, 3)
-    same = table[:, 0] == 1
+    for where, pair in zip(listed.where, listed.pairs):
+        for name in pair:
+            if name not in position:
+                raise InputError(
+                    f"{where}: {name!r} is no utterance of the manifest."
+                )
+    same = torch.tensor(listed.same)
     if not same.any() or same.all():
         raise InputError(
             f"{path} holds {int(same.sum())} trials of one speaker and "
             f"{int((~same).sum())} of two, but at least one of each is needed."
         )
-    return table[:, 1], table[:, 2], same
-
-
-def _trial(words, position, where):
-    if len(words) != 3 or words[0] not in ("0", "1"):
-        raise InputError(
-            f"{where}: a trial is 0 or 1 and two utterances, such as: "
-            "1 ann-1 ann-2."
-        )
-    for word in words[1:]:
-        if word not in position:
-            raise InputError(
-                f"{where}: {word!r} is no utterance of the manifest."
-            )
-    return [int(words[0]), position[words[1]], position[words[2]]]
+    places = [[position[a], position[b]] for a, b in listed.pairs]
+    return *torch.tensor(places).T, same
 
 
 def _all_pairs(speakers):

@@ -28,12 +28,13 @@ class TrialList(NamedTuple):
     """Trials: pairs of names, and whether each is of one speaker.
 
     ``same`` is None for a list without labels; ``form`` "VoxCeleb", "Kaldi"
-    or "unlabelled".
+    or "unlabelled"; ``where`` the file and line of each.
     """
 
     pairs: list
     same: list | None
     form: str
+    where: list
 
 
 def read_trial_list(path):
@@ -46,10 +47,10 @@ def read_trial_list(path):
     -------
     >>> file = getfixture("tmp_path") / "trials"
     >>> _ = file.write_text("a b target\\na c nontarget\\n")
-    >>> read_trial_list(file)
-    TrialList(pairs=[('a', 'b'), ('a', 'c')], same=[True, False], form='Kaldi')
+    >>> read_trial_list(file)[:3]
+    ([('a', 'b'), ('a', 'c')], [True, False], 'Kaldi')
     """
-    pairs, same, form = [], [], None
+    pairs, same, form, places = [], [], None, []
     for where, line in text_lines(path, "give a list of trials"):
         words = line.split()
         if len(words) == 3 and words[2] in KALDI:
@@ -71,9 +72,11 @@ def read_trial_list(path):
         form = found
         pairs.append(tuple(pair))
         same.append(label)
+        places.append(where)
     if not pairs:
         raise InputError(f"{path}: it lists no trials.")
-    return TrialList(pairs, None if form == "unlabelled" else same, form)
+    labels = None if form == "unlabelled" else same
+    return TrialList(pairs, labels, form, places)
 
 
 def find_recordings(trials, data_folder):

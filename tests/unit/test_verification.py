@@ -117,12 +117,13 @@ def test_as_if_the_model_did_not_know_a_speaker(
 @pytest.mark.parametrize(
     "text, complaint",
     [
-        ("1 a b\n2 a c\n", "line 2: a trial is 0 or 1"),
-        ("1 a b\n\n0 a\n", "line 3: a trial is 0 or 1"),
+        ("1 a b\n2 a c\n", "line 2: a trial is '1 a b' or '0 a b'"),
+        ("1 a b\n\n0 a\n", "line 3: this trial is unlabelled"),
+        ("a b\na c\n", "does not say which"),
         ("1 a b\n0 a zed\n", "'zed' is no utterance"),
         ("1 a b\n", "at least one of each"),
-        ("", "at least one of each"),
-        (None, "cannot be read: No such file"),
+        ("", "lists no trials"),
+        (None, "No such file|does not exist|cannot be read"),
     ],
 )
 def test_bad_trials(tmp_path, text, complaint):
