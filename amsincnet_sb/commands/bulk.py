@@ -52,10 +52,11 @@ def in_parts(options, command, join, suffix, *more):
     program += [os.path.abspath(options.model), "--device", options.device]
     if options.channel:
         program += ["--channel", str(options.channel)]
-    commands = {}
+    commands, asked = {}, {}
     for number, first in enumerate(range(0, len(names), PART)):
         path = work / f"{number:06d}" / f"part{suffix}"
         some = names[first : first + PART]
+        asked[path] = some
         commands[path] = [*program, *more, "--output", str(path), "--", *some]
     with open_executor(options.executor) as submit, sole_process(work):
         _keep_plan(work, [*commands.values()], [*_model(options), *names])
@@ -71,35 +72,52 @@ def in_parts(options, command, join, suffix, *more):
             unit="part",
             disable=None,
         )
-        reasons = [_reason(future, futures[future]) for future in bar]
+        reasons = [
+            _reason(future, futures[future], asked[futures[future]])
+            for future in bar
+        ]
         reasons = [reason for reason in reasons if reason]
         if reasons:
             raise InputError(
                 f"{len(reasons)} of {len(commands)} parts have failed, one of "
                 f"them so: {reasons[0].rstrip('.')}."
             )
-        join([*commands], output)
+        parts = [path for path in commands if path.exists()]
+        if parts:
+            join(parts, output)
         status = max([status, *map(_complaints, commands)])
         shutil.rmtree(work)
+    if not parts:
+        return status
     answer(options, {"output": output, "files": len(names)}, output)
     return status
 
 
 def _complaints(path):
     """Print those of a part; the exit status."""
-    said = path.parent.with_suffix(".log").read_text(encoding="utf-8")
-    errors = [x for x in said.splitlines() if x.startswith("Error: ")]
-    return max([0, *(complain(x.removeprefix("Error: ")) for x in errors)])
+    return max([0, *map(complain, _errors(path)[1])])
 
 
-def _reason(future, path):
-    """Why a part has no output, or None."""
+def _errors(path):
+    """Lines of a part's log, and what those say that are errors."""
+    log = path.parent.with_suffix(".log")
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    mark = "Error: "
+    return lines, [x[len(mark) :] for x in lines if x.startswith(mark)]
+
+
+def _reason(future, path, names):
+    """Why a part has no output, or None.
+
+    None of its recordings can be used if there is a complaint about each.
+    """
     if future.exception() is not None:
         return f"{future.exception()}"
     if path.exists():
         return None
-    log = path.parent.with_suffix(".log")
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines, errors = _errors(path)
+    if all(any(name in error for error in errors) for name in names):
+        return None
     said = lines[-1] if lines else f"status {future.result()}"
     return said.removeprefix("Error: ")
 

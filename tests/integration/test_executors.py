@@ -129,7 +129,10 @@ def test_recordings_in_parts(
     assert main([*ask, f"--output={output}"]) == 0
     alone = np.load(output)
     expected = alone["files"].tolist(), alone["embeddings"]
-    assert main([*ask, f"--output={output}", f"--executor={scheduler}"]) == 0
+    # The second part has nothing that can be used.
+    ask += [str(bad), f"--output={output}", f"--executor={scheduler}"]
+    assert main(ask) == 2
+    assert str(bad) in capsys.readouterr().err.splitlines()[-1]
     together = np.load(output)
     assert together["files"].tolist() == expected[0] == files[:2]
     np.testing.assert_allclose(
