@@ -35,10 +35,12 @@ def cnn(x, input_norm, filters, convs, norms, pools, eps, slope):
 def sinc_map(
     x, input_norm, filters, norm, pool, eps, slope, floor=0.0, keep=None
 ):
-    """See :meth:`amsincnet_sb.kernels.Kernels.sinc_map`."""
+    """See :meth:`amsincnet_sb.kernels.Kernels.sinc_map`.
+
+    Under autocast the result is in its precision, as the next matmul needs it.
+    """
     layers = input_norm, filters, [], [norm], [pool]
-    x = _last_map(x, layers, eps, slope, floor)
-    return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)
+    return _last_map(x, layers, eps, slope, floor, keep, rounded=True)
 
 
 def frozen_cnn(
@@ -81,8 +83,12 @@ def frozen_cnn(
     return run
 
 
-def _last_map(x, layers, eps, slope, floor):
-    """The last layer's feature map, ``[batch, time, channels]``."""
+def _last_map(x, layers, eps, slope, floor, keep=None, rounded=False):
+    """The last layer's feature map, ``[batch, time, channels]``.
+
+    With zeros in the channels that are not to ``keep``, and, if ``rounded``, in
+    the precision of the matmuls.
+    """
     input_norm, filters, convs, norms, pools = layers
     if input_norm is None:
         fixed = filters.new_ones(2, x.shape[1])
@@ -96,7 +102,10 @@ def _last_map(x, layers, eps, slope, floor):
     with torch.autocast("cpu", enabled=False):
         settings = filters.shape[1], tuple(pools), eps, slope, dtype, floor
         parameters = _parameters(input_norm, filters, convs, norms, pools[0])
-        return _CNN.apply(settings, x, *parameters)
+        if keep is not None:
+            keep = keep.unsqueeze(1)
+        out = dtype if rounded else x.dtype
+        return _CNN.apply(settings, keep, out, x, *parameters)
 
 
 def _parameters(input_norm, filters, convs, norms, pool):
@@ -121,15 +130,22 @@ class _CNN(torch.autograd.Function):
     """:class:`Network` over a batch, slice by slice."""
 
     @staticmethod
-    def forward(ctx, settings, x, *parameters):
+    def forward(ctx, settings, keep, dtype, x, *parameters):
         """See torch.autograd.Function."""
         network = Network(settings, parameters)
-        ctx.settings, ctx.count = settings, len(parameters)
+        ctx.settings, ctx.keep, ctx.count = settings, keep, len(parameters)
         ctx.size = _slice_size(settings, x, parameters)
         kept = [] if any(ctx.needs_input_grad) else None
-        parts = [network.forward(each, kept) for each in x.split(ctx.size)]
+        out = None
+        for at in range(0, len(x), ctx.size):
+            part = network.forward(x[at : at + ctx.size], kept)
+            if keep is not None:
+                part *= keep[at : at + ctx.size]
+            if out is None:
+                out = part.new_empty(len(x), *part.shape[1:], dtype=dtype)
+            out[at : at + ctx.size] = part
         ctx.save_for_backward(*parameters, *(kept or []))
-        return torch.cat(parts)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -138,13 +154,15 @@ class _CNN(torch.autograd.Function):
         parameters = ctx.saved_tensors[: ctx.count]
         kept = iter(ctx.saved_tensors[ctx.count :])
         totals = [torch.zeros_like(each) for each in parameters]
+        parts = []
         with torch.autocast("cpu", enabled=False):
             network = Network(ctx.settings, parameters)
-            whole = any(ctx.needs_input_grad[1:4])
-            parts = [
-                network.backward(each, kept, totals, whole)
-                for each in grad.split(ctx.size)
-            ]
+            whole = any(ctx.needs_input_grad[3:6])
+            for at in range(0, len(grad), ctx.size):
+                part = grad[at : at + ctx.size].to(parameters[0].dtype)
+                if ctx.keep is not None:
+                    part = part * ctx.keep[at : at + ctx.size]
+                parts.append(network.backward(part, kept, totals, whole))
         if not whole:
-            return None, None, None, None, *totals[2:]
-        return None, torch.cat(parts), *totals
+            return *[None] * 6, *totals[2:]
+        return None, None, None, torch.cat(parts), *totals

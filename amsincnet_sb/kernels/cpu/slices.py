@@ -54,7 +54,7 @@ class Network:
                 x, choice = self._sinc_pool(x, kept is not None)
             elif layer > 1:
                 x, choice = self._conv_pool(x, layer, kept is not None)
-            x, std = self._standardise(x)
+            x, std = self._standardise(x, own=layer > 0)
             if kept is not None:
                 kept += x, std, *choice
             x = self._affine(x, layer)
@@ -98,24 +98,27 @@ class Network:
 
     def _affine(self, normal, layer):
         gain, bias = self.norms[layer]
-        x = (normal * gain).add_(bias)
+        x = torch.addcmul(bias, normal, gain)
         return F.leaky_relu_(x, self.slope) if layer else x
 
-    def _standardise(self, x):
-        x = x - x.mean(1, keepdim=True)
+    def _standardise(self, x, own):
+        mean = x.mean(1, keepdim=True)
+        x = x.sub_(mean) if own else x - mean
         variance = x.square().sum(1, keepdim=True) / (x.shape[1] - 1)
         std = (variance + TINY).sqrt()
         return x.div_(std + self.eps), std
 
     def _norm_backward(self, grad, normal, std, gain, totals):
+        """Overwrites ``grad``."""
         pull = grad * normal
         totals[0] += pull.sum(0)
         totals[1] += grad.sum(0)
         pull = pull.mul_(gain).sum(1, keepdim=True)
         pull *= (std + self.eps) / std / (grad.shape[1] - 1)
-        grad = grad * gain
-        grad -= grad.mean(1, keepdim=True)
-        return grad.sub_(normal * pull).div_(std + self.eps)
+        grad = grad.mul_(gain)
+        mean = grad.mean(1, keepdim=True)
+        grad = grad.addcmul_(normal, pull, value=-1).sub_(mean)
+        return grad.mul_(1 / (std + self.eps))
 
     def _sinc_pool(self, x, keep):
         even, odd = (
@@ -133,18 +136,18 @@ class Network:
         if not self.floor:
             return best, signs
         best += self.floor
-        return best.log(), [*signs, best]
+        return (best.log(), [*signs, best]) if keep else (best.log_(), ())
 
     def _sinc_pool_backward(self, grad, x, signs, layer, totals, whole):
         if self.floor:
             *signs, argument = signs
-            grad = grad / argument
+            grad = grad.div_(argument)
+        grad = grad.to(self.dtype).unsqueeze(2)
         down = []
         for rows, filters, sign, total in zip(
             self._folded(x), self.filters, signs, totals
         ):
-            each = sign.to(grad.dtype).mul_(grad.unsqueeze(2))
-            each = each.flatten(2).to(self.dtype)
+            each = sign.to(self.dtype).mul_(grad).flatten(2)
             total += self._filters_gradient(each, rows, filters)
             if not whole:
                 continue
@@ -205,17 +208,12 @@ def _maximum(x, keep):
     of the shape of ``x``, one or zero; else None.
     """
     best, *others = x.unbind(2)
-    first = []
-    for other in others:
+    choice = torch.ones(x.shape, dtype=torch.int8) if keep else None
+    for number, other in enumerate(others, start=1):
         if keep:
-            better = other > best
-            for each in first:
-                each &= ~better
-            first.append(better)
+            # Comparisons that give bools take torch five times as long.
+            worse = (best - other).sign_().to(torch.int8).add_(1).clamp_(max=1)
+            choice[:, :, :number] *= worse.unsqueeze(2)
+            torch.sub(1, worse, out=choice[:, :, number])
         best = torch.maximum(best, other)
-    if not keep:
-        return best, None
-    none = torch.ones_like(best, dtype=torch.bool)
-    for each in first:
-        none &= ~each
-    return best, torch.stack([none, *first], 2).view(torch.int8)
+    return best, choice
