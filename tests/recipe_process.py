@@ -39,6 +39,7 @@ RUN = {
     "number_of_epochs": 2,
     "valid_interval": 1,
     "windows_per_batch": 256,
+    "precision": "fp32",  # on every CPU
 }
 
 

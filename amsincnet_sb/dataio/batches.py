@@ -90,6 +90,8 @@ class RandomChunks(Dataset):
         Of this process.
     balance_speakers : bool
         Draw every speaker alike, however many utterances each has.
+    compile : bool
+        Draw by compiled kernels on a GPU.
 
     Example
     -------
@@ -111,6 +113,7 @@ class RandomChunks(Dataset):
         rank=0,
         world_size=1,
         balance_speakers=False,
+        compile=True,
     ):
         for name, size, least in (
             ("window", window, 1),
@@ -138,6 +141,7 @@ class RandomChunks(Dataset):
             present = counts > 0
             order = audio.labels.argsort(stable=True)
             self._speakers = order, firsts[present], counts[present]
+        self.compile = compile
         self._compiled = None
         self._ahead, self._next = None, None
 
@@ -179,7 +183,7 @@ class RandomChunks(Dataset):
         if labels.device.type != "cuda":
             return WaveBatch(*self.draw(step), step)
         if self._compiled is None:
-            self._compiled = compiled(self.draw)
+            self._compiled = compiled(self.draw) if self.compile else self.draw
         # As a tensor: the compiler would make a program per number.
         number = torch.full((), step, dtype=torch.int64, device=labels.device)
         try:

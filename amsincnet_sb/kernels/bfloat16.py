@@ -1,5 +1,7 @@
 """Whether matmuls in bfloat16 are worth it."""
 
+import platform
+
 import torch
 
 __all__ = ["has_bfloat16"]
@@ -12,5 +14,9 @@ def has_bfloat16(device):
     """
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return known is None or known()
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        # oneDNN says yes to all AVX-512, and computes in float32 on the older.
+        known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    else:
+        known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return known is not None and known()

@@ -66,6 +66,8 @@ class CapturedBrain(StoppableBrain):
     ---------
     capture_step : bool
         Capture where possible.
+    compile_step : bool
+        Compile what is captured.
     sync_batchnorm : bool
         With several processes: normalise by the statistics of all their
         batches, so that they compute what one process with the joint batch
@@ -78,9 +80,16 @@ class CapturedBrain(StoppableBrain):
     #: Further sums of an epoch.
     totals_names = ()
 
-    def __init__(self, capture_step=True, sync_batchnorm=True, **kwargs):
+    def __init__(
+        self,
+        capture_step=True,
+        sync_batchnorm=True,
+        compile_step=True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.capture_step = capture_step
+        self.compile_step = compile_step
         self.sync_batchnorm = sync_batchnorm
         self.captured_step = self.agreement = self.guard = None
 
@@ -217,6 +226,7 @@ class CapturedBrain(StoppableBrain):
             loss_fn,
             self.optimizer,
             max_grad_norm=self.max_grad_norm,
+            compile=self.compile_step,
             state=[*self.modules.buffers(), self.totals.values],
             agreement=self.agreement,
         )

@@ -5,20 +5,37 @@ and ``hyperparams.yaml`` have the number as if it had been asked for, a run that
 is continued keeps it, and one that is repeated with it gives the same model.
 """
 
+import contextlib
 import logging
-import math
+import os
 import time
 
 from amsincnet_sb.training.distributed import on_main
 from amsincnet_sb.training.hparams import load_recipe
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["Budget", "epochs_or_minutes", "epochs_within"]
+__all__ = ["Budget", "epochs_or_minutes", "epochs_within", "process_start"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds to write the checkpoint, the curves and the model.
-WRITING = 3.0
+#: Seconds to write the checkpoint, the curves and the model, and to exit.
+WRITING = 5.0
+#: Of the time, to train in any case, however long the start took.
+LEAST = 0.25
+
+
+def process_start():
+    """When this process started, in the seconds of ``time.time()``.
+
+    Where the system does not tell, as if it had computed ever since.
+    """
+    age = time.process_time()
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        with open("/proc/self/stat") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        booted = ticks / os.sysconf("SC_CLK_TCK")
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - booted
+    return time.time() - age
 
 
 def epochs_or_minutes(options, overrides):
@@ -56,7 +73,7 @@ def epochs_within(seconds, step, evaluation, length, interval):
     Returns
     -------
     epochs, length : int
-        ``(0, 0)`` if not a single step fits.
+        At least one step.
 
     Example
     -------
@@ -71,8 +88,7 @@ def epochs_within(seconds, step, evaluation, length, interval):
     steps = int(seconds / step)
     if steps > length * interval:
         steps = int(seconds / (step + evaluation / (length * interval)))
-    if steps < 1:
-        return 0, 0
+    steps = max(1, steps)
     epochs = max(1, steps // length)
     return epochs, steps // epochs
 
@@ -111,11 +127,6 @@ class Budget:
         -------
         dict
             The recipe again, with schedules that end with the time.
-
-        Raises
-        ------
-        InputError
-            Not a single step fits.
         """
         epochs, length = on_main(self._fit, step, evaluation, hparams)
         self.overrides.update(
@@ -125,27 +136,26 @@ class Budget:
         return load_recipe(self.hparams_file, self.overrides)
 
     def _fit(self, step, evaluation, hparams):
+        whole = 60 * self.minutes
         spent = time.time() - self.started
+        left = max(whole - spent - WRITING, LEAST * whole + 2 * evaluation)
         found = epochs_within(
-            60 * self.minutes - spent - WRITING,
+            left,
             step,
             evaluation,
             hparams["batches_per_epoch"],
             hparams["valid_interval"],
         )
-        if not found[0]:
-            least = (spent + WRITING + step + 2 * evaluation) / 60
-            raise InputError(
-                f"minutes is {self.minutes:g}, but the start ({spent:.0f} s) "
-                f"and two evaluations ({evaluation:.1f} s each) leave no time "
-                f"to train; give at least {math.ceil(10 * least) / 10:g}."
-            )
-        logger.info(
-            "A step takes %.2f ms and an evaluation %.1f s: %d epochs of %d "
-            "steps will end with the %g minutes.",
+        late = spent + left + WRITING > whole + 1
+        logger.log(
+            logging.WARNING if late else logging.INFO,
+            "The start took %.0f s, a step takes %.2f ms and an evaluation "
+            "%.1f s: %d epochs of %d steps will end %s %g minutes.",
+            spent,
             1e3 * step,
             evaluation,
             *found,
+            "later than the" if late else "with the",
             self.minutes,
         )
         return found

@@ -1,10 +1,13 @@
 """Training for so many minutes: the number of steps is measured once."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 
-from amsincnet_sb.training.budget import epochs_within
+from amsincnet_sb.training.budget import Budget, epochs_within
 
 # What the file says itself.
 OWN = {"number_of_epochs": None, "valid_interval": None}
@@ -44,7 +47,8 @@ def test_the_same_number_of_steps_gives_the_same_model(recipe, quick, tmp_path):
     """Measuring leaves no trace; schedules are those of that many steps."""
     again = tmp_path / "again"
     tiny = [*recipe.small, "cnn_channels", "cnn_kernel_sizes"]
-    recipe(quick / "hyperparams.yaml", again, **dict.fromkeys(tiny))
+    options = {**dict.fromkeys(tiny), "precision": "fp32"}
+    recipe(quick / "hyperparams.yaml", again, **options)
     assert steps(again) == steps(quick)
     before, after = recipe.state(quick), recipe.state(again)
     assert before.keys() == after.keys()
@@ -61,7 +65,6 @@ def test_a_continued_run_keeps_its_number(recipe, quick):
     "options, words",
     [
         ({"minutes": 5}, "give one of them"),
-        ({"minutes": 0.001, "number_of_epochs": None}, "give at least 0."),
         ({"minutes": "long", "number_of_epochs": None}, "minutes is 'long'"),
     ],
 )
@@ -77,3 +80,19 @@ def test_steps_and_evaluations_fill_the_time(step, interval):
     evaluations = -(-epochs // interval) + 1
     took = epochs * length * step + evaluations * 7.0
     assert 900 * 0.93 - step < took < 900 * 1.02
+
+
+def test_a_late_start_leaves_a_quarter_to_train():
+    budget = Budget(1, time.time() - 100, "", {}, None)
+    recipe = {"batches_per_epoch": 50, "valid_interval": 10}
+    assert budget._fit(0.1, 7.0, recipe) == (3, 50)
+
+
+def test_a_process_knows_when_it_started():
+    code = "import time; time.sleep(1); from amsincnet_sb.training.budget import"
+    code += " process_start; print(process_start())"
+    before = time.time()
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
+    assert before - 0.1 < float(told.stdout) < before + 0.9

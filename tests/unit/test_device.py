@@ -1,5 +1,7 @@
 """The device of a process and its precisions."""
 
+import platform
+
 import pytest
 import torch
 
@@ -52,11 +54,19 @@ def test_precisions_are_those_of_the_tensor_cores(
     )
     found = tuple(best_precisions("cuda:1").values())
     assert found == precisions
-    assert set(best_precisions("cpu").values()) == {"fp32"}
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_bfloat16_of_a_cpu(monkeypatch, known):
-    name = "_is_mkldnn_bf16_supported"
-    monkeypatch.setattr(torch.ops.mkldnn, name, lambda: known)
+@pytest.mark.parametrize(
+    "machine, place, name",
+    [
+        ("x86_64", torch.cpu, "_is_avx512_bf16_supported"),
+        ("aarch64", torch.ops.mkldnn, "_is_mkldnn_bf16_supported"),
+    ],
+)
+def test_bfloat16_of_a_cpu(monkeypatch, machine, place, name, known):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(place, name, lambda: known)
     assert has_bfloat16("cpu") is known
+    precisions = {"precision": "bf16" if known else "fp32"}
+    assert best_precisions("cpu") == {**precisions, "eval_precision": "fp32"}

@@ -40,7 +40,11 @@ from amsincnet_sb.nnet.optimizers import parameter_groups
 from amsincnet_sb.plots import plot_curves
 from amsincnet_sb.training.arguments import parse_arguments
 from amsincnet_sb.training.brain import CapturedBrain
-from amsincnet_sb.training.budget import Budget, epochs_or_minutes
+from amsincnet_sb.training.budget import (
+    Budget,
+    epochs_or_minutes,
+    process_start,
+)
 from amsincnet_sb.training.checks import check_network, check_run_options
 from amsincnet_sb.training.device import best_precisions, has_bfloat16
 from amsincnet_sb.training.distributed import (
@@ -408,6 +412,7 @@ def dataio_prep(hparams, device):
             rank(),
             world_size(),
             hparams["balance_speakers"],
+            hparams["compile_step"],
         ),
         "test": windows(hparams["test_annotation"]),
     }
@@ -564,6 +569,7 @@ def main(started=None):
                 budget,
                 capture_step=hparams["capture_step"],
                 sync_batchnorm=hparams["sync_batchnorm"],
+                compile_step=hparams["compile_step"],
                 modules=hparams["modules"],
                 opt_class=hparams["opt_class"],
                 hparams=hparams,
@@ -592,5 +598,4 @@ def main(started=None):
 
 if __name__ == "__main__":
     with exit_on_input_error():
-        # Python's start and the imports, which take seconds, count as well.
-        main(time.time() - time.process_time())
+        main(process_start())
