@@ -70,6 +70,7 @@ def test_an_utterance_is_decided_by_all_its_windows(finished, recipe, tested):
 def test_the_resolved_yaml_repeats_the_run(finished, recipe, tmp_path):
     flat = finished / "hyperparams.yaml"
     nothing_else = dict.fromkeys(["data_folder", *recipe.small])
+    nothing_else["precision"] = "fp32"  # not of the recipe
     before = _contents(finished)
     output = recipe(flat, tmp_path / "again", **nothing_else)
     assert _contents(finished) == before
