@@ -89,7 +89,9 @@ def test_a_late_start_leaves_a_quarter_to_train():
 
 
 def test_a_process_knows_when_it_started():
-    code = "import time; time.sleep(1); from amsincnet_sb.training.budget import"
+    code = (
+        "import time; time.sleep(1); from amsincnet_sb.training.budget import"
+    )
     code += " process_start; print(process_start())"
     before = time.time()
     told = subprocess.run(
