@@ -125,15 +125,18 @@ def _windows_of(audio, window, hop, sample_rate, batch_size, channel=None):
         yield cut_windows(rest, window, hop)
 
 
-def blocks_of(audio, sample_rate, channel=None):
-    """A recording in pieces ``[time]`` that memory can hold."""
+def blocks_of(audio, sample_rate, channel=None, block=None):
+    """A recording in pieces ``[time]`` that memory can hold.
+
+    ``block`` is about how many samples of a file they have.
+    """
     if torch.is_tensor(audio):
         yield audio
         return
     frames, rate, *_ = audio_info(audio)
     # Whole seconds start at a whole sample of either rate, and a second
     # on both sides is more than the resampling filter looks at.
-    step = rate * max(1, BLOCK // rate)
+    step = rate * max(1, (block or BLOCK) // rate)
     margin = 0 if rate == sample_rate else rate
     for start in range(0, frames, step):
         stop = min(start + step, frames)

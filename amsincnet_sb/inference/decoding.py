@@ -135,8 +135,8 @@ def decode(scores, starts, minimum, costs, pause_cost, change_cost):
 
     Arguments
     ---------
-    scores : numpy.ndarray
-        ``[frames, speakers]``.
+    scores : iterable of numpy.ndarray
+        ``[speakers]`` of each frame.
     starts : set of int
         Frames with a pause before them.
     minimum, costs

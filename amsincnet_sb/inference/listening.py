@@ -1,5 +1,7 @@
 """A model that listens: what it hears in each tenth of a second of speech."""
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ __all__ = ["STEP", "Heard", "Listener", "likeness_of", "take"]
 
 STEP = 0.1  # seconds between the middles of frames, each of one window
 AROUND = 0.1  # seconds around speech in which frames are heard too
-BATCH = 512  # windows
+BATCH = 256  # windows
 
 
 class Heard(NamedTuple):
@@ -71,6 +73,7 @@ class Listener:
     def finish(self):
         """What is heard at the end: the last frames."""
         fill = self.window // 2 + int(self.rate * AROUND)
+        fill += self.detect.lag * self.detect.frame
         self._wave = torch.cat([self._wave, torch.zeros(fill)])
         self._unsaid = torch.cat([self._unsaid, torch.zeros(fill)])
         last = int(self.samples / self.rate / STEP)
@@ -99,7 +102,7 @@ class Listener:
         frames = np.arange(self.next_frame, self.next_frame + max(0, count))
         near = [self._chance(frame, AROUND) > OFF for frame in frames]
         frames = frames[np.array(near, bool)]
-        chance = [self._chance(frame, STEP / 2) for frame in frames]
+        chance = [self._chance(frame, 0) for frame in frames]
         starts = [self._first_sample(frame) - begin for frame in frames]
         windows = [self._wave[at : at + self.window] for at in starts]
         self.next_frame += max(0, count)
@@ -124,14 +127,13 @@ class Listener:
         return self._speech[max(0, a) : b + 1].max(initial=0)
 
     def _ask(self, windows):
-        likeness, directions = [], []
-        for start in range(0, len(windows), BATCH):
-            embeddings, outputs = self.model.ask(
-                torch.stack(windows[start : start + BATCH])
-            )
-            likeness.append(likeness_of(self.model, outputs))
-            embeddings = F.normalize(embeddings, dim=-1)
-            directions.append(embeddings.half().cpu().numpy())
+        batches = [
+            windows[start : start + BATCH]
+            for start in range(0, len(windows), BATCH)
+        ]
+        with _one_thread_each(self.model) as each:
+            found = list(each(self._ask_batch, batches))
+        likeness, directions = zip(*found) if found else ((), ())
         if not likeness:
             size = self.model.embedding_model.embedding_size
             speakers = len(self.model.classifier.speakers)
@@ -144,6 +146,33 @@ class Listener:
                 "import it again."
             )
         return likeness, np.concatenate(directions)
+
+    def _ask_batch(self, windows):
+        embeddings, outputs = self.model.ask(torch.stack(windows))
+        likeness = likeness_of(self.model, outputs)
+        return likeness, F.normalize(embeddings, dim=-1).half().cpu().numpy()
+
+
+@contextlib.contextmanager
+def _one_thread_each(model):
+    """A map over batches, on a CPU with as many threads as there may be.
+
+    Threads with a batch each wait for nothing, where those that share each
+    step wait for the slowest at its end: ten times as long beside another
+    process.
+    """
+    threads = torch.get_num_threads()
+    on_cpu = next(model.embedding_model.parameters()).device.type == "cpu"
+    if threads == 1 or not on_cpu:
+        yield map
+        return
+    try:
+        with ThreadPoolExecutor(
+            threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
 
 
 def likeness_of(model, outputs):

@@ -14,24 +14,18 @@ from amsincnet_sb.inference.segments import (
     certainty_of,
     describe,
 )
+from amsincnet_sb.inference.running_voices import RunningVoices
 from amsincnet_sb.inference.voices import (
-    ALONE,
-    AVERAGED,
     CHANGE,
     PAUSE as AFTER_PAUSE,
     PRESENCE,
-    SAME,
-    VOICE,
     WEIGHT,
-    unknown_level,
 )
 
 __all__ = ["DELAY", "LiveSegments"]
 
 DELAY = 1.5  # seconds after which it is decided who speaks, at most
-LATER = 1.1  # of these, seconds that a frame's successors may change it
-LEVELS = 100  # frames whose level of an unknown voice is averaged
-STRANGERS = 100  # unknown voices remembered
+LATER = 1.0  # of these, seconds that a frame's successors may change it
 
 
 class LiveSegments:
@@ -39,9 +33,8 @@ class LiveSegments:
 
     It decides about each moment at most 1.5 s later (with a ``minimum`` above
     1 s, half a second after that), for good: unlike
-    :meth:`SpeakerIdentifier.segments` it cannot go back, and learns nothing
-    about the voices but how long each has spoken and the unknown ones' mean
-    direction. Memory does not grow.
+    :meth:`SpeakerIdentifier.segments` it cannot go back: what it learns about
+    the voices is of use from the next pause on. Memory does not grow.
 
     Arguments
     ---------
@@ -52,14 +45,10 @@ class LiveSegments:
 
     def __init__(self, model, wanted):
         self.wanted, self.names = wanted, [*model.speakers, UNKNOWN]
-        self.allowed = wanted.check(model.speakers)
+        self.voices = RunningVoices(wanted.check(model.speakers))
         self.certainty = certainty_of(model)
         self.listener = Listener(model, live=True)
         self.later = max(LATER, wanted.minimum + STEP)
-        self.spoken = np.ones(len(self.names))
-        self.strangers = []  # directions and how many frames they are of
-        self._recent = deque(maxlen=AVERAGED)
-        self._levels = deque([ALONE], maxlen=LEVELS)
         self._last = -10  # last frame in speech
         self._now = 0
         self._told = None
@@ -80,11 +69,13 @@ class LiveSegments:
         return found + self._close()
 
     def _restart(self):
+        self.voices.restart()
         self._decoder = Decoder(self.wanted.frames, self._costs())
         self._pending = deque()  # of frames not decided: number, scores, …
 
     def _costs(self):
-        return PRESENCE * np.log(self.spoken.max() / self.spoken)
+        spoken = self.voices.spoken()
+        return PRESENCE * np.log(spoken.max() / spoken)
 
     def _follow(self, heard):
         found = []
@@ -105,7 +96,7 @@ class LiveSegments:
         pause = frame - self._last - 1
         if pause > 0:
             self._decoder.close()
-            self._recent.clear()
+            self.voices.pause()
         if pause * STEP <= PAUSE:
             return []
         found = self._decided(self._decoder.finish()) + self._close()
@@ -113,15 +104,8 @@ class LiveSegments:
         return found
 
     def _push(self, frame, likeness, direction):
-        self._recent.append(likeness)
-        if len(self._recent) > AVERAGED * 2 // 3:
-            mean = np.mean(self._recent, axis=0)
-            level = unknown_level(mean, int(self.allowed.sum()))
-            self._levels.append(float(level))
-        scores = np.where(self.allowed, likeness, -9.0)
-        scores -= sum(self._levels) / len(self._levels)
-        scores = np.append(scores, 0.0)
-        self._pending.append((frame, scores, direction))
+        likeness, scores = self.voices.scores(likeness, direction)
+        self._pending.append((frame, scores, likeness, direction))
         paused = frame != self._last + 1
         cost = AFTER_PAUSE if paused else CHANGE
         self._decoder.push(WEIGHT * scores, cost)
@@ -131,8 +115,7 @@ class LiveSegments:
         """Go on with the segments, by the speakers of the oldest frames."""
         found = []
         for label in labels:
-            frame, scores, direction = self._pending.popleft()
-            self.spoken[label] += 1
+            frame, scores, likeness, direction = self._pending.popleft()
             told = self._told
             if told is None or told["label"] != label:
                 found += self._close()
@@ -141,12 +124,14 @@ class LiveSegments:
                     "start": frame,
                     "frames": 0,
                     "total": 0.0,
+                    "likeness": 0.0,
                     "direction": 0.0,
                 }
                 found.append(self._begun(frame, label))
             told["end"] = frame
             told["frames"] += 1
             told["total"] = told["total"] + scores
+            told["likeness"] = told["likeness"] + likeness
             told["direction"] = told["direction"] + direction.astype(float)
         self._decoder.costs = self._costs()
         return found
@@ -161,9 +146,12 @@ class LiveSegments:
         told, self._told = self._told, None
         if told is None:
             return []
-        names = self.names
-        if told["label"] == len(names) - 1:
-            names = [*names[:-1], self._stranger(told)]
+        names = [*self.names]
+        number = self.voices.learn(
+            told["label"], told["frames"], told["likeness"], told["direction"]
+        )
+        if number is not None:
+            names[-1] = f"{UNKNOWN} {number + 1}"
         segment = describe(
             max(0.0, (told["start"] - 0.5) * STEP),
             (told["end"] + 0.5) * STEP,
@@ -175,19 +163,3 @@ class LiveSegments:
             self.certainty,
         )
         return [segment]
-
-    def _stranger(self, told):
-        """The name of an unknown voice."""
-        mean = told["direction"] / np.linalg.norm(told["direction"])
-        cosines = [
-            mean @ total / np.linalg.norm(total) for total in self.strangers
-        ]
-        if cosines and max(cosines) > SAME:
-            number = int(np.argmax(cosines))
-            self.strangers[number] += told["direction"]
-        elif told["frames"] >= VOICE and len(cosines) < STRANGERS:
-            number = len(cosines)
-            self.strangers.append(told["direction"])
-        else:
-            return UNKNOWN
-        return f"{UNKNOWN} {number + 1}"

@@ -103,7 +103,7 @@ def find_segments(model, audio, wanted):
     source = as_source(audio, rate, model.channel)
     listener, pieces = Listener(model), []
     silent = not torch.is_tensor(source)  # zeros are taken as they are
-    for wave in blocks_of(source, rate, model.channel):
+    for wave in blocks_of(source, rate, model.channel, PIECE):
         silent = silent and is_silent(wave)
         pieces += map(listener.hear, wave.split(PIECE))
     if silent:

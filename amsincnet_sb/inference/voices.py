@@ -22,33 +22,41 @@ __all__ = ["Voices", "unknown_level"]
 WEIGHT = 5.0  # of a frame's likeness
 CHANGE, PAUSE = 8.0, 4.0  # costs of a new speaker in speech, after a pause
 PRESENCE = 2.0  # weight of how long somebody has spoken, as a logarithm
-SPREADS = 3.7  # an unknown voice's lead over the next ones, in deviations
-NAMED = 3.5  # the same for all frames of a voice
-# Of few people, none resembles an unknown voice as much: so much less for both.
-FEW, FEWER = 25, 1.0
+# How far an unknown voice is above the next ten speakers of the model: in about
+# a second, and as a whole; in parts of what voices reach in the recording, which
+# is less in noise, but for a recording of unknown voices alone.
+AHEAD, NAMED = 0.15, 0.32
+LEAST_OWN = 0.45
+MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
+FEW, FEWER = 25, 0.45  # of few people, none resembles it as much: so much of both
 COHORT = 100  # fewest speakers of a model to compare with
 ALONE = 0.55  # likeness that an unknown voice reaches, without a cohort
 AVERAGED = 11  # frames
 ROUNDS = 4  # of decoding
 OWN = 0.95  # likeness of a voice's frames to their mean
-SAME = 0.45  # cosine of two stretches of one voice
+SAME = 0.45  # cosine of two stretches of one voice, without what all share
+SAME_VOICE = 0.3  # the same of two voices
+PART = 0.5  # of NAMED, which will do for a part of a voice
+SAME_ALL = 0.75  # the same with it: a recording may have one voice
 STRETCH, VOICE = 8, 15  # frames of a stretch to cluster, and of a voice
 
 
-def unknown_level(likeness, candidates=FEW + 1):
+def own_level(means):
+    """What voices reach in a recording, of means ``[frames, speakers]``."""
+    return max(LEAST_OWN, float(np.median(means.max(-1))))
+
+
+def unknown_level(means, own, ahead=AHEAD):
     """What an unknown voice reaches, ``[...]``, of means ``[..., speakers]``.
 
     Means over about a second: those of single frames lie farther apart.
-    ``candidates`` is how many can be there.
+    ``own`` is :func:`own_level`.
     """
-    speakers = likeness.shape[-1]
-    if speakers < COHORT:
-        return np.full(likeness.shape[:-1], ALONE, np.float32)
-    top = max(11, min(50, speakers // 4))
-    found = np.partition(likeness, -top, axis=-1)[..., -top:]
-    found = np.sort(found, axis=-1)[..., -2::-1]  # without the best
-    spreads = SPREADS - FEWER * (candidates <= FEW)
-    return found[..., :10].mean(-1) + spreads * found.std(-1)
+    if means.shape[-1] < COHORT:
+        return np.full(means.shape[:-1], ALONE * own, np.float32)
+    found = np.partition(means, -11, axis=-1)[..., -11:]
+    # Without the best.
+    return (found.sum(-1) - found.max(-1)) / 10 + ahead * own
 
 
 class Voices:
@@ -71,11 +79,11 @@ class Voices:
         self.known = likeness.shape[1]
         self.directions, self.minimum = directions, minimum
         self.starts, self.allowed = starts, allowed
-        self.likeness = likeness.astype(np.float32)
-        candidates = int(allowed.sum())
-        self.named = NAMED - FEWER * (candidates <= FEW)
-        means = _moving_average(self.likeness)
-        self.unknown = unknown_level(means, candidates)
+        likeness = likeness.astype(np.float32)
+        fewer = FEWER if allowed.sum() <= FEW else 1.0
+        self.ahead, self.named = AHEAD * fewer, NAMED * fewer
+        low = np.percentile(likeness, 25, axis=0)
+        self._set_likeness(likeness - low.clip(None, MOST))
         self.of_voice = self._masked()  # [frames, voices], adapted
         self.labels = None
 
@@ -102,13 +110,15 @@ class Voices:
 
     def scores(self):
         """``[frames, voices + 1]``: likeness above an unknown voice's; 0."""
-        above = self.of_voice - self.unknown[:, None]
-        return np.pad(above, ((0, 0), (0, 1)))
+        frames, voices = self.of_voice.shape
+        scores = np.zeros((frames, voices + 1), np.float32)
+        np.subtract(self.of_voice, self.unknown[:, None], scores[:, :-1])
+        return scores
 
     def _round(self, costs):
         """Decode; returns costs by how long each has spoken."""
         self.labels = decode(
-            WEIGHT * self.scores(),
+            (WEIGHT * row for row in self.scores()),
             {*self.starts},
             self.minimum,
             costs,
@@ -120,22 +130,23 @@ class Voices:
 
     def _adapt(self):
         """Give the voices of the last decoding models of this recording."""
-        frames_of = {
-            label: [np.flatnonzero(self.labels == label)]
-            for label in np.unique(self.labels)
-            if label < self.known
-        }
-        others = []
-        for frames in self._unknown_voices():
-            mean = self._masked(frames).mean(0)
-            best = int(mean.argmax())
-            # A voice that is too noisy for a stretch may do as a whole.
-            if _lead(self.likeness[frames].mean(0), best) > self.named:
-                frames_of.setdefault(best, []).append(frames)
+        self._centre()
+        named, rest, others = {}, [], []
+        for frames in self._clusters():
+            best = int(self._masked(frames).mean(0).argmax())
+            if self._is(best, frames):
+                named.setdefault(best, []).append(frames)
+            else:
+                rest.append(frames)
+        named = {label: np.concatenate(f) for label, f in named.items()}
+        for frames in rest:
+            # It may be the part of a voice that is less like the speaker.
+            near = self._part_of(frames, named)
+            if near is not None:
+                named[near] = np.append(named[near], frames)
             elif len(frames) >= VOICE:
                 others.append(frames)
-        heard = {label: np.concatenate(f) for label, f in frames_of.items()}
-        heard = {label: f for label, f in heard.items() if len(f) >= VOICE}
+        heard = {label: f for label, f in named.items() if len(f) >= VOICE}
         found = self._likeness_to([*heard.values(), *others])
         adapted = self._masked()
         for label, likeness in zip(heard, found):
@@ -143,14 +154,49 @@ class Voices:
             adapted[:, label] /= 2
         self.of_voice = np.column_stack([adapted, *found[len(heard) :]])
 
-    def _unknown_voices(self):
-        """Frames of each unknown voice, the one that speaks first first."""
+    def _part_of(self, frames, named):
+        """The named speaker who may have said some frames, or None."""
+        if not named:
+            return None
+        mean = self._mean()
+        rows = [self._mean(f) - mean for f in (frames, *named.values())]
+        alike = _cosines(np.stack(rows))[0, 1:]
+        near = [*named][int(alike.argmax())]
+        whole = np.append(named[near], frames)
+        close = alike.max() > SAME_VOICE and self._is(near, frames, PART)
+        return near if close and self._is(near, whole) else None
+
+    def _centre(self):
+        """Take from each speaker's likeness that of what others say.
+
+        The noise may be nearer to some speakers, enrolled ones above all.
+        """
+        centre = np.median(self.likeness, axis=0)
+        for label in np.unique(self.labels[self.labels < self.known]):
+            rest = self.likeness[self.labels != label, label]
+            enough = len(rest) > len(self.labels) / 4
+            centre[label] = np.median(rest) if enough else 0.0
+        self._set_likeness(self.likeness - centre)
+
+    def _set_likeness(self, likeness):
+        self.likeness = likeness
+        means = _moving_average(likeness)
+        self.own = own_level(means)
+        self.unknown = unknown_level(means, self.own, self.ahead)
+
+    def _is(self, label, frames, part=1.0):
+        """Whether frames are of a known speaker rather than an unknown one."""
+        mean = self.likeness[frames].mean(0)
+        return mean[label] > unknown_level(mean, self.own, self.named * part)
+
+    def _clusters(self):
+        """Frames of each voice, known or not, who speaks first first."""
         ends = np.flatnonzero(np.diff(self.labels)) + 1
         ends = sorted({*ends.tolist(), *self.starts, len(self.labels)} - {0})
         pieces = [
             np.arange(a, b)
             for a, b in zip([0, *ends], ends)
-            if self.labels[a] >= self.known and b - a >= STRETCH
+            if b - a >= STRETCH
         ]
         if len(pieces) < 2:
             return pieces
@@ -158,50 +204,52 @@ class Voices:
         from scipy.cluster.hierarchy import fcluster, linkage
 
         means = np.stack([self._mean(piece) for piece in pieces])
-        tree = linkage(means, "average", metric="cosine")
-        group = fcluster(tree, 1 - SAME, "distance")
+        alike = _cosines(means - self._mean()) - SAME
+        alike = np.maximum(alike, _cosines(means) - SAME_ALL)
+        apart = 1 - alike[np.triu_indices(len(pieces), 1)]
+        group = fcluster(linkage(apart, "average"), 1.0, "distance")
         return [
             np.concatenate([p for p, g in zip(pieces, group) if g == one])
             for one in dict.fromkeys(group.tolist())
         ]
 
-    def _mean(self, frames):
-        mean = self.directions[frames].mean(0, dtype=np.float32)
-        return mean / np.linalg.norm(mean)
+    def _mean(self, frames=slice(None)):
+        return self.directions[frames].mean(0, dtype=np.float32)
 
     def _likeness_to(self, voices):
-        """Of all frames to the voice of some, for several such voices."""
+        """Of all frames to the voice of some, for several such voices.
+
+        It is that to their mean direction, and without what they share with
+        all others, such as the noise.
+        """
         if not voices:
             return []
         means = np.stack([self._mean(frames) for frames in voices])
+        shares = np.array([[len(frames) / len(self.labels)] for frames in voices])
+        others = self._mean() - shares * means
+        own = means - others
         # Half precision is slow to multiply, and twice the memory to convert.
         parts = np.array_split(self.directions, len(self.labels) // 4096 + 1)
-        cosines = [means @ part.astype(np.float32).T for part in parts]
-        return [
-            row * (OWN / row[frames].mean())
-            for row, frames in zip(np.concatenate(cosines, 1), voices)
-        ]
+        found = [own @ part.astype(np.float32).T for part in parts]
+        found = np.concatenate(found, 1) - (own * others).sum(1)[:, None]
+        return found * (OWN / (own * own).sum(1))[:, None]
 
     def _masked(self, frames=slice(None)):
         """Likeness to those who can be there, a copy."""
         return np.where(self.allowed, self.likeness[frames], -9.0)
 
 
-def _lead(mean, best):
-    """How far the best of means ``[speakers]`` is ahead of an unknown voice.
-
-    In deviations of the next ones.
-    """
-    if len(mean) < COHORT:
-        return NAMED * mean[best] / ALONE
-    top = max(11, min(50, len(mean) // 4))
-    found = np.sort(np.delete(mean, best))[:-top:-1]
-    return (mean[best] - found[:10].mean()) / found.std()
+def _cosines(rows):
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-6)
+    return rows @ rows.T
 
 
 def _moving_average(values):
     """Over some frames on either side, ``[frames, ...]``."""
     half = AVERAGED // 2
-    padded = np.pad(values, ((half + 1, half), (0, 0)), mode="edge")
-    sums = padded.cumsum(0, dtype=np.float64)
-    return ((sums[AVERAGED:] - sums[:-AVERAGED]) / AVERAGED).astype(np.float32)
+    padded = np.pad(values, ((half, half), (0, 0)), mode="edge")
+    total = padded[: len(values)].copy()
+    for later in range(1, AVERAGED):
+        total += padded[later : later + len(values)]
+    total /= AVERAGED
+    return total

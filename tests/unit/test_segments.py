@@ -55,7 +55,7 @@ def test_file_by_blocks_is_the_same(who, tmp_path, monkeypatch):
     wave = conversation(*TURNS)
     twice = np.stack([np.repeat(wave, 2)] * 2, 1)
     soundfile.write(tmp_path / "a.wav", twice, 2 * RATE, "FLOAT")
-    monkeypatch.setattr("amsincnet_sb.inference.audio_windows.BLOCK", 2 * RATE)
+    monkeypatch.setattr("amsincnet_sb.inference.segments.PIECE", 2 * RATE)
     check(who.segments(tmp_path / "a.wav"), RIGHT)
 
 
@@ -133,13 +133,14 @@ def test_level_of_an_unknown_voice():
     rng = np.random.default_rng(0)
     means = rng.normal(0, 0.1, 243)
     means[5] = 1
-    level = voices.unknown_level(means)
+    level = voices.unknown_level(means, 0.8, 0.3)
     assert 0.25 < level < 0.6
     means[5] = 3
-    assert voices.unknown_level(means) == level
-    assert voices.unknown_level(means + 0.2) == pytest.approx(level + 0.2)
-    assert voices.unknown_level(means, 5) < level
-    assert voices.unknown_level(means[:20]) == pytest.approx(0.55)
+    assert voices.unknown_level(means, 0.8, 0.3) == level
+    raised = voices.unknown_level(means + 0.2, 0.8, 0.3)
+    assert raised == pytest.approx(level + 0.2)
+    assert voices.unknown_level(means, 0.5, 0.3) == pytest.approx(level - 0.09)
+    assert voices.unknown_level(means[:20], 0.8) == pytest.approx(0.44)
 
 
 def test_formats():

@@ -70,9 +70,10 @@ def test_memory_does_not_grow(who):
     live, sizes = LiveSegments(who, Wanted()), []
     for turn in range(40):
         live.hear(torch.from_numpy(voice(turn % 3, 3, turn)).float())
-        parts = live._pending, live._decoder._ends, live._levels
+        parts = live._pending, live._decoder._ends, live.voices._levels
         listener = live.listener
         parts += listener._wave, listener._unsaid, listener._speech
+        parts += listener.detect._last, live.voices._unknown
         sizes.append([len(part) for part in parts])
     assert max(map(max, sizes[20:])) <= max(map(max, sizes[:20]))
 

@@ -1,0 +1,153 @@
+"""Who speaks when in noise: where speech ends, and whose it is."""
+
+import numpy as np
+import pytest
+import torch
+
+from amsincnet_sb.inference import activity, listening, running_voices
+from amsincnet_sb.inference.voices import Voices
+
+RATE, FRAME = 16000, 512
+SPEAKERS, SIZE = 120, 64
+
+
+class Late:
+    """A detector that hears a turn begin 0.1 s and end 0.2 s late."""
+
+    frame, rate = FRAME, RATE
+
+    def __init__(self, turns):
+        self.turns, self.now = turns, 0
+
+    def __call__(self, wave):
+        """Sure of it, but for the first frames of a turn."""
+        times = np.arange(self.now, self.now + len(wave) // FRAME) * FRAME / RATE
+        self.now += len(times)
+        found = np.full(len(times), 0.01, np.float32)
+        for start, end in self.turns:
+            found[(times > start + 0.1) & (times < end + 0.2)] = 0.95
+        return found
+
+
+@pytest.mark.parametrize("decibels", [10, 40])
+@pytest.mark.parametrize("piece", [3 * FRAME, 10**7])
+def test_borders_are_where_the_energy_has_them(decibels, piece):
+    rng = np.random.default_rng(0)
+    turns = [(t, t + 1.5) for t in np.arange(1, 40, 3.0)]
+    wave = rng.standard_normal(42 * RATE) * 0.05 * 10 ** (-decibels / 20)
+    for start, end in turns:
+        voiced = slice(int(start * RATE), int(end * RATE))
+        wave[voiced] += 0.05 * rng.standard_normal(int(1.5 * RATE))
+    wave = torch.from_numpy(wave).float()[: len(wave) // FRAME * FRAME]
+    detect = activity.Spoken(Late(turns))
+    told = np.concatenate([detect(part) for part in wave.split(piece)])
+    assert len(told) == len(wave) // FRAME - detect.lag
+    found = activity.stretches(told, FRAME / RATE)
+    assert len(found) == len(turns)
+    late = (np.array(found) - turns)[4 if piece < 10**7 else 0 :]
+    assert abs(late).max() < 0.12
+
+
+def test_nothing_is_speech_far_from_the_detector():
+    """However loud it is."""
+    rng = np.random.default_rng(0)
+    wave = 0.001 * rng.standard_normal(20 * RATE)
+    for second in (2, 5, 8, 11, 14, 17):
+        wave[second * RATE : (second + 1) * RATE] *= 100
+    turns = [(s, s + 1) for s in (2, 5, 11, 14)]
+    detect = activity.Spoken(Late(turns))
+    told = detect(torch.from_numpy(wave).float()[: 625 * FRAME])
+    assert told[250:281].max() == 0 and told[540:].max() == 0
+    assert len(activity.stretches(told, FRAME / RATE)) == 4
+
+
+def talk(turns, noise, rng, own=1.0):
+    """Likeness and directions of turns: speaker, frames; with a noise.
+
+    Speakers are directions, those from 100 on of nobody known. All frames
+    share the noise's direction, to which the last speaker is near.
+    """
+    axes = np.linalg.qr(rng.standard_normal((SIZE, SIZE)))[0]
+    people = rng.standard_normal((SPEAKERS, SIZE - 1)) @ axes[1:]
+    people /= np.linalg.norm(people, axis=1, keepdims=True)
+    people[99] = 0.8 * people[99] + 0.6 * axes[0]
+    rows = [
+        own * people[speaker] + noise * axes[0] + 0.1 * rng.standard_normal(SIZE)
+        for speaker, frames in turns
+        for _ in range(frames)
+    ]
+    directions = np.stack(rows)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return directions @ people[:100].T, directions
+
+
+TURNS = [(0, 30), (1, 25), (105, 30), (0, 30), (2, 30), (1, 25), (105, 20)]
+TURNS += [(2, 25), (1, 20), (0, 25)]
+
+
+@pytest.mark.parametrize("noise", [0, 0.6, 1.2])
+def test_noise_makes_nobody_unknown_or_alike(noise):
+    """Nor the speaker to whom it is near the one who speaks."""
+    found, directions = talk(TURNS, noise, np.random.default_rng(0))
+    starts = np.cumsum([0, *(frames for _, frames in TURNS)])[:-1].tolist()
+    voices = Voices(
+        found.astype(np.float16),
+        directions.astype(np.float16),
+        starts,
+        np.ones(100, bool),
+        4,
+    )
+    labels = voices.decode()
+    right = np.repeat([min(s, 100) for s, _ in TURNS], [n for _, n in TURNS])
+    assert (labels == right).mean() > 0.97
+
+
+@pytest.mark.parametrize("speaker, label", [(3, 3), (107, 100)])
+def test_a_recording_of_one_voice(speaker, label):
+    found, directions = talk([(speaker, 40)] * 6, 0, np.random.default_rng(1))
+    voices = Voices(
+        found.astype(np.float16),
+        directions.astype(np.float16),
+        list(range(0, 240, 40)),
+        np.ones(100, bool),
+        4,
+    )
+    assert set(voices.decode()) == {label}
+
+
+def test_running_voices_learn():
+    """What a voice is like here raises its score and lowers the others'."""
+    found, directions = talk([(0, 60), (1, 60)], 0.6, np.random.default_rng(0))
+    voices = running_voices.RunningVoices(np.ones(100, bool))
+    scores = []
+    for again in range(2):
+        for speaker in (0, 1):
+            frames = slice(60 * speaker, 60 * speaker + 60)
+            rows = [
+                voices.scores(likeness.astype(np.float32), direction)
+                for likeness, direction in zip(found[frames], directions[frames])
+            ]
+            scores.append(np.mean([row for _, row in rows], 0))
+            likeness = np.sum([one for one, _ in rows], 0)
+            total = directions[frames].sum(0)
+            assert voices.learn(speaker, 60, likeness, total) is None
+            voices.restart()
+    assert scores[2][0] > scores[0][0] + 0.03
+    assert scores[2][0] - scores[2][1] > scores[0][0] - scores[0][1]
+    assert voices.learn(100, 30, 0.0, directions[:30].sum(0)) == 0
+    assert voices.learn(100, 30, 0.0, directions[:30].sum(0)) == 0
+    assert voices.learn(100, 30, 0.0, directions[60:90].sum(0)) == 1
+
+
+def test_batches_run_side_by_side_with_a_thread_each(monkeypatch):
+    """And the process keeps its number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    model = torch.nn.Module()
+    model.embedding_model = torch.nn.Linear(1, 1)
+    try:
+        with listening._one_thread_each(model) as each:
+            found = list(each(lambda _: torch.get_num_threads(), range(9)))
+        assert found == [1] * 9 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
