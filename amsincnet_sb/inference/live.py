@@ -8,13 +8,13 @@ from amsincnet_sb.inference.activity import OFF, ON
 from amsincnet_sb.inference.decoding import Decoder
 from amsincnet_sb.inference.enrolment import UNKNOWN
 from amsincnet_sb.inference.listening import STEP, Listener
+from amsincnet_sb.inference.running_voices import RunningVoices
 from amsincnet_sb.inference.segments import (
     PAUSE,
     Segment,
     certainty_of,
     describe,
 )
-from amsincnet_sb.inference.running_voices import RunningVoices
 from amsincnet_sb.inference.voices import (
     CHANGE,
     PAUSE as AFTER_PAUSE,

@@ -102,7 +102,10 @@ class RunningVoices:
 
         Returns the number of the unknown voice where it was unknown.
         """
-        self._total, self._frames = self._total + direction, self._frames + frames
+        self._total, self._frames = (
+            self._total + direction,
+            self._frames + frames,
+        )
         voice = np.array([frames, direction, likeness], object)
         if label < self.known:
             self._heard[label] = self._heard.get(label, 0) + voice

@@ -18,12 +18,12 @@ from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["Segment", "Wanted", "find_segments"]
 
-PIECE = 2**22  # samples heard at once
+PIECE = 2**21  # samples heard at once
 PAUSE = 0.5  # seconds; across shorter ones, a speaker's segment goes on
 # Weights of what tells whether a segment is named rightly: 1, its lead, its
 # lead times the logarithm of its seconds of speech, that logarithm. Fitted on
 # conversations; `evaluate --calibrate` fits them to a model.
-CERTAINTY = (1.0, 7.2, 1.9, -0.6)
+CERTAINTY = (1.6, 1.4, 1.1, 0.5)
 
 
 class Segment(NamedTuple):
@@ -129,7 +129,7 @@ def find_segments(model, audio, wanted):
     return [
         describe(start, end, label, total, frames, names, wanted, certainty)
         for start, end, label, total, frames in _pieces(
-            labels, voices.scores(), times, starts, places
+            labels, voices.total, times, starts, places
         )
     ]
 
@@ -160,7 +160,7 @@ def _unknown_names(labels, voices, known):
     ] + [UNKNOWN]
 
 
-def _pieces(labels, scores, times, starts, places):
+def _pieces(labels, total_of, times, starts, places):
     """Start, end, label, summed scores and frames of each segment."""
     open_ = None
     ends = [*starts[1:], len(labels)]
@@ -169,7 +169,7 @@ def _pieces(labels, scores, times, starts, places):
         for a, b in zip([first, *changes], [*changes, stop]):
             start = begin if a == first else times[a] - STEP / 2
             finish = end if b == stop else times[b - 1] + STEP / 2
-            total = scores[a:b].sum(0)
+            total = total_of(slice(a, b))
             same = open_ and open_[2] == labels[a]
             if same and start - open_[1] <= PAUSE:
                 total = total + open_[3]

@@ -28,10 +28,15 @@ PRESENCE = 2.0  # weight of how long somebody has spoken, as a logarithm
 AHEAD, NAMED = 0.15, 0.32
 LEAST_OWN = 0.45
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
-FEW, FEWER = 25, 0.45  # of few people, none resembles it as much: so much of both
+FEW, FEWER = (
+    25,
+    0.45,
+)  # of few people, none resembles it as much: so much of both
 COHORT = 100  # fewest speakers of a model to compare with
 ALONE = 0.55  # likeness that an unknown voice reaches, without a cohort
 AVERAGED = 11  # frames
+NEVER = np.float32(-9.0)  # likeness to who cannot be there
+BLOCK = 4096  # frames at a time
 ROUNDS = 4  # of decoding
 OWN = 0.95  # likeness of a voice's frames to their mean
 SAME = 0.45  # cosine of two stretches of one voice, without what all share
@@ -41,9 +46,9 @@ SAME_ALL = 0.75  # the same with it: a recording may have one voice
 STRETCH, VOICE = 8, 15  # frames of a stretch to cluster, and of a voice
 
 
-def own_level(means):
-    """What voices reach in a recording, of means ``[frames, speakers]``."""
-    return max(LEAST_OWN, float(np.median(means.max(-1))))
+def own_level(reached):
+    """What voices reach in a recording, by the most in each place."""
+    return max(LEAST_OWN, float(np.median(reached)))
 
 
 def unknown_level(means, own, ahead=AHEAD):
@@ -82,8 +87,10 @@ class Voices:
         likeness = likeness.astype(np.float32)
         fewer = FEWER if allowed.sum() <= FEW else 1.0
         self.ahead, self.named = AHEAD * fewer, NAMED * fewer
-        low = np.percentile(likeness, 25, axis=0)
-        self._set_likeness(likeness - low.clip(None, MOST))
+        low = np.percentile(likeness, 25, axis=0).astype(np.float32)
+        likeness -= low.clip(None, MOST)
+        self.likeness = likeness
+        self._set_levels()
         self.of_voice = self._masked()  # [frames, voices], adapted
         self.labels = None
 
@@ -108,17 +115,20 @@ class Voices:
             self._round(costs)
         return self.labels
 
-    def scores(self):
-        """``[frames, voices + 1]``: likeness above an unknown voice's; 0."""
-        frames, voices = self.of_voice.shape
-        scores = np.zeros((frames, voices + 1), np.float32)
-        np.subtract(self.of_voice, self.unknown[:, None], scores[:, :-1])
-        return scores
+    def total(self, frames):
+        """``[voices + 1]``: sums of likeness above an unknown voice's; 0."""
+        total = self.of_voice[frames].sum(0) - self.unknown[frames].sum()
+        return np.append(total, np.float32(0.0))
+
+    def _scores(self):
+        """The same of each frame."""
+        for row, level in zip(self.of_voice, self.unknown):
+            yield np.append(WEIGHT * (row - level), np.float32(0.0))
 
     def _round(self, costs):
         """Decode; returns costs by how long each has spoken."""
         self.labels = decode(
-            (WEIGHT * row for row in self.scores()),
+            self._scores(),
             {*self.starts},
             self.minimum,
             costs,
@@ -147,12 +157,17 @@ class Voices:
             elif len(frames) >= VOICE:
                 others.append(frames)
         heard = {label: f for label, f in named.items() if len(f) >= VOICE}
+        self.of_voice = None  # half of the memory taken here
         found = self._likeness_to([*heard.values(), *others])
-        adapted = self._masked()
+        voices = self.known + len(others)
+        self.of_voice = np.empty((len(self.likeness), voices), np.float32)
+        self.of_voice[:, : self.known] = self.likeness
+        self.of_voice[:, : self.known][:, ~self.allowed] = NEVER
         for label, likeness in zip(heard, found):
-            adapted[:, label] += likeness
-            adapted[:, label] /= 2
-        self.of_voice = np.column_stack([adapted, *found[len(heard) :]])
+            self.of_voice[:, label] += likeness
+            self.of_voice[:, label] /= 2
+        for number, likeness in enumerate(found[len(heard) :]):
+            self.of_voice[:, self.known + number] = likeness
 
     def _part_of(self, frames, named):
         """The named speaker who may have said some frames, or None."""
@@ -176,13 +191,22 @@ class Voices:
             rest = self.likeness[self.labels != label, label]
             enough = len(rest) > len(self.labels) / 4
             centre[label] = np.median(rest) if enough else 0.0
-        self._set_likeness(self.likeness - centre)
+        self.likeness -= centre.astype(np.float32)
+        self._set_levels()
 
-    def _set_likeness(self, likeness):
-        self.likeness = likeness
-        means = _moving_average(likeness)
-        self.own = own_level(means)
-        self.unknown = unknown_level(means, self.own, self.ahead)
+    def _set_levels(self):
+        """What voices reach and what unknown ones would, in each place."""
+        reached, others = [], []
+        for start in range(0, len(self.likeness), BLOCK):
+            means = _moving_average(self.likeness, start, start + BLOCK)
+            reached.append(means.max(-1))
+            others.append(unknown_level(means, 1.0, 0.0))
+        self.own = own_level(np.concatenate(reached))
+        others = np.concatenate(others)
+        if self.known < COHORT:
+            self.unknown = others * self.own
+        else:
+            self.unknown = others + self.ahead * self.own
 
     def _is(self, label, frames, part=1.0):
         """Whether frames are of a known speaker rather than an unknown one."""
@@ -225,18 +249,20 @@ class Voices:
         if not voices:
             return []
         means = np.stack([self._mean(frames) for frames in voices])
-        shares = np.array([[len(frames) / len(self.labels)] for frames in voices])
+        shares = np.array(
+            [[len(frames) / len(self.labels)] for frames in voices]
+        )
         others = self._mean() - shares * means
         own = means - others
         # Half precision is slow to multiply, and twice the memory to convert.
-        parts = np.array_split(self.directions, len(self.labels) // 4096 + 1)
+        parts = np.array_split(self.directions, len(self.labels) // BLOCK + 1)
         found = [own @ part.astype(np.float32).T for part in parts]
         found = np.concatenate(found, 1) - (own * others).sum(1)[:, None]
         return found * (OWN / (own * own).sum(1))[:, None]
 
     def _masked(self, frames=slice(None)):
         """Likeness to those who can be there, a copy."""
-        return np.where(self.allowed, self.likeness[frames], -9.0)
+        return np.where(self.allowed, self.likeness[frames], NEVER)
 
 
 def _cosines(rows):
@@ -244,12 +270,13 @@ def _cosines(rows):
     return rows @ rows.T
 
 
-def _moving_average(values):
-    """Over some frames on either side, ``[frames, ...]``."""
+def _moving_average(values, start, stop):
+    """Of some frames, over some more on either side; ``[frames, ...]``."""
     half = AVERAGED // 2
-    padded = np.pad(values, ((half, half), (0, 0)), mode="edge")
-    total = padded[: len(values)].copy()
+    stop = min(stop, len(values))
+    around = np.arange(start - half, stop + half).clip(0, len(values) - 1)
+    around = values[around]
+    total = around[: stop - start].copy()
     for later in range(1, AVERAGED):
-        total += padded[later : later + len(values)]
-    total /= AVERAGED
-    return total
+        total += around[later : later + stop - start]
+    return total / AVERAGED

@@ -18,6 +18,8 @@ __all__ = ["Conversation", "Turn", "converse", "speech_of"]
 
 HISS = 10 ** (-65 / 20)
 LOUD = 10 ** (-24 / 20)  # mean level of a voice
+SLOPES = {"white": 0, "pink": 1}  # of the power density
+VOICES = 8  # of babble
 
 
 class Turn(NamedTuple):
@@ -60,8 +62,8 @@ def converse(
     """One conversation.
 
     ``sentences`` has a list of waveforms ``[time]`` for each speaker of the
-    ``speakers`` that take part. ``noise`` is the slope of the power density of
-    a noise ``snr`` dB below the voices: 0 white, 1 pink.
+    ``speakers`` that take part. ``noise`` is "white", "pink" or "babble", eight
+    of the others at a time, ``snr`` dB below the voices.
     """
     rng = np.random.default_rng([seed, 19])
     wanted = rng.uniform(*minutes) * 60
@@ -84,9 +86,12 @@ def converse(
     wave = np.concatenate(parts)
     wave = wave + HISS * rng.standard_normal(len(wave))
     if noise is not None:
-        wave = wave + _noise(rng, len(wave), rate, noise) * LOUD * 10 ** (
-            -snr / 20
-        )
+        others = [sentences[n] for n in sorted(sentences) if n not in speakers]
+        if noise == "babble":
+            made = _babble(rng, len(wave), [w for one in others for w in one])
+        else:
+            made = _noise(rng, len(wave), rate, SLOPES[noise])
+        wave = wave + made * LOUD * 10 ** (-snr / 20)
     wave = wave / max(1, abs(wave).max() / 0.99)
     return Conversation(wave.astype(np.float32), turns)
 
@@ -117,3 +122,16 @@ def _noise(rng, samples, rate, slope):
     hz = np.fft.rfftfreq(samples, 1 / rate).clip(20)
     noise = np.fft.irfft(spectrum * hz ** (-slope / 2), samples)
     return noise / noise.std()
+
+
+def _babble(rng, samples, sentences):
+    """Several voices at a time, of power 1 together."""
+    total = np.zeros(samples)
+    for _ in range(VOICES):
+        now = 0
+        while now < samples:
+            wave = sentences[rng.integers(len(sentences))]
+            wave = (wave / wave.std())[: samples - now]
+            total[now : now + len(wave)] += wave
+            now += len(wave)
+    return total / total.std()

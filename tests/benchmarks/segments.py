@@ -13,10 +13,10 @@ time, without a collar; the reference has the turns.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,9 @@ from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
 from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
 from amsincnet_sb.inference import SpeakerIdentifier  # noqa: E402
 from amsincnet_sb.inference.enrolment import UNKNOWN  # noqa: E402
+from amsincnet_sb.inference.live import LiveSegments  # noqa: E402
 from amsincnet_sb.inference.segment_calibration import share_right  # noqa: E402
+from amsincnet_sb.inference.segments import Wanted, find_segments  # noqa: E402
 
 try:
     from pyannote.core import (
@@ -44,6 +46,8 @@ except ImportError:
     sys.exit("Error: run pip install pyannote.metrics first.")
 
 BORDER = 0.25  # seconds
+DURATIONS = (0, 1, 3, 1e9)  # seconds of speech, with a line each
+TOGETHER = 100  # segments of a point
 
 
 def annotation(rows):
@@ -89,7 +93,12 @@ def main():
     parser.add_argument("--conversations", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1000, help="of the first")
     parser.add_argument("--half", type=int, choices=[0, 1], default=1)
-    parser.add_argument("--snr", type=float, help="white, pink noise, in turn")
+    parser.add_argument("--snr", type=float, help="of --noise, in dB")
+    parser.add_argument(
+        "--noise", nargs="+", default=["white", "pink"], help="kinds, in turn"
+    )
+    parser.add_argument("--live", action="store_true", help="tell as it comes")
+    parser.add_argument("--plot", help="PNG of how often answers are right")
     parser.add_argument("--among", action="store_true", help="tell who")
     parser.add_argument("--details", help="JSON lines of all segments")
     options = parser.parse_args()
@@ -101,8 +110,8 @@ def main():
     known = [n for n in names if n in model.speakers][options.half :: 2]
     left_out = left_out[options.half :: 2]
     if left_out:
-        wanted = read_sentences(options.enrol, options.data_folder)
-    totals = {}
+        others = read_sentences(options.enrol, options.data_folder)
+    totals, rows = {}, []
     details = open(options.details, "w") if options.details else None
     for seed in range(options.seed, options.seed + options.conversations):
         rng = np.random.default_rng([seed, 7])
@@ -111,29 +120,72 @@ def main():
             strangers = rng.choice(left_out, 2, replace=False).tolist()
         people = rng.choice(known, count - len(strangers), replace=False)
         people = [*strangers, *people.tolist()]
-        noise = None if options.snr is None else seed % 2
+        noise = None
+        if options.snr is not None:
+            noise = options.noise[seed % len(options.noise)]
         talk = converse(waves, seed, people, noise=noise, snr=options.snr)
         if left_out:
-            model.enroll(strangers[0], wanted[strangers[0]][:3])
+            model.enroll(strangers[0], others[strangers[0]][:3])
         begin = time.perf_counter()
         among = [n for n in people if n in model.speakers]
-        found = model.segments(
-            talk.wave, among=among if options.among else None
-        )
+        wanted = Wanted(among=tuple(among) if options.among else None)
+        tell = live_segments if options.live else find_segments
+        found = tell(model, torch.from_numpy(talk.wave), wanted)
         took = time.perf_counter() - begin
         measured = measure(talk, found, model.speakers, strangers[:1])
         measured["seconds per hour"] = [took * 3600 * 16000 / len(talk.wave)]
         for key, values in measured.items():
             totals.setdefault(key, []).extend(values)
         print(seed, count, *shown(measured), sep="  ", flush=True)
-        if details:
-            for s in found:
-                right = share_right(s, talk.turns, model.speakers)
-                row = {"seed": seed, "right": right, **s._asdict()}
+        for s in found:
+            right = share_right(s, talk.turns, model.speakers)
+            row = {"seed": seed, "right": right, **s._asdict()}
+            rows.append(row)
+            if details:
                 print(json.dumps(row), file=details)
         if left_out:
             model.remove(strangers[0])
     print("all", *shown(totals), sep="  ")
+    if options.plot:
+        plot_reliability(rows, options.plot)
+
+
+def live_segments(model, wave, wanted):
+    """Segments of a wave that comes in tenths of a second."""
+    live = LiveSegments(model, wanted)
+    found = [s for piece in wave.split(1600) for s in live.hear(piece)]
+    return [s for s in [*found, *live.finish()] if s.end is not None]
+
+
+def plot_reliability(rows, path):
+    """What was said to be how probable, and how often it was right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 3.8), dpi=90)
+    axes = figure.subplots()
+    axes.plot([0.5, 1], [0.5, 1], color="0.7", linewidth=1)
+    rows = [row for row in rows if row["right"] is not None]
+    for least, most in itertools.pairwise(DURATIONS):
+        said, right = np.array(
+            [
+                (row["probability"], row["right"])
+                for row in sorted(rows, key=lambda row: row["probability"])
+                if least <= row["speech"] < most
+            ]
+        ).T
+        bins = np.array_split(
+            np.arange(len(said)), max(1, len(said) // TOGETHER)
+        )
+        axes.plot(
+            [said[b].mean() for b in bins],
+            [right[b].mean() for b in bins],
+            marker="o",
+            label=f"{least} to {most} s" if most < 1e3 else f"over {least} s",
+        )
+    axes.set(xlabel="said probability", ylabel="share that is right")
+    axes.legend(title="speech")
+    figure.tight_layout()
+    figure.savefig(path)
 
 
 def read_sentences(manifest, folder):
@@ -144,7 +196,7 @@ def read_sentences(manifest, folder):
             read_audio(Path(folder, r.wav), r.start, r.stop).numpy()
             for r in rows
         ]
-        for speaker, rows in groupby(rows, lambda row: row.spk_id)
+        for speaker, rows in itertools.groupby(rows, lambda row: row.spk_id)
     }
 
 

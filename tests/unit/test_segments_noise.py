@@ -21,7 +21,9 @@ class Late:
 
     def __call__(self, wave):
         """Sure of it, but for the first frames of a turn."""
-        times = np.arange(self.now, self.now + len(wave) // FRAME) * FRAME / RATE
+        times = (
+            np.arange(self.now, self.now + len(wave) // FRAME) * FRAME / RATE
+        )
         self.now += len(times)
         found = np.full(len(times), 0.01, np.float32)
         for start, end in self.turns:
@@ -72,7 +74,9 @@ def talk(turns, noise, rng, own=1.0):
     people /= np.linalg.norm(people, axis=1, keepdims=True)
     people[99] = 0.8 * people[99] + 0.6 * axes[0]
     rows = [
-        own * people[speaker] + noise * axes[0] + 0.1 * rng.standard_normal(SIZE)
+        own * people[speaker]
+        + noise * axes[0]
+        + 0.1 * rng.standard_normal(SIZE)
         for speaker, frames in turns
         for _ in range(frames)
     ]
@@ -125,7 +129,9 @@ def test_running_voices_learn():
             frames = slice(60 * speaker, 60 * speaker + 60)
             rows = [
                 voices.scores(likeness.astype(np.float32), direction)
-                for likeness, direction in zip(found[frames], directions[frames])
+                for likeness, direction in zip(
+                    found[frames], directions[frames]
+                )
             ]
             scores.append(np.mean([row for _, row in rows], 0))
             likeness = np.sum([one for one, _ in rows], 0)
