@@ -21,7 +21,7 @@ class Bands(WindowedEmbedding):
         torch.nn.Module.__init__(self)
         self.sample_rate, self.window, self.hop = RATE, 3200, 800
         self.embedding_size, self.fast = BANDS, False
-        self.nothing = torch.nn.Parameter(torch.zeros(1))
+        self.linears = torch.nn.ModuleList([torch.nn.Linear(1, 1)])
 
     def embed_windows(self, windows):
         """``[windows, window]`` to ``[windows, bands]``."""

@@ -13,7 +13,14 @@ from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["STEP", "Heard", "Listener", "likeness_of", "take"]
+__all__ = [
+    "STEP",
+    "Heard",
+    "Listener",
+    "likeness_of",
+    "one_thread_each",
+    "take",
+]
 
 STEP = 0.1  # seconds between the middles of frames, each of one window
 AROUND = 0.1  # seconds around speech in which frames are heard too
@@ -46,9 +53,12 @@ class Listener:
         Whose windows and logits they are.
     live : bool
         Pieces are short.
+    each : callable
+        Maps a function over batches of windows.
     """
 
-    def __init__(self, model, live=False):
+    def __init__(self, model, live=False, each=map):
+        self.each = each
         self.model, net = model, model.embedding_model
         self.rate, self.window = net.sample_rate, net.window
         self.detect = speech_detector(self.rate, live)
@@ -131,8 +141,7 @@ class Listener:
             windows[start : start + BATCH]
             for start in range(0, len(windows), BATCH)
         ]
-        with _one_thread_each(self.model) as each:
-            found = list(each(self._ask_batch, batches))
+        found = list(self.each(self._ask_batch, batches))
         likeness, directions = zip(*found) if found else ((), ())
         if not likeness:
             size = self.model.embedding_model.embedding_size
@@ -154,18 +163,18 @@ class Listener:
 
 
 @contextlib.contextmanager
-def _one_thread_each(model):
+def one_thread_each(model):
     """A map over batches, on a CPU with as many threads as there may be.
 
-    Threads with a batch each wait for nothing, where those that share each
-    step wait for the slowest at its end: ten times as long beside another
-    process.
+    All else runs in one thread. Those that share each step wait for the slowest
+    at its end, which beside another process takes many times as long.
     """
     threads = torch.get_num_threads()
     on_cpu = next(model.embedding_model.parameters()).device.type == "cpu"
     if threads == 1 or not on_cpu:
         yield map
         return
+    torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(
             threads, initializer=torch.set_num_threads, initargs=(1,)

@@ -11,7 +11,12 @@ from amsincnet_sb.inference.activity import stretches
 from amsincnet_sb.inference.answers import check_number
 from amsincnet_sb.inference.audio_windows import blocks_of
 from amsincnet_sb.inference.enrolment import UNKNOWN
-from amsincnet_sb.inference.listening import STEP, Listener, take
+from amsincnet_sb.inference.listening import (
+    STEP,
+    Listener,
+    one_thread_each,
+    take,
+)
 from amsincnet_sb.inference.recordings import as_source
 from amsincnet_sb.inference.voices import Voices
 from amsincnet_sb.utils.errors import InputError
@@ -101,14 +106,17 @@ def find_segments(model, audio, wanted):
     allowed = wanted.check(speakers)
     rate = model.embedding_model.sample_rate
     source = as_source(audio, rate, model.channel)
-    listener, pieces = Listener(model), []
+    pieces = []
     silent = not torch.is_tensor(source)  # zeros are taken as they are
-    for wave in blocks_of(source, rate, model.channel, PIECE):
-        silent = silent and is_silent(wave)
-        pieces += map(listener.hear, wave.split(PIECE))
+    with one_thread_each(model) as each:
+        listener = Listener(model, each=each)
+        for wave in blocks_of(source, rate, model.channel, PIECE):
+            silent = silent and is_silent(wave)
+            pieces += map(listener.hear, wave.split(PIECE))
+        if not silent:
+            pieces.append(listener.finish())
     if silent:
         raise InputError(f"{source}: it is silent; give a recording of speech.")
-    pieces.append(listener.finish())
     frames = np.concatenate([piece.frames for piece in pieces])
     speech = np.concatenate([piece.speech for piece in pieces])
     length = listener.samples / rate

@@ -43,6 +43,7 @@ SAME = 0.45  # cosine of two stretches of one voice, without what all share
 SAME_VOICE = 0.3  # the same of two voices
 PART = 0.5  # of NAMED, which will do for a part of a voice
 SAME_ALL = 0.75  # the same with it: a recording may have one voice
+PIECES = 3000  # stretches to cluster at most
 STRETCH, VOICE = 8, 15  # frames of a stretch to cluster, and of a voice
 
 
@@ -175,7 +176,8 @@ class Voices:
             return None
         mean = self._mean()
         rows = [self._mean(f) - mean for f in (frames, *named.values())]
-        alike = _cosines(np.stack(rows))[0, 1:]
+        here, *there = _unit(np.stack(rows))
+        alike = np.stack(there) @ here
         near = [*named][int(alike.argmax())]
         whole = np.append(named[near], frames)
         close = alike.max() > SAME_VOICE and self._is(near, frames, PART)
@@ -227,11 +229,21 @@ class Voices:
         # Here: it takes half a second, which identify has no use for.
         from scipy.cluster.hierarchy import fcluster, linkage
 
+        if len(pieces) > PIECES:  # the longest say most
+            longest = np.argsort([-len(piece) for piece in pieces])[:PIECES]
+            pieces = [pieces[number] for number in np.sort(longest)]
         means = np.stack([self._mean(piece) for piece in pieces])
-        alike = _cosines(means - self._mean()) - SAME
-        alike = np.maximum(alike, _cosines(means) - SAME_ALL)
-        apart = 1 - alike[np.triu_indices(len(pieces), 1)]
-        group = fcluster(linkage(apart, "average"), 1.0, "distance")
+        rows, whole = _unit(means - self._mean()), _unit(means)
+        # Row by row: there are millions of pairs in an hour.
+        apart = [
+            np.minimum(
+                1 + SAME - rows[later:] @ rows[later - 1],
+                1 + SAME_ALL - whole[later:] @ whole[later - 1],
+            )
+            for later in range(1, len(pieces))
+        ]
+        tree = linkage(np.concatenate(apart), "average")
+        group = fcluster(tree, 1.0, "distance")
         return [
             np.concatenate([p for p, g in zip(pieces, group) if g == one])
             for one in dict.fromkeys(group.tolist())
@@ -265,9 +277,8 @@ class Voices:
         return np.where(self.allowed, self.likeness[frames], NEVER)
 
 
-def _cosines(rows):
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-6)
-    return rows @ rows.T
+def _unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-6)
 
 
 def _moving_average(values, start, stop):

@@ -152,7 +152,7 @@ def test_batches_run_side_by_side_with_a_thread_each(monkeypatch):
     model = torch.nn.Module()
     model.embedding_model = torch.nn.Linear(1, 1)
     try:
-        with listening._one_thread_each(model) as each:
+        with listening.one_thread_each(model) as each:
             found = list(each(lambda _: torch.get_num_threads(), range(9)))
         assert found == [1] * 9 and torch.get_num_threads() == 2
     finally:
