@@ -34,7 +34,7 @@ def for_evaluation(net, dtype=torch.float32):
     torch.Size([3, 1, 32])
     """
     plain = not isinstance(net, WindowedEmbedding)
-    if plain or net.filter_kernels(net.linears[0].weight) is None:
+    if plain or net.filter_kernels(next(net.parameters())) is None:
         return lambda *windows: torch.cat(
             [net(part) for part in _joined(windows).split(PLAIN_GROUP)]
         )
@@ -92,7 +92,7 @@ class Folded:
     group = 512
 
     def __init__(self, net, dtype=torch.float32):
-        kernels = kernels_for(net.linears[0].weight)
+        kernels = kernels_for(next(net.parameters()))
         self.slope = net.negative_slope
         self.linear_embedding = net.linear_embedding
         self._freeze_features(net, kernels, dtype)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from amsincnet_sb.dataio.batches import WaveBatch
 from amsincnet_sb.kernels.finiteness import finiteness
 from amsincnet_sb.training.captured_step import CapturedStep
+from amsincnet_sb.training.device import keep_freed_memory
 from amsincnet_sb.training.distributed import (
     RankAgreement,
     add_over_ranks,
@@ -103,6 +104,8 @@ class CapturedBrain(StoppableBrain):
                 "totals", self.totals, optional_load=True
             )
         super().on_fit_start()
+        if self.device_type == "cpu":
+            keep_freed_memory()
         self.captured_step = self.guard = None
         self.capturing = self._can_capture()
         averages = [] if self.sync_batchnorm else self._running_statistics()

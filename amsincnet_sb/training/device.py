@@ -1,5 +1,7 @@
 """The device of a process, and the precisions that suit it."""
 
+import contextlib
+import ctypes
 import os
 
 import torch
@@ -11,6 +13,7 @@ from amsincnet_sb.utils.errors import InputError
 __all__ = [
     "best_precisions",
     "has_bfloat16",
+    "keep_freed_memory",
     "own_device",
     "visible_gpus",
 ]
@@ -41,9 +44,10 @@ def best_precisions(device):
 
     On GPUs with tensor cores bfloat16 trains as well as float32 in half the
     time; so it does on CPUs with bfloat16 matmuls, in three quarters of it.
-    Evaluation is in float32 there, and on GPUs in float16, whose mantissa is as long as that of TF32,
-    which SpeechBrain allows (bfloat16's is three bits shorter, which shows in
-    frame errors); values out of its range are computed in float32.
+    Evaluation is in float32 there, and on GPUs in float16, whose mantissa is as
+    long as that of TF32, which SpeechBrain allows (bfloat16's is three bits
+    shorter, which shows in frame errors); values out of its range are computed
+    in float32.
     """
     if _has_tensor_cores(device):
         return {"precision": "bf16", "eval_precision": "fp16"}
@@ -52,6 +56,18 @@ def best_precisions(device):
         "precision": "bf16" if narrow else "fp32",
         "eval_precision": "fp32",
     }
+
+
+def keep_freed_memory():
+    """Let glibc keep freed memory for the next training step on a CPU.
+
+    It would give blocks from 128 KiB on back to the system at once, and the rest
+    when much of it is free, to ask for it again page by page in every step.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, its largest value
+        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 def _has_tensor_cores(device):

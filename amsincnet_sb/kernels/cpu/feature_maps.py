@@ -3,9 +3,6 @@
 See :class:`amsincnet_sb.kernels.Kernels` for the arguments.
 """
 
-import contextlib
-import ctypes
-
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -20,12 +17,9 @@ __all__ = ["cnn", "frozen_cnn", "sinc_map"]
 # from 16 on, torch gives the sinc layer to oneDNN with a single thread, too.
 _SLICE = 16 * 80 * 2950
 
-# glibc gives memory back to the system, to ask for it again page by page in the
-# next step: blocks from 128 KiB on at once, the rest when much of it is free.
-with contextlib.suppress(OSError, AttributeError, TypeError):
-    _mallopt = ctypes.CDLL(None).mallopt
-    _mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, its largest value
-    _mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+# glibc gives memory back to the system, to ask for it again page by page,
+# until a block this large has been freed once; then it keeps the slices'.
+torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def cnn(x, input_norm, filters, convs, norms, pools, eps, slope):
