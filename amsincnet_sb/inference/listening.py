@@ -17,6 +17,7 @@ __all__ = [
     "STEP",
     "Heard",
     "Listener",
+    "Memory",
     "likeness_of",
     "one_thread_each",
     "take",
@@ -24,7 +25,8 @@ __all__ = [
 
 STEP = 0.1  # seconds between the middles of frames, each of one window
 AROUND = 0.1  # seconds around speech in which frames are heard too
-BATCH = 256  # windows
+BATCH = 128  # windows
+LARGE = 8192  # frames, more than 32 MB of embeddings
 
 
 class Heard(NamedTuple):
@@ -42,6 +44,42 @@ class Heard(NamedTuple):
     directions: np.ndarray
     chance: np.ndarray
     speech: np.ndarray
+
+
+class Memory:
+    """What was heard, in order, in arrays that are few and large.
+
+    Those are the system's again as soon as they are freed, the many small ones
+    of single pieces would leave holes.
+
+    Example
+    -------
+    >>> memory = Memory()
+    >>> memory.add(Heard(*(np.zeros((2, 3)) for _ in Heard._fields)))
+    >>> memory.pieces()[0].directions.shape
+    (2, 3)
+    """
+
+    def __init__(self):
+        self._large, self._small = [], []
+
+    def add(self, heard):
+        """Keep what was heard next."""
+        self._small.append(heard)
+        if sum(len(each.frames) for each in self._small) >= LARGE:
+            self._join()
+
+    def pieces(self):
+        """A list of all, as Heard; the memory has nothing any more."""
+        self._join()
+        pieces, self._large = self._large, []
+        return pieces
+
+    def _join(self):
+        if self._small:
+            joined = map(np.concatenate, zip(*self._small))
+            self._large.append(Heard(*joined))
+            self._small = []
 
 
 class Listener:

@@ -14,6 +14,7 @@ from amsincnet_sb.inference.enrolment import UNKNOWN
 from amsincnet_sb.inference.listening import (
     STEP,
     Listener,
+    Memory,
     one_thread_each,
     take,
 )
@@ -106,17 +107,19 @@ def find_segments(model, audio, wanted):
     allowed = wanted.check(speakers)
     rate = model.embedding_model.sample_rate
     source = as_source(audio, rate, model.channel)
-    pieces = []
+    memory = Memory()
     silent = not torch.is_tensor(source)  # zeros are taken as they are
     with one_thread_each(model) as each:
         listener = Listener(model, each=each)
         for wave in blocks_of(source, rate, model.channel, PIECE):
             silent = silent and is_silent(wave)
-            pieces += map(listener.hear, wave.split(PIECE))
+            for part in wave.split(PIECE):
+                memory.add(listener.hear(part))
         if not silent:
-            pieces.append(listener.finish())
+            memory.add(listener.finish())
     if silent:
         raise InputError(f"{source}: it is silent; give a recording of speech.")
+    pieces = memory.pieces()
     frames = np.concatenate([piece.frames for piece in pieces])
     speech = np.concatenate([piece.speech for piece in pieces])
     length = listener.samples / rate
