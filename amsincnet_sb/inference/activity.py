@@ -219,7 +219,7 @@ def stretches(probabilities, seconds):
 
     Example
     -------
-    >>> stretches([0, 0.2, 0.9, 0.2, 0.2, 0.1, 0.2, 0.2, 0.2, 0], 0.1)
+    >>> stretches([0, 0.6, 0.9, 0.6, 0.6, 0.1, 0.6, 0.6, 0.6, 0], 0.1)
     [(0.1, 0.5)]
     """
     speech = np.asarray(probabilities) > OFF
