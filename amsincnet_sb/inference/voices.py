@@ -28,10 +28,8 @@ PRESENCE = 2.0  # weight of how long somebody has spoken, as a logarithm
 AHEAD, NAMED = 0.15, 0.32
 LEAST_OWN = 0.45
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
-FEW, FEWER = (
-    25,
-    0.45,
-)  # of few people, none resembles it as much: so much of both
+# Of few people, none resembles it as much: so much of both.
+FEW, FEWER = 25, 0.45
 COHORT = 100  # fewest speakers of a model to compare with
 ALONE = 0.55  # likeness that an unknown voice reaches, without a cohort
 AVERAGED = 11  # frames

@@ -74,27 +74,12 @@ def parts(net, chunks, dtype):
             return both_ways(function, *inputs)
 
     channels, taps = net.sinc.out_channels, net.sinc.kernel_size
-    time_ = (chunks.shape[1] - taps + 1) // net.sinc_pool * net.sinc_pool
-    ms, flop = matmul_ms(SLICE * time_, taps // 2 + 1, channels, dtype)
+    outputs = (chunks.shape[1] - taps + 1) // net.sinc_pool * net.sinc_pool
+    ms, flop = matmul_ms(SLICE * outputs, taps // 2 + 1, channels, dtype)
     slices = batch / SLICE
     # Its gradient is of parameters alone.
-    forward, backward = [], []
-    for _ in range(TURNS):
-        start = time.process_time()
-        with mixed:
-            x = net.sinc_map(chunks)
-        forward.append(time.process_time() - start)
-        start = time.process_time()
-        x.backward(torch.ones_like(x))
-        backward.append(time.process_time() - start)
-    x = x.detach()
-    yield (
-        "sinc layer",
-        1e3 * min(forward),
-        1e3 * min(backward),
-        2 * slices * flop,
-        2 * slices * ms,
-    )
+    *times, x = measured(lambda: net.sinc_map(chunks))
+    yield "sinc layer", *times, 2 * slices * flop, 2 * slices * ms
     others = [0.0, 0.0]
     for number, (conv, norm) in enumerate(convs, start=1):
         out, inside, width = conv.weight.shape
