@@ -1,11 +1,12 @@
 """Parameter groups of an optimizer: cut-offs, gains and biases apart."""
 
+from torch import nn
 from torch.optim import RMSprop as RMSprop  # by files of 0.1.0, from here
 
 __all__ = ["parameter_groups"]
 
 
-def parameter_groups(modules, cutoff_lr_factor=1.0):
+def parameter_groups(modules, cutoff_lr_factor=1.0, hidden=None):
     """Parameter groups of the matrices, gains and biases, and cut-offs.
 
     The cut-offs of :class:`amsincnet_sb.nnet.sinc.SincConv`, of the order of
@@ -14,6 +15,11 @@ def parameter_groups(modules, cutoff_lr_factor=1.0):
     which is ``cutoff_lr_factor`` for them, else 1.
     Weight decay pulls towards zero, which makes sense for a matrix or a
     kernel, not for a gain, a bias or a frequency: their groups have none.
+
+    For :class:`amsincnet_sb.nnet.muon.Muon`, ``hidden`` is the network within
+    ``modules`` whose convolutions and fully connected layers it orthogonalises:
+    their weights get a group of their own, and all groups say by their
+    ``hidden`` which it is. Without it groups are as every optimizer's.
 
     Example
     -------
@@ -31,6 +37,9 @@ def parameter_groups(modules, cutoff_lr_factor=1.0):
     ]
     ids = {id(parameter) for parameter in cutoffs}
     others = [p for p in modules.parameters() if id(p) not in ids]
+    weights = _layer_weights(hidden, others)
+    ids = {id(weight) for weight in weights}
+    others = [p for p in others if id(p) not in ids]
     matrices = [p for p in others if p.dim() > 1]
     vectors = [p for p in others if p.dim() <= 1]
     groups = [
@@ -42,4 +51,15 @@ def parameter_groups(modules, cutoff_lr_factor=1.0):
             "weight_decay": 0.0,
         },
     ]
+    if hidden is not None:
+        groups = [{**group, "hidden": False} for group in groups]
+        groups.insert(0, {"params": weights, "lr_factor": 1.0, "hidden": True})
     return [group for group in groups if group["params"]]
+
+
+def _layer_weights(network, parameters):
+    """Those of the parameters that are weights of a network's layers."""
+    modules = () if network is None else network.modules()
+    kinds = (nn.Conv1d, nn.Linear)
+    ids = {id(m.weight) for m in modules if isinstance(m, kinds)}
+    return [p for p in parameters if id(p) in ids]

@@ -166,6 +166,8 @@ PERMITTED = {
     "fused": SWITCH,
     "alpha": Number(0, 1),
     "eps": Number(0, 1),
+    "momentum": SHARE,
+    "linears": SWITCH,
     "equalizer_std_db": Number(0, 100),
     "std_db": Number(0, 100),
     "mixture_probability": SHARE,

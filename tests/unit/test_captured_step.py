@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from amsincnet_sb.nnet.losses import AMSoftmax
+from amsincnet_sb.nnet.muon import Muon
 from amsincnet_sb.training.captured_step import CapturedStep
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -19,9 +20,11 @@ OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1e-3, alpha=0.95),
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2),
+    "muon": lambda p: Muon(p, lr=1e-3),
 }
 on_all_devices = pytest.mark.parametrize("device", DEVICES)
 with_all_optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
+with_state = pytest.mark.parametrize("name", ["adamw", "muon"])
 
 
 class Task:
@@ -118,9 +121,10 @@ def test_rate_and_margin_change_between_steps(device):
 
 
 @on_all_devices
-def test_resumes_bit_for_bit(device):
+@with_state
+def test_resumes_bit_for_bit(device, name):
     """State saved between steps and loaded: into the step, into new ones."""
-    task = Task(device, "adamw")
+    task = Task(device, name)
     step = task.captured()
     states = []
     for number in range(6):
@@ -131,7 +135,7 @@ def test_resumes_bit_for_bit(device):
     assert step.captured == (device == "cuda")
     tasks = [task]
     for done in range(1, 6):
-        tasks.append(Task(device, "adamw"))
+        tasks.append(Task(device, name))
         tasks[-1].load(states[done - 1])
         tasks[-1].train(tasks[-1].captured(), range(done, 6))
     for other in tasks:
@@ -161,10 +165,11 @@ def test_says_why_it_does_not_capture(caplog):
 
 
 @on_all_devices
+@with_state
 @pytest.mark.parametrize("limit", [math.inf, 0.1])
-def test_a_skipped_step_changes_nothing(device, limit):
+def test_a_skipped_step_changes_nothing(device, name, limit):
     """Neither parameters, nor statistics, nor sums; its number is kept."""
-    ours, plain = Task(device, "adamw"), Task(device, "adamw")
+    ours, plain = Task(device, name), Task(device, name)
     numbers = [0, 1, 2, 3, 5, 7]
 
     def loss_fn(x, labels):

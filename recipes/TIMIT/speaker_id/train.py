@@ -36,6 +36,7 @@ from amsincnet_sb.inference.additions import fingerprint
 from amsincnet_sb.inference.model_card import describe_training
 from amsincnet_sb.inference.pretrained import read_pretrained, write_pretrained
 from amsincnet_sb.lobes.frozen import for_evaluation
+from amsincnet_sb.nnet.muon import is_muon
 from amsincnet_sb.nnet.optimizers import parameter_groups
 from amsincnet_sb.plots import plot_curves
 from amsincnet_sb.training.arguments import parse_arguments
@@ -161,9 +162,10 @@ class SpeakerBrain(CapturedBrain):
 
     def init_optimizers(self):
         """Gets called by on_fit_start: makes the optimizer's groups."""
-        factor = self.hparams.cutoff_lr_factor
-        groups = parameter_groups(self.modules, factor)
-        self.opt_class = lambda parameters: self.hparams.opt_class(groups)
+        factor, make = self.hparams.cutoff_lr_factor, self.hparams.opt_class
+        hidden = self.modules["embedding_model"] if is_muon(make) else None
+        groups = parameter_groups(self.modules, factor, hidden)
+        self.opt_class = lambda parameters: make(groups)
         super().init_optimizers()
 
     def on_fit_start(self):
