@@ -307,7 +307,9 @@ def test_reduced_precision_on_gpu(precision, tf32):
 
 
 @on_gpu
-@pytest.mark.parametrize("shape", [(128, 983, 80, 96, 5, 3), *CONVS])
+@pytest.mark.parametrize(
+    "shape", [(128, 983, 80, 96, 5, 3), (8, 300, 512, 512, 3, 1), *CONVS]
+)
 def test_conv_on_gpu(shape, tf32):
     """Exact in float32; in bfloat16 not worse than rounding its inputs."""
     exact = conv_problem(shape, device="cuda")

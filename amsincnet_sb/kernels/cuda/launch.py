@@ -163,6 +163,9 @@ def grad_parts(rows, size, n, itemsize):
 
 def _grad_tiles(n, k, itemsize):
     """Tile sizes, warps and pipeline stages of an implicit_gemm_grad."""
+    if itemsize == 2 and n >= 512 and k >= 1024:  # enough for large tiles
+        sizes = {"BR": 64, "BK": 256, "BN": 128}
+        return sizes | {"num_warps": 8, "num_stages": 3}
     bn = min(128 if itemsize == 2 else 64, max(16, power_of_2(n)))
     bk = min(128 if n <= 64 else 64, max(16, power_of_2(k)))
     return {
