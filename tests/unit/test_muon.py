@@ -113,7 +113,7 @@ def test_the_rest_is_adamw():
     groups = [{**g, "hidden": False} for g in parameter_groups(ours)]
     muon = Muon(groups, weight_decay=0.1, **options)
     adamw = torch.optim.AdamW(
-        parameter_groups(theirs), weight_decay=0.1, **options
+        parameter_groups(theirs), weight_decay=0.1, fused=True, **options
     )
     train(ours, muon, range(4))
     train(theirs, adamw, range(4))
