@@ -194,17 +194,23 @@ class CapturedBrain(StoppableBrain):
             self.captured_step.read_skipped()
         return step
 
-    def measure_evaluation(self, windows):
-        """Seconds that an evaluation takes, told by its first batch."""
-        self.on_stage_start(sb.Stage.VALID)
+    def measure_evaluation(self, stage, windows):
+        """Seconds that an evaluation takes; changes nothing.
+
+        Gets called before the first step. The first batch tells, once it and
+        the last one, which has a size of its own, have been tried: what is
+        compiled for either is compiled here, not when the time is up.
+        """
+        self.on_stage_start(stage)
         self.modules.eval()
-        for _ in range(2):  # the first one warms up
+        seconds = 0.0
+        for batch in [*{0, len(windows) - 1}, 0] if len(windows) else []:
             start = time.perf_counter()
-            if len(windows):
-                # Not the Brain's own, which a request to stop would end.
-                with torch.no_grad():
-                    sb.Brain.evaluate_batch(self, windows[0], sb.Stage.VALID)
-        return (time.perf_counter() - start) * len(windows)
+            # Not the Brain's own, which a request to stop would end.
+            with torch.no_grad():
+                sb.Brain.evaluate_batch(self, windows[batch], stage)
+            seconds = time.perf_counter() - start
+        return seconds * len(windows)
 
     def _time_steps(self, chunks, count):
         start = time.perf_counter()

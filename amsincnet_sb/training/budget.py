@@ -63,7 +63,7 @@ def epochs_within(seconds, step, evaluation, length, interval):
         For all steps and evaluations.
     step, evaluation : float
         Seconds that one takes. There is an evaluation behind every
-        ``interval`` epochs, one behind the last epoch, and one of the result.
+        ``interval`` epochs, and one behind the last epoch.
     length : int
         Steps of an epoch. There are fewer where not even one epoch fits, else
         up to twice as many, so that no time is left.
@@ -78,13 +78,13 @@ def epochs_within(seconds, step, evaluation, length, interval):
     Example
     -------
     >>> epochs_within(60.0, step=0.1, evaluation=5.0, length=99, interval=99)
-    (5, 100)
+    (5, 110)
     >>> epochs_within(60.0, step=2.0, evaluation=5.0, length=99, interval=99)
-    (1, 25)
+    (1, 27)
     >>> epochs_within(60.0, step=0.1, evaluation=5.0, length=100, interval=1)
-    (3, 111)
+    (3, 122)
     """
-    seconds -= 2 * evaluation
+    seconds -= evaluation
     steps = int(seconds / step)
     if steps > length * interval:
         steps = int(seconds / (step + evaluation / (length * interval)))
@@ -113,13 +113,15 @@ class Budget:
         self.overrides = overrides
         self.keep = keep
 
-    def spend(self, step, evaluation, hparams):
+    def spend(self, step, evaluation, test, hparams):
         """The recipe for as many steps as fit into what is left of the time.
 
         Arguments
         ---------
         step, evaluation : float
             Seconds that one takes.
+        test : float
+            Seconds of the evaluation behind training.
         hparams : dict
             The recipe so far.
 
@@ -128,17 +130,18 @@ class Budget:
         dict
             The recipe again, with schedules that end with the time.
         """
-        epochs, length = on_main(self._fit, step, evaluation, hparams)
+        epochs, length = on_main(self._fit, step, evaluation, test, hparams)
         self.overrides.update(
             minutes=0, number_of_epochs=epochs, batches_per_epoch=length
         )
         on_main(self.keep)
         return load_recipe(self.hparams_file, self.overrides)
 
-    def _fit(self, step, evaluation, hparams):
+    def _fit(self, step, evaluation, test, hparams):
         whole = 60 * self.minutes
         spent = time.time() - self.started
-        left = max(whole - spent - WRITING, LEAST * whole + 2 * evaluation)
+        end = test + WRITING
+        left = max(whole - spent - end, LEAST * whole + evaluation)
         found = epochs_within(
             left,
             step,
@@ -146,14 +149,14 @@ class Budget:
             hparams["batches_per_epoch"],
             hparams["valid_interval"],
         )
-        late = spent + left + WRITING > whole + 1
+        late = spent + left + end > whole + 1
         logger.log(
             logging.WARNING if late else logging.INFO,
-            "The start took %.0f s, a step takes %.2f ms and an evaluation "
-            "%.1f s: %d epochs of %d steps will end %s %g minutes.",
+            "The start took %.0f s, a step takes %.2f ms and the last "
+            "evaluation %.1f s: %d epochs of %d steps will end %s %g minutes.",
             spent,
             1e3 * step,
-            evaluation,
+            evaluation + test,
             *found,
             "later than the" if late else "with the",
             self.minutes,

@@ -117,10 +117,6 @@ def test_a_finished_run_stays_as_it_is(recipe, finished, tmp_path):
     assert_same(recipe, output, finished)
 
 
-def in_test(brain, batch, stage):
-    return "TEST" in str(stage)
-
-
 @pytest.mark.parametrize(
     "name, method, when",
     [
@@ -129,7 +125,6 @@ def in_test(brain, batch, stage):
         ("SIGTERM", "evaluate_batch", at(4)),  # within a validation
         ("SIGTERM", "report", at(4)),  # between its end and the checkpoint
         ("SIGINT", "report", at(8)),  # after the last step
-        ("SIGTERM", "evaluate_batch", in_test),  # within the last evaluation
     ],
 )
 def test_signal(recipe, uninterrupted, tmp_path, name, method, when):

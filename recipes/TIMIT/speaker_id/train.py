@@ -113,6 +113,8 @@ class SpeakerBrain(CapturedBrain):
             sb.Stage.VALID: datasets["valid"],
             sb.Stage.TEST: datasets["test"],
         }
+        self.held_out = datasets["valid"] is not datasets["test"]
+        self.tested = None, None  # steps, figures: the last of the test set
         self.speakers = list(label_encoder.lab2ind)
         self.history = MetricsLog(self.hparams.metrics_file)
         self.train_stats = {}
@@ -192,10 +194,12 @@ class SpeakerBrain(CapturedBrain):
 
     def choose_steps(self):
         """Give the run as many steps as its minutes have room for."""
-        chunks = self.train_sampler
+        chunks, during, behind = self.train_sampler, *self.eval_sets.items()
         recipe = self.budget.spend(
             self.measure_step(chunks, 0.6 * self.budget.minutes),
-            self.measure_evaluation(self.eval_sets[sb.Stage.VALID]),
+            self.measure_evaluation(*during),
+            # Else training ends with it, see evaluate().
+            self.measure_evaluation(*behind) if self.held_out else 0.0,
             vars(self.hparams),
         )
         chunks.batches_per_epoch = recipe["batches_per_epoch"]
@@ -244,23 +248,43 @@ class SpeakerBrain(CapturedBrain):
             return
 
         epoch = self.hparams.epoch_counter.current
-        valid = (
-            self.eval_sets[sb.Stage.VALID] is not self.eval_sets[sb.Stage.TEST]
-        )
-        split = "valid" if stage == sb.Stage.VALID and valid else "test"
+        test = stage == sb.Stage.TEST or not self.held_out
+        split = "test" if test else "valid"
         loss = self.mean_over_ranks(stage_loss, len(self.eval_sets[stage]))
         stats = {"loss": loss, **self.errors.reduce().summarize()}
         own = add_over_ranks(self.own_scores) / self.errors.rows.sum()
         self.own_cosine = own.item()
         self.report(epoch, split, stats)
+        if test:
+            self.tested = self.optimizer_step, stats
         if stage == sb.Stage.VALID:
             self.checkpointer.save_and_keep_only(
                 meta={"epoch": epoch, **stats}, num_to_keep=1
             )
-        elif self.writes_results:
+        else:
+            self.write_sentences()
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluate the last checkpoint; see speechbrain.core.Brain.
+
+        Where training has just ended with the evaluation of the same weights
+        on the same utterances, its figures are written once more and nothing
+        is computed again.
+        """
+        step, stats = self.tested
+        if step != self.optimizer_step:
+            return super().evaluate(*args, **kwargs)
+        self.on_evaluate_start()
+        self.report(self.hparams.epoch_counter.current, "test", stats)
+        self.write_sentences()
+        return stats["loss"]
+
+    def write_sentences(self):
+        """Write the decision of each test utterance."""
+        if self.writes_results:
             self.errors.write_csv(
                 self.hparams.sentences_file,
-                self.eval_sets[stage].audio.ids,
+                self.eval_sets[sb.Stage.TEST].audio.ids,
                 self.speakers,
             )
 
