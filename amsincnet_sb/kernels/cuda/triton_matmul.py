@@ -113,7 +113,8 @@ def _better(best, which, new, q: tl.constexpr, ABS: tl.constexpr):
     return best, tl.where(more, q, which).to(tl.int8)
 
 
-@triton.jit
+# The number of rows changes with the batch, the program does not.
+@triton.jit(do_not_specialize=["M"])
 def implicit_gemm(
     a,
     w,
