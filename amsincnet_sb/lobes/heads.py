@@ -17,41 +17,60 @@ file cannot choose a class by a key; these functions can.
 
 import functools
 
-from speechbrain.nnet.losses import nll_loss
-
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.nnet.angular_losses import AAMSoftmax, CurricularSoftmax
 from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
 from amsincnet_sb.nnet.scoring import log_posteriors
+from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["make_classifier", "make_loss", "make_scores"]
+__all__ = [
+    "LOSSES",
+    "check_subcentres",
+    "make_classifier",
+    "make_loss",
+    "make_scores",
+]
+
+
+def _negative_log_likelihood(margin, scale):
+    # Slow to import, and the names alone are needed elsewhere.
+    from speechbrain.nnet.losses import nll_loss
+
+    return nll_loss
+
 
 OF_COSINES = {
     "am": AMSoftmax,
     "aam": AAMSoftmax,
     "curricular": CurricularSoftmax,
 }
-OF_LOG_PROBABILITIES = {
-    "softmax": lambda margin, scale: nll_loss,
+LOSSES = {
+    **OF_COSINES,
+    "softmax": _negative_log_likelihood,
     "released": ReleasedAMSoftmax,
 }
 
 
+def check_subcentres(loss, subcentres):
+    """Raise an InputError for several subcentres and a loss that has none."""
+    if subcentres > 1 and loss not in OF_COSINES:
+        raise InputError(
+            f"subcentres is {subcentres}, but the loss {loss} is not of "
+            "cosines and has none; leave it at 1."
+        )
+
+
 def make_classifier(loss, input_size, out_neurons, subcentres=1):
-    """The classifier for a loss; a ValueError if it has no subcentres.
+    """The classifier for a loss; see :func:`check_subcentres`.
 
     Example
     -------
     >>> type(make_classifier("softmax", 16, 3)).__name__
     'SoftmaxClassifier'
     """
+    check_subcentres(loss, subcentres)
     if loss in OF_COSINES:
         return CosineClassifier(input_size, out_neurons, subcentres)
-    if subcentres > 1:
-        raise ValueError(
-            f"subcentres is {subcentres}, but the loss {loss} is not of "
-            "cosines and has none; leave it at 1."
-        )
     return SoftmaxClassifier(input_size, out_neurons)
 
 
@@ -63,7 +82,7 @@ def make_loss(loss, margin, scale):
     >>> make_loss("aam", 0.2, 30.0)
     AAMSoftmax(margin=0.2, scale=30)
     """
-    return {**OF_COSINES, **OF_LOG_PROBABILITIES}[loss](margin, scale)
+    return LOSSES[loss](margin, scale)
 
 
 def make_scores(loss, scale):

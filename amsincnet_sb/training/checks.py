@@ -38,7 +38,7 @@ def check_run_options(run_opts):
 
 
 def check_network(hparams):
-    """Log the network; refuse sizes that contradict each other.
+    """Log the network; refuse a loss that several processes cannot share.
 
     Arguments
     ---------
@@ -46,11 +46,6 @@ def check_network(hparams):
         The hyperparameters.
     """
     network = hparams["embedding_model"]
-    if network.embedding_size != hparams["embedding_size"]:
-        raise InputError(
-            f"embedding_size is {hparams['embedding_size']} but the last of "
-            f"fc_neurons is {network.embedding_size}; make them equal."
-        )
     loss = hparams["compute_cost"]
     if world_size() > 1 and isinstance(loss, Module) and loss.state_dict():
         raise InputError(

@@ -7,6 +7,7 @@ before anything is written or allocated.
 import math
 from dataclasses import dataclass
 
+from amsincnet_sb.lobes.heads import LOSSES, check_subcentres
 from amsincnet_sb.nnet.filterbanks import FILTERS
 from amsincnet_sb.utils.errors import InputError
 
@@ -149,7 +150,7 @@ PERMITTED = {
     "sync_batchnorm": SWITCH,
     "precision": OneOf(("auto", "fp32", "fp16", "bf16")),
     "eval_precision": OneOf(("auto", "fp32", "fp16", "bf16")),
-    "loss": OneOf(("am", "aam", "curricular", "softmax", "released")),
+    "loss": OneOf(tuple(LOSSES)),
     "subcentres": Whole(1, 64),
     "margin": SHARE,
     "margin_schedule": OneOf((None,)),
@@ -238,7 +239,10 @@ def permitted(path):
 
 
 def check_options(options):
-    """Refuse values out of their range, and sizes that no memory holds.
+    """Refuse values that cannot be, alone or together.
+
+    They are out of their range, contradict each other, or are sizes that no
+    memory holds.
 
     Arguments
     ---------
@@ -272,6 +276,15 @@ def check_options(options):
             raise InputError(
                 f"{key} is {_shown(options[key])}: a layer would have "
                 f"{weights} weights, but may have {LARGEST_MATRIX}."
+            )
+    if "loss" in options:
+        check_subcentres(options["loss"], options.get("subcentres", 1))
+    if {"embedding_size", "fc_neurons"} <= options.keys():
+        size, last = options["embedding_size"], options["fc_neurons"][-1]
+        if size != last:
+            raise InputError(
+                f"embedding_size is {size} but the last of fc_neurons is "
+                f"{last}; make them equal."
             )
 
 

@@ -26,7 +26,7 @@ LATER = {
 NEEDED = """
     all_speakers batch_size batches_per_epoch checkpointer classifier
     compute_cost compute_scores curves_file data_folder embedding_model
-    embedding_size epoch_counter hop label_encoder_file lr_schedule manifest
+    epoch_counter hop label_encoder_file lr_schedule manifest
     max_resident_gb metrics_file modules n_speakers number_of_epochs opt_class
     output_folder pretrained_folder released_evaluation sample_rate save_folder
     scale seed sentences_file skip_prep sync_batchnorm test_annotation

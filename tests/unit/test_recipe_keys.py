@@ -17,8 +17,7 @@ def test_the_keys_are_those_that_train_reads():
     text = TRAIN.read_text()
     read = re.findall(r'(?:options|hparams)\["(\w+)"\]', text)
     read += re.findall(r"self\.hparams\.(\w+)", text)
-    # A comment's; what check_network reads.
-    read = {*read} - {"recipe"} | {"embedding_size"}
+    read = {*read} - {"recipe"}  # a comment's
     assert read == {*LATER, *NEEDED}
     assert not LATER.keys() & {*NEEDED}
 
