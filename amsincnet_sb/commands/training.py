@@ -36,7 +36,7 @@ def prepare(options):
 
     example: amsincnet prepare recordings --output manifests
     """
-    from amsincnet_sb.dataio.corpus import prepare_own_corpus, training_command
+    from amsincnet_sb.dataio.corpus import prepare_own_corpus, training_advice
 
     for split in ("train", "valid", "test"):
         check_output(Path(options.output, f"{split}.csv"), options.source)
@@ -58,8 +58,7 @@ def prepare(options):
         *taken,
         *report,
         f"Manifests: {options.output}",
-        "Train on them with",
-        f"  {training_command(options.output, summary)}",
+        *training_advice(options.output, summary),
     )
     print(*lines, sep="\n")
 

@@ -10,6 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+
 from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.manifest import (
     Provenance,
@@ -34,6 +36,7 @@ __all__ = [
     "find_manifests",
     "prepare_own_corpus",
     "split_utterances",
+    "training_advice",
     "training_command",
     "write_to_folder",
 ]
@@ -196,9 +199,18 @@ def find_manifests(folder, validation_sentences=0):
     return corpus, options
 
 
+def training_advice(folder, corpus):
+    """Two lines, the second of which is :func:`training_command`."""
+    how = "Train on them with"
+    if not torch.cuda.is_available():
+        how += " (no GPU: what 15 minutes allow; --minutes=N for others)"
+    return how, f"  {training_command(folder, corpus)}"
+
+
 def training_command(folder, corpus):
-    """What to type, anywhere, to train on a preparation."""
-    words = [*_program(), "train", "sinc_tdnn_robust"]
+    """What to type, anywhere, to train on a preparation on this machine."""
+    name = "sinc_tdnn_robust" if torch.cuda.is_available() else "quick"
+    words = [*_program(), "train", name]
     words.append(f"--manifest={os.path.abspath(folder)}")
     words.append(f"--data_folder={corpus.options['data_folder']}")
     return " ".join(map(_shell_word, words))

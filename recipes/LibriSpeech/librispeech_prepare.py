@@ -26,7 +26,7 @@ from amsincnet_sb.dataio.corpus import (
     check_output,
     check_recordings,
     divided,
-    training_command,
+    training_advice,
     write_to_folder,
 )
 from amsincnet_sb.dataio.listings import Listed, Listing
@@ -211,9 +211,8 @@ def main(arguments=None):
         summary = prepare_librispeech(
             options.data_folder, options.output_folder, options.seed
         )
-        print(*summary.report(), sep="\n")
-        command = training_command(options.output_folder, summary)
-        print(f"Train with\n  {command}")
+        advice = training_advice(options.output_folder, summary)
+        print(*summary.report(), *advice, sep="\n")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def test_the_summary(recordings, tmp_path, capsys):
     ):
         assert words in out
     *_, verb, hparams, manifest, data = shlex.split(out.splitlines()[-1])
-    assert (verb, hparams) == ("train", "sinc_tdnn_robust")
+    assert verb == "train" and hparams in ("sinc_tdnn_robust", "quick")
     assert [manifest, data] == [
         f"--manifest={folder}",
         f"--data_folder={recordings}",

@@ -83,14 +83,20 @@ def test_copies_to_edit(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("on_path", [True, False])
-def test_the_command_to_train(monkeypatch, tmp_path, on_path):
+@pytest.mark.parametrize(
+    "gpu, name", [(True, "sinc_tdnn_robust"), (False, "quick")]
+)
+def test_the_command_to_train(monkeypatch, tmp_path, on_path, gpu, name):
     beside = Path(sys.executable).parent if on_path else tmp_path
     monkeypatch.setattr(shutil, "which", lambda name: str(beside / name))
     made = Provenance({"data_folder": "/d"}, "")
     program = "amsincnet" if on_path else f"{sys.executable} -m amsincnet_sb"
     options = f"--manifest={tmp_path} --data_folder=/d"
-    command = f"{program} train sinc_tdnn_robust {options}"
+    command = f"{program} train {name} {options}"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     assert corpus.training_command(tmp_path, made) == command
+    how, what = corpus.training_advice(tmp_path, made)
+    assert what.strip() == command and ("--minutes=N" in how) is not gpu
 
 
 @pytest.mark.parametrize(
