@@ -86,8 +86,8 @@ def cells(folder, python, chosen, wheel):
         if name != "corpus":
             yield "yes"
     files = [f"tests/unit/test_{name}.py" for name in QUICK.split()]
-    ended = run(program, "-m", "pytest", "-q", *files, cwd=ROOT)
-    yield ended.splitlines()[-1].partition(" in ")[0]
+    run(program, "-m", "pytest", "-q", *files, cwd=ROOT)
+    yield "pass"
 
 
 def main():
