@@ -92,6 +92,8 @@ class Kernels(Protocol):
     ):
         """SincTDNN's sinc layer, with one ``norm`` and one ``pool``.
 
+        Without a ``norm`` neither it nor the LeakyReLU nor the mask is
+        applied, and the result may be of higher precision.
         ``keep``, ``[batch, channels]`` of bool, masks: channels that are
         False are zero. Returns ``[batch, time, channels]``.
         """
@@ -116,7 +118,11 @@ class Kernels(Protocol):
     def frozen_cnn(
         input_norm, filters, convs, norms, pools, eps, slope, dtype, floor=0.0
     ):
-        """:meth:`cnn`, waveforms to ``[batch, time, channels]``."""
+        """:meth:`cnn`, waveforms to ``[batch, time, channels]``.
+
+        A first norm of ``[channels]`` is a gain and a bias alone. On CUDA
+        there are no ``convs`` behind it.
+        """
 
     @staticmethod
     def frozen_conv(weight, bias, stride, slope, residual, dtype):

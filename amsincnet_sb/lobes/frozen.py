@@ -4,6 +4,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from amsincnet_sb.kernels import kernels_for
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
@@ -151,7 +152,7 @@ class FoldedTDNN(Folded):
             None,
             net.sinc.filters(),
             [],
-            [(net.sinc_norm.weight, net.sinc_norm.bias)],
+            [_fixed_or_own(net.sinc_norm)],
             [net.sinc_pool],
             net.input_norm.eps,
             net.negative_slope,
@@ -182,6 +183,14 @@ class FoldedTDNN(Folded):
         for conv in self.convs:
             x = conv(x)
         return self.statistics(x)
+
+
+def _fixed_or_own(norm):
+    """Gain and bias; those of a batch normalisation with its statistics."""
+    if not isinstance(norm, nn.BatchNorm1d):
+        return norm.weight, norm.bias
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
 
 
 def _groups(windows, size):

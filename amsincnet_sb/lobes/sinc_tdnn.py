@@ -19,6 +19,7 @@ from amsincnet_sb.nnet.pooling import statistics
 
 __all__ = ["SincTDNN"]
 
+SINC_NORMS = ("layer", "batch")
 _LAYERS = ("tdnn_channels", "tdnn_kernel_sizes", "tdnn_strides")
 
 
@@ -45,6 +46,11 @@ class SincTDNN(WindowedEmbedding):
         Taps of a filter, odd.
     sinc_pool : int
         Max-pooling of the magnitudes.
+    sinc_norm : str
+        ``layer``: each filter's output is normalised within its window, with a
+        gain for each time; it takes off what is constant in a window, such as
+        a microphone's response. ``batch``: by statistics of the training, so
+        that what is constant in a window tells who speaks, too.
     log_floor : float
         Added to a magnitude before its logarithm; 0 leaves the logarithm out.
     tdnn_channels : sequence of int
@@ -90,6 +96,7 @@ class SincTDNN(WindowedEmbedding):
         min_band_hz: float = 50.0,
         fast: bool = True,
         filters: str = "sinc",
+        sinc_norm: str = "layer",
     ) -> None:
         super().__init__(
             locals(),
@@ -111,7 +118,16 @@ class SincTDNN(WindowedEmbedding):
             )
         self.input_norm = TimeLayerNorm(window, affine=False)
         self._add_filters(sinc_channels, sinc_kernel_size, sinc_pool)
-        self.sinc_norm = TimeLayerNorm((sinc_channels, times[0]))
+        if sinc_norm not in SINC_NORMS:
+            raise ValueError(
+                f"SincTDNN: sinc_norm is {sinc_norm!r} where one of "
+                f"{', '.join(SINC_NORMS)} is needed."
+            )
+        self.sinc_norm: nn.Module = (
+            nn.BatchNorm1d(sinc_channels, momentum=MOMENTUM)
+            if sinc_norm == "batch"
+            else TimeLayerNorm((sinc_channels, times[0]))
+        )
         self.band_mask = BandMask(band_mask)
         channels = [sinc_channels, *tdnn_channels]
         # Batch normalisation takes a bias off again.
@@ -143,25 +159,34 @@ class SincTDNN(WindowedEmbedding):
         keep = self.band_mask.draw(
             len(windows), self.sinc.out_channels, windows.device
         )
+        batch_norm = isinstance(self.sinc_norm, nn.BatchNorm1d)
         if kernels is not None:
-            return kernels.sinc_map(
+            norm = self.sinc_norm.weight, self.sinc_norm.bias
+            x = kernels.sinc_map(
                 windows,
                 None,
                 self.sinc.filters(),
-                (self.sinc_norm.weight, self.sinc_norm.bias),
+                None if batch_norm else norm,
                 self.sinc_pool,
                 self.input_norm.eps,
                 self.negative_slope,
                 self.log_floor,
-                keep,
+                None if batch_norm else keep,
             )
-        x = self._filtered(windows, self.sinc_pool)
-        if self.log_floor > 0 and hasattr(self.sinc, "filters"):
-            x = (x + self.log_floor).log()
-        x = F.leaky_relu(self.sinc_norm(x), self.negative_slope)
-        if keep is not None:
-            x = torch.where(keep.unsqueeze(2), x, 0.0)
-        return x.transpose(1, 2)
+            if not batch_norm:
+                return x
+        else:
+            x = self._filtered(windows, self.sinc_pool)
+            if self.log_floor > 0 and hasattr(self.sinc, "filters"):
+                x = (x + self.log_floor).log()
+            x = x.transpose(1, 2)
+        if batch_norm:
+            # Each time of each window counts as an example.
+            x = self.sinc_norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        else:
+            x = self.sinc_norm(x.transpose(1, 2)).transpose(1, 2)
+        x = F.leaky_relu(x, self.negative_slope)
+        return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)
 
     def embed_windows(self, windows: torch.Tensor) -> torch.Tensor:
         """See :class:`amsincnet_sb.lobes.windowed.WindowedEmbedding`."""
@@ -172,7 +197,6 @@ class SincTDNN(WindowedEmbedding):
             self.convs, self.conv_norms, self.residual
         ):
             y = convolve(x, conv.weight, conv.stride[0])  # type: ignore[index]
-            # Each time of each window counts as an example.
             y = norm(y.flatten(0, 1)).unflatten(0, y.shape[:2])
             y = F.leaky_relu(y, self.negative_slope)
             if residual:

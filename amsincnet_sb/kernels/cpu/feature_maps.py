@@ -39,8 +39,9 @@ def sinc_map(
 
     Under autocast the result is in its precision, as the next matmul needs it.
     """
-    layers = input_norm, filters, [], [norm], [pool]
-    return _last_map(x, layers, eps, slope, floor, keep, rounded=True)
+    layers = input_norm, filters, [], [norm or ()], [pool]
+    rounded = norm is not None
+    return _last_map(x, layers, eps, slope, floor, keep, rounded)
 
 
 def frozen_cnn(
@@ -122,7 +123,8 @@ def _parameters(input_norm, filters, convs, norms, pool):
 
 def _slice_size(settings, x, parameters):
     """Waveforms that go through the network together."""
-    largest = (x.shape[1] - settings[0] + 1) * parameters[5].shape[1]
+    channels = len(parameters[2]) // -(-settings[1][0] // 2)
+    largest = (x.shape[1] - settings[0] + 1) * channels
     return max(1, _SLICE // largest)
 
 

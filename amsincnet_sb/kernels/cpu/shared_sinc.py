@@ -37,7 +37,8 @@ class SharedSinc:
     response : torch.Tensor
         ``[channels]``, sums of the filters' taps.
     norm : tuple of torch.Tensor
-        Gain and bias, each ``[pooled time, channels]``.
+        Gain and bias, each ``[pooled time, channels]``, or ``[channels]``
+        where windows are not normalised by their own mean and deviation.
     taps, pool, eps, slope, dtype, floor
         See :class:`amsincnet_sb.kernels.Kernels`; ``dtype`` is that of the
         result. Filters are always applied in the recording's own: in bfloat16
@@ -50,6 +51,7 @@ class SharedSinc:
         self.filters, self.response, self.norm = filters, response, norm
         self.taps, self.pool, self.eps = taps, pool, eps
         self.slope, self.dtype, self.floor = slope, dtype, floor
+        self.fixed = norm[0].dim() == 1
 
     def turns(self, windows):
         """How many passes serve all windows; 0 where nothing is shared.
@@ -64,8 +66,9 @@ class SharedSinc:
     def __call__(self, windows):
         """``[windows, window]`` to ``[windows, pooled time, channels]``."""
         turns = self.turns(windows)
+        pooled = (windows.shape[1] - self.taps + 1) // self.pool
         found = windows.new_empty(
-            (len(windows), *self.norm[0].shape), dtype=self.dtype
+            (len(windows), pooled, len(self.response)), dtype=self.dtype
         )
         for first in range(min(turns, len(windows))):
             self._fill(found[first::turns], windows[first::turns])
@@ -84,12 +87,12 @@ class SharedSinc:
         # Of a constant window nothing but rounding would be left.
         still = std <= _STILL * apart.abs()
         # The scale's logarithm is constant in a window, which the
-        # normalisation takes off: the floor is divided instead.
+        # normalisation takes off: the floor is multiplied instead.
         size = std + self.eps
         shift = apart * self.response
         add = self.floor * size if self.floor else torch.zeros_like(size)
         above, below = add - shift, add + shift
-        pooled, channels = self.norm[0].shape
+        pooled, channels = found.shape[1:]
         step = hop // self.pool * channels
         for begin in range(0, count, _WINDOWS):
             some = slice(begin, begin + _WINDOWS)
@@ -99,8 +102,11 @@ class SharedSinc:
             other = below[some] - low.as_strided(shape, strides, begin * step)
             x = torch.maximum(x, other, out=x)
             if still[some].any():
-                x.masked_fill_(still[some], 1.0)  # as any constant
-            x = x.log_() if self.floor else x.div_(size[some])
+                x = torch.where(still[some], add[some], x)
+            if self.fixed or not self.floor:
+                x.div_(size[some])
+            if self.floor:
+                x.log_()
             found[some] = self._normalised(x)
 
     def _extremes(self, wave):
@@ -131,8 +137,9 @@ class SharedSinc:
         return high, low
 
     def _normalised(self, x):
-        x -= x.mean(1, keepdim=True)
-        variance = x.square().sum(1, keepdim=True) / (x.shape[1] - 1)
-        x *= 1 / ((variance + TINY).sqrt() + self.eps)
+        if not self.fixed:
+            x -= x.mean(1, keepdim=True)
+            variance = x.square().sum(1, keepdim=True) / (x.shape[1] - 1)
+            x *= 1 / ((variance + TINY).sqrt() + self.eps)
         gain, bias = self.norm
         return F.leaky_relu_(torch.addcmul(bias, x, gain), self.slope)

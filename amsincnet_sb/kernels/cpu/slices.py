@@ -23,8 +23,9 @@ class Network:
     the taps of the sinc filters, pools, eps, slope, dtype of the matmuls and
     floor of the sinc layer's logarithm (0 for none); ``parameters`` gain and
     bias of the input, even and odd filters, gain and bias of the first feature
-    map, then weight, bias, gain and bias for each convolution. The sinc layer
-    may have a ``sinc_dtype`` of its own: in bfloat16 the rounding of loud bands
+    map, then weight, bias, gain and bias for each convolution. The first feature
+    map is returned as it is where it has neither; it is not standardised where
+    they are one for each channel. The sinc layer may have a ``sinc_dtype`` of its own: in bfloat16 the rounding of loud bands
     covers faint ones.
     """
 
@@ -35,6 +36,7 @@ class Network:
         self.buffers = {}
         gain, bias, even, odd, *rest = parameters
         self.filters = even.to(self.sinc_dtype), odd.to(self.sinc_dtype)
+        self.channels = len(even) // -(-self.pools[0] // 2)
         self.norms = [(gain, bias), rest[:2]]
         self.convs = []
         for weight, bias, *norm in zip(*[iter(rest[2:])] * 4):
@@ -54,7 +56,9 @@ class Network:
                 x, choice = self._sinc_pool(x, kept is not None)
             elif layer > 1:
                 x, choice = self._conv_pool(x, layer, kept is not None)
-            x, std = self._standardise(x, own=layer > 0)
+            std = x[:0]
+            if norm and norm[0].dim() > 1:
+                x, std = self._standardise(x, own=layer > 0)
             if kept is not None:
                 kept += x, std, *choice
             x = self._affine(x, layer)
@@ -76,14 +80,17 @@ class Network:
             normal, std, *choice = kept[layer]
             if not layer and not whole:
                 return None
-            if layer:
-                grad = torch.ops.aten.leaky_relu_backward(
-                    grad.contiguous(), out, self.slope, True
-                )
             at = 4 * layer
-            grad = self._norm_backward(
-                grad, normal, std, self.norms[layer][0], totals[at : at + 2]
-            )
+            if not self.norms[layer]:
+                grad = grad.clone()  # overwritten below
+            else:
+                if layer:
+                    grad = torch.ops.aten.leaky_relu_backward(
+                        grad.contiguous(), out, self.slope, True
+                    )
+                grad = self._norm_backward(
+                    grad, normal, std, self.norms[layer][0], totals[at : at + 2]
+                )
             if layer:
                 out = self._affine(kept[layer - 1][0], layer - 1)
                 below = (
@@ -97,6 +104,8 @@ class Network:
         return grad.squeeze(2)
 
     def _affine(self, normal, layer):
+        if not self.norms[layer]:
+            return normal
         gain, bias = self.norms[layer]
         x = torch.addcmul(bias, normal, gain)
         return F.leaky_relu_(x, self.slope) if layer else x
@@ -124,7 +133,7 @@ class Network:
         even, odd = (
             from_image(F.conv2d(to_image(rows), filters[:, :, None, None]))
             .to(x.dtype)
-            .unflatten(2, (-1, self.norms[1][0].shape[1]))
+            .unflatten(2, (-1, self.channels))
             for rows, filters in zip(self._folded(x), self.filters)
         )
         signs = [each.sign().to(torch.int8) for each in (even, odd) if keep]

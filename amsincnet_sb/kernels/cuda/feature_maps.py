@@ -7,9 +7,10 @@ tensor given.
 
 import torch
 
+from amsincnet_sb.kernels.cuda.norm import fixed_norm
 from amsincnet_sb.kernels.cuda.pooled_conv import pooled_conv
-from amsincnet_sb.kernels.cuda.sinc_layer import sinc_layer
-from amsincnet_sb.kernels.cuda.support import matmul_dtype
+from amsincnet_sb.kernels.cuda.sinc_layer import sinc_layer, sinc_pool
+from amsincnet_sb.kernels.cuda.support import matmul_dtype, sum_dtype
 from amsincnet_sb.nnet.normalization import standardise
 
 __all__ = ["cnn", "frozen_cnn", "sinc_map"]
@@ -25,6 +26,12 @@ def sinc_map(
     x, input_norm, filters, norm, pool, eps, slope, floor=0.0, keep=None
 ):
     """See :meth:`amsincnet_sb.kernels.Kernels.sinc_map`."""
+    if norm is None:
+        dtype = matmul_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = sinc_pool(standardise(x, eps), filters, pool, dtype).abs()
+            x = x.to(sum_dtype(x))
+            return (x + floor).log() if floor > 0 else x
     layers = input_norm, filters, [], [norm], [pool]
     return _last_map(x, layers, eps, slope, floor, keep)
 
@@ -66,6 +73,9 @@ def _last_map(x, layers, eps, slope, floor, keep=None):
         x = standardise(x, eps)
         if input_norm is not None:
             x = x * input_norm[0] + input_norm[1]
+        if norms[0][0].dim() == 1:
+            x = sinc_pool(x, filters, pools[0], dtype)
+            return fixed_norm(x, *norms[0], slope, floor)
         x = sinc_layer(
             x, filters, *norms[0], keep, pools[0], eps, slope, floor, dtype
         )

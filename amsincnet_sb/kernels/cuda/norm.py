@@ -10,6 +10,7 @@ from amsincnet_sb.nnet.pooling import VARIANCE_FLOOR
 __all__ = [
     "affine_gradient",
     "affine_of",
+    "fixed_norm",
     "norm_backward",
     "norm_forward",
     "statistics",
@@ -182,6 +183,36 @@ def norm_backward(
         **common,
     )
     return d, parts
+
+
+def fixed_norm(x, gain, shift, slope, floor):
+    """Gain and shift ``[channels]`` of magnitudes, and a LeakyReLU.
+
+    Where ``floor`` is positive, of ``log(magnitude + floor)``. Without
+    gradient; ``x`` and the result are ``[batch, time, channels]``.
+    """
+    from amsincnet_sb.kernels.cuda import triton_reductions
+
+    batch, time, channels = x.shape
+    y = x.new_empty(batch, time, channels)
+    triton_reductions.fixed_norm[(-(-y.numel() // 1024),)](
+        x,
+        gain,
+        shift,
+        y,
+        y.numel(),
+        slope,
+        floor,
+        T=time,
+        C=channels,
+        SB=x.stride(0),
+        ST=x.stride(1),
+        LOG=floor > 0,
+        ACC=triton_arithmetic(x)[0],
+        BLOCK=1024,
+        num_warps=4,
+    )
+    return y
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from amsincnet_sb.kernels.cuda.norm import (
 )
 from amsincnet_sb.kernels.cuda.support import sum_dtype, triton_arithmetic
 
-__all__ = ["sinc_layer"]
+__all__ = ["sinc_layer", "sinc_pool"]
 
 
 def sinc_layer(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
@@ -29,6 +29,17 @@ def sinc_layer(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
     return _sinc_layer(
         x, filters, gain, shift, keep, pool, eps, slope, floor, dtype
     )[0]
+
+
+def sinc_pool(x, filters, pool, dtype):
+    """Filtering and max-pooling of magnitudes alone, ``[batch, time, channels]``.
+
+    Of each pool the output of largest magnitude, with its sign. Differentiable
+    once, with respect to the filters and ``x``, ``[batch, time]``.
+    """
+    z = _sinc_pool(x, filters, pool, dtype)[0]
+    channels, taps = filters.shape
+    return z[:, : (x.shape[1] - taps + 1) // pool, :channels]
 
 
 class _SincShape:
@@ -58,6 +69,20 @@ class _SincShape:
 )
 def _sinc_layer(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
     """``y`` and the tensors that the backward pass needs."""
+    z, code, padded, matrix = _filter(x, filters, pool, dtype)
+    affine = affine_of(gain, shift, z.shape[2])
+    y, mean, std = norm_forward(
+        z, affine, len(filters), True, eps, slope, floor, keep
+    )
+    return y, z, code, mean, std, padded, matrix, affine
+
+
+def _filter(x, filters, pool, dtype):
+    """Output of each pool with the largest magnitude, and which it was.
+
+    Both ``[batch, rows, padded channels]``, with rows behind the last pool;
+    then what the gradient needs: the waveforms and the Toeplitz matrix.
+    """
     from amsincnet_sb.kernels.cuda import triton_matmul
 
     batch, samples = x.shape
@@ -96,11 +121,7 @@ def _sinc_layer(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
         POOL=pool,
         ABS=True,
     )
-    affine = affine_of(gain, shift, s.cp)
-    y, mean, std = norm_forward(
-        z, affine, channels, True, eps, slope, floor, keep
-    )
-    return y, z, code, mean, std, padded, matrix, affine
+    return z, code, padded, matrix
 
 
 @_sinc_layer.register_fake
@@ -151,10 +172,7 @@ def _sinc_layer_backward(
     want_input,
 ):
     """Gradients of the waveform, the filters, gain and shift."""
-    from amsincnet_sb.kernels.cuda import triton_matmul
-
     s = _SincShape(samples, channels, taps, pool)
-    batch = z.shape[0]
     d, parts = norm_backward(
         dy,
         z,
@@ -171,7 +189,20 @@ def _sinc_layer_backward(
         floor,
         keep,
     )
-    row = s.g * s.cp
+    dx, dfilters = _filter_backward(
+        d, padded, matrix, samples, channels, taps, pool, want_input
+    )
+    return dx, dfilters, *affine_gradient(parts, channels)
+
+
+def _filter_backward(
+    d, padded, matrix, samples, channels, taps, pool, want_input
+):
+    """Gradients of the waveform and the filters from that before pooling."""
+    from amsincnet_sb.kernels.cuda import triton_matmul
+
+    s = _SincShape(samples, channels, taps, pool)
+    batch, row = len(padded), s.g * s.cp
     rows = d.view(batch * s.blocks, row)
     pieces = rearrange(
         padded,
@@ -193,7 +224,8 @@ def _sinc_layer_backward(
         parts=s.g,
         step=row + s.cp,
     )
-    dx = mean.new_empty(batch, samples if want_input else 0)
+    size = batch, samples if want_input else 0
+    dx = torch.empty(size, dtype=sum_dtype(d), device=d.device)
     if want_input:
         overlapping = rows @ matrix.t()
         triton_matmul.fold[(-(-dx.numel() // 1024),)](
@@ -207,7 +239,7 @@ def _sinc_layer_backward(
             ACC=triton_arithmetic(dx)[0],
             BLOCK=1024,
         )
-    return dx, dfilters, *affine_gradient(parts, channels)
+    return dx, dfilters
 
 
 @_sinc_layer_backward.register_fake
@@ -239,3 +271,85 @@ def _gradient(ctx, dy, *_):
 
 
 _sinc_layer.register_autograd(_gradient, setup_context=_context)
+
+
+@torch.library.custom_op(
+    "amsincnet::sinc_pool",
+    mutates_args=(),
+    schema="(Tensor x, Tensor filters, SymInt pool, ScalarType dtype) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _sinc_pool(x, filters, pool, dtype):
+    """See :func:`_filter`."""
+    return _filter(x, filters, pool, dtype)
+
+
+@_sinc_pool.register_fake
+def _(x, filters, pool, dtype):
+    batch, samples = x.shape
+    s = _SincShape(samples, *filters.shape, pool)
+    z = x.new_empty(batch, s.blocks * s.g // pool, s.cp, dtype=dtype)
+    return (
+        z,
+        torch.empty_like(z, dtype=torch.int8),
+        z.new_empty(batch, s.samples),
+        z.new_empty(s.w, s.g * s.cp),
+    )
+
+
+@torch.library.custom_op(
+    "amsincnet::sinc_pool_backward",
+    mutates_args=(),
+    schema="(Tensor d, Tensor padded, Tensor matrix, SymInt samples, "
+    "SymInt channels, SymInt taps, SymInt pool, bool want_input) "
+    "-> (Tensor, Tensor)",
+)
+def _sinc_pool_backward(
+    d, padded, matrix, samples, channels, taps, pool, want_input
+):
+    """See :func:`_filter_backward`."""
+    return _filter_backward(
+        d.contiguous(),
+        padded,
+        matrix,
+        samples,
+        channels,
+        taps,
+        pool,
+        want_input,
+    )
+
+
+@_sinc_pool_backward.register_fake
+def _(d, padded, matrix, samples, channels, taps, pool, want_input):
+    shape = len(d), samples if want_input else 0
+    return (
+        d.new_empty(shape, dtype=sum_dtype(d)),
+        d.new_empty(channels, taps, dtype=sum_dtype(d)),
+    )
+
+
+def _pool_context(ctx, inputs, output):
+    x, filters, ctx.pool, _ = inputs
+    ctx.save_for_backward(*output[1:])
+    ctx.shape = x.shape[1], *filters.shape
+    ctx.set_materialize_grads(False)
+
+
+def _pool_gradient(ctx, dz, *_):
+    if dz is None:
+        return (None,) * 4
+    code, padded, matrix = ctx.saved_tensors
+    # Which of a pool was largest gets the gradient; the compiler makes it one
+    # kernel with what lies behind.
+    which = torch.arange(ctx.pool, dtype=torch.int8, device=dz.device)
+    chosen = code.unsqueeze(2) == which[:, None]
+    d = torch.where(chosen, dz.unsqueeze(2), 0).flatten(1, 2)
+    want_input = ctx.needs_input_grad[0]
+    dx, dfilters = _sinc_pool_backward(
+        d.to(padded.dtype), padded, matrix, *ctx.shape, ctx.pool, want_input
+    )
+    return dx if want_input else None, dfilters, None, None
+
+
+_sinc_pool.register_autograd(_pool_gradient, setup_context=_pool_context)

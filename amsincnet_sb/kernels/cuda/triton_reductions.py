@@ -250,6 +250,34 @@ def norm_backward(
 
 
 @triton.jit
+def fixed_norm(
+    x,
+    gain,
+    shift,
+    y,
+    TOTAL,
+    slope,
+    floor,
+    T: tl.constexpr,
+    C: tl.constexpr,
+    SB: tl.constexpr,  # elements from one example to the next, in x,
+    ST: tl.constexpr,  # and from one time to the next
+    LOG: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Magnitudes or their logarithms, gain and shift, LeakyReLU."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    ok = i < TOTAL
+    c = i % C
+    at = (i // (T * C)) * SB + (i // C % T) * ST + c
+    v = _shown(tl.load(x + at, mask=ok, other=0.0).to(ACC), floor, True, LOG)
+    v = v * tl.load(gain + c).to(ACC) + tl.load(shift + c).to(ACC)
+    v = tl.where(v > 0, v, v * slope)
+    tl.store(y + i, v.to(y.dtype.element_ty), mask=ok)
+
+
+@triton.jit
 def mean_and_std(
     x,
     out,
