@@ -75,6 +75,8 @@ def sinc_map(
     x = F.max_pool1d(x, pool)
     if floor:
         x = (x + floor).log()
+    if norm is None:
+        return x.transpose(1, 2)
     x = F.leaky_relu(time_norm(x, *norm, eps), slope).transpose(1, 2)
     return x if keep is None else x * keep.unsqueeze(1)
 
@@ -98,13 +100,19 @@ def sincnet(net, x):
 def sinc_tdnn(net, x):
     """Embedding of windows, without dropout and masks."""
     given = net.arguments
-    norm = net.sinc_norm.weight, net.sinc_norm.bias
     pool, slope = given["sinc_pool"], given["negative_slope"]
+    if given["sinc_norm"] == "batch":
+        norm = None
+    else:
+        norm = net.sinc_norm.weight, net.sinc_norm.bias
     x = sinc_map(
         *(x, None, sinc_filters(net), norm, pool),
         slope=slope,
         floor=given["log_floor"],
     )
+    if norm is None:
+        x = batch_norm(net.sinc_norm, x.flatten(0, 1)).view_as(x)
+        x = F.leaky_relu(x, slope)
     for layer, norm, stride in zip(
         net.convs, net.conv_norms, given["tdnn_strides"]
     ):

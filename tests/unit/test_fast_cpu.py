@@ -162,6 +162,7 @@ def test_linear(monkeypatch, dtype, bf16, bound, rows):
         (SincNet, {}),
         (SincNet, {"linear_embedding": True}),
         (SincTDNN, {"band_mask": 10}),
+        (SincTDNN, {"sinc_norm": "batch"}),
     ],
 )
 def test_folded_networks(kind, changes, monkeypatch):

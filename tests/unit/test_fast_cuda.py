@@ -54,10 +54,12 @@ CONVS = [
 ]
 
 
-def sinc_problem(batch, dtype):
+def sinc_problem(batch, dtype, fixed=False):
     """Arguments and leaves of a sinc map with a logarithm, on the GPU."""
     arguments, _ = problem(DEFAULT, batch, dtype, "cuda")
     x, norm, filters, _, norms, pools, *rest = arguments
+    if fixed:  # without a normalisation of its own
+        return (x, None, filters, None, pools[0], *rest, 0.01), [x, filters]
     leaves = [x, *norm, filters, *norms[0]]
     return (x, norm, filters, norms[0], pools[0], *rest, 0.01), leaves
 
@@ -133,6 +135,7 @@ SMALL_SINCNET = {
 }
 SMALL_NETWORKS = [
     (SincTDNN, FoldedTDNN, SMALL_TDNN),
+    (SincTDNN, FoldedTDNN, {**SMALL_TDNN, "sinc_norm": "batch"}),
     (SincNet, Folded, SMALL_SINCNET),
 ]
 
@@ -157,6 +160,11 @@ def check_cnn(shape, batch):
         )
         assert value < 1e-13, (shape, floor, value)
         assert max(grads) < 1e-12, (shape, floor, grads)
+    # Without normalisation, LeakyReLU and mask.
+    for floor in (0.0, 0.01):
+        given = (x, None, filters, None, pools[0], *rest, floor), [x, filters]
+        found = errors(cuda.sinc_map, reference.sinc_map, given)
+        assert max(found) < 1e-12, (shape, floor, found)
 
 
 def check_conv(shape):
@@ -320,11 +328,12 @@ def test_conv_on_gpu(shape, tf32):
 
 
 @on_gpu
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_logarithmic_sinc_map_on_gpu(bf16, tf32):
+def test_logarithmic_sinc_map_on_gpu(bf16, fixed, tf32):
     """Like the plain form; in bfloat16 maxima and small magnitudes move."""
-    exact = sinc_problem(8, torch.float64)
-    given = sinc_problem(8, torch.float32)
+    exact = sinc_problem(8, torch.float64, fixed)
+    given = sinc_problem(8, torch.float32, fixed)
     run = under_bfloat16(cuda.sinc_map, bf16)
     value, *grads = errors(run, reference.sinc_map, given, exact)
     assert value < (3e-2 if bf16 else 1e-5)
@@ -361,6 +370,7 @@ def test_frozen_networks_on_gpu(precision):
     torch.set_float32_matmul_precision(precision)
     single = 1e-5 if precision == "highest" else 3e-3
     full = [(SincTDNN, FoldedTDNN, {}), (SincNet, Folded, {})]
+    full.append((SincTDNN, FoldedTDNN, {"sinc_norm": "batch"}))
     try:
         check_frozen(
             "cuda",

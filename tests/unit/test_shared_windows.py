@@ -57,6 +57,7 @@ def passes(monkeypatch):
 @pytest.mark.parametrize(
     "dtype, bound", [(torch.float32, 1e-3), (torch.float64, 1e-6)]
 )
+@pytest.mark.parametrize("norm", ["layer", "batch"])
 @pytest.mark.parametrize("floor", [0.0, 0.01])
 @pytest.mark.parametrize(
     "pool, hop, shared",
@@ -71,8 +72,10 @@ def passes(monkeypatch):
         (3, WINDOW, 0),
     ],
 )
-def test_embeddings(pool, hop, shared, floor, dtype, bound, monkeypatch):
-    net = network(sinc_pool=pool, log_floor=floor).to(dtype)
+def test_embeddings(
+    pool, hop, shared, floor, norm, dtype, bound, monkeypatch
+):
+    net = network(sinc_pool=pool, log_floor=floor, sinc_norm=norm).to(dtype)
     wave = recording(2000).to(dtype)
     if (
         dtype == torch.float64 and floor

@@ -34,9 +34,12 @@ def audio(net, batch, dtype=torch.float64):
 @pytest.mark.parametrize("sinc_pool", [1, 2, 3])
 @pytest.mark.parametrize("of_input", [True, False])
 @pytest.mark.parametrize("fast", [True, False])
-def test_is_the_formula(log_floor, sinc_pool, of_input, fast):
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_is_the_formula(log_floor, sinc_pool, of_input, fast, norm):
     """Values and all gradients in training mode; values in evaluation."""
-    net = make_net(log_floor=log_floor, sinc_pool=sinc_pool, fast=fast)
+    net = make_net(
+        log_floor=log_floor, sinc_pool=sinc_pool, fast=fast, sinc_norm=norm
+    )
     x = audio(net, 5).requires_grad_(of_input)
     leaves = [*net.parameters(), *([x] if of_input else [])]
     want = reference.sinc_tdnn(net, x)
@@ -69,6 +72,7 @@ def test_fast_form_in_bfloat16_is_as_good_as_the_plain_one():
         ({"window": 60}, "too short"),
         ({"tdnn_strides": [1]}, "equal length"),
         ({"sinc_pool": 0}, "sinc_pool"),
+        ({"sinc_norm": "group"}, "layer, batch"),
     ],
 )
 def test_wrong_arguments(arguments, word):
@@ -76,9 +80,10 @@ def test_wrong_arguments(arguments, word):
         SincTDNN(**{**SMALL, **arguments})
 
 
-def test_masked_filters():
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_masked_filters(norm):
     """Zeros, in the same places in every form; no gradient beneath them."""
-    net = make_net(band_mask=10).train()
+    net = make_net(band_mask=10, sinc_norm=norm).train()
     x = audio(net, 4)
     maps = []
     for net.fast in (True, False):

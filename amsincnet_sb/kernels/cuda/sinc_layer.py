@@ -340,11 +340,13 @@ def _pool_gradient(ctx, dz, *_):
     if dz is None:
         return (None,) * 4
     code, padded, matrix = ctx.saved_tensors
-    # Which of a pool was largest gets the gradient; the compiler makes it one
-    # kernel with what lies behind.
-    which = torch.arange(ctx.pool, dtype=torch.int8, device=dz.device)
-    chosen = code.unsqueeze(2) == which[:, None]
-    d = torch.where(chosen, dz.unsqueeze(2), 0).flatten(1, 2)
+    d = dz
+    if ctx.pool > 1:
+        # Which of a pool was largest gets the gradient; the compiler makes it
+        # one kernel with what lies behind.
+        which = torch.arange(ctx.pool, dtype=torch.int8, device=dz.device)
+        chosen = code.unsqueeze(2) == which[:, None]
+        d = torch.where(chosen, dz.unsqueeze(2), 0).flatten(1, 2)
     want_input = ctx.needs_input_grad[0]
     dx, dfilters = _sinc_pool_backward(
         d.to(padded.dtype), padded, matrix, *ctx.shape, ctx.pool, want_input
