@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from amsincnet_sb.lobes.heads import LOSSES, check_subcentres
+from amsincnet_sb.lobes.sinc_tdnn import SINC_NORMS
 from amsincnet_sb.nnet.filterbanks import FILTERS
 from amsincnet_sb.utils.errors import InputError
 
@@ -181,6 +182,7 @@ PERMITTED = {
     "window": Whole(1, 2**22),
     "hop": Whole(1, 2**22),
     "filters": OneOf(tuple(FILTERS)),
+    "sinc_norm": OneOf(SINC_NORMS),
     "cnn_channels": SIZES,
     "cnn_kernel_sizes": SIZES,
     "cnn_pools": SIZES,

@@ -60,7 +60,12 @@ _BECAME = {
     ),
     "!name:amsincnet_sb.nnet.scoring.log_posteriors": "make_scores",
 }
-_LATER = {"filters": "sinc", "loss": "am", "subcentres": 1}
+_LATER = {
+    "filters": "sinc",
+    "sinc_norm": "layer",
+    "loss": "am",
+    "subcentres": 1,
+}
 SPLITS = {"train": "training", "test": "test", "valid": "validation"}
 
 
