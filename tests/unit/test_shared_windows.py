@@ -72,9 +72,7 @@ def passes(monkeypatch):
         (3, WINDOW, 0),
     ],
 )
-def test_embeddings(
-    pool, hop, shared, floor, norm, dtype, bound, monkeypatch
-):
+def test_embeddings(pool, hop, shared, floor, norm, dtype, bound, monkeypatch):
     net = network(sinc_pool=pool, log_floor=floor, sinc_norm=norm).to(dtype)
     wave = recording(2000).to(dtype)
     if (
