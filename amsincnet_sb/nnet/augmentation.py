@@ -33,6 +33,28 @@ def at_snr(noise, wavs, snr_db):
     return noise * (power / own * 10 ** (-snr_db / 10)).sqrt()
 
 
+def uniform(like, low, high):
+    """Uniformly distributed, one for each example: ``[batch, 1]``."""
+    draw = torch.rand(len(like), 1, device=like.device)
+    return low + (high - low) * draw
+
+
+def some(like, probability):
+    """True for some examples: ``[batch, 1]``."""
+    return torch.rand(len(like), 1, device=like.device) < probability
+
+
+def checked(module, **ranges):
+    """Keep the arguments of a module; refuse those out of range."""
+    for name, (value, low, high) in ranges.items():
+        if not low <= value <= high:
+            raise ValueError(
+                f"{type(module).__name__}: {name} is {value} but must lie "
+                f"between {low} and {high}."
+            )
+        setattr(module, name, value)
+
+
 class RandomEqualizer(nn.Module):
     """Random smooth frequency response for each example.
 
@@ -70,7 +92,7 @@ class RandomEqualizer(nn.Module):
         return torch.fft.irfft(spectrum, wavs.shape[1])
 
     def response(self, wavs):
-        """See :class:`amsincnet_sb.nnet.channels.RandomChannel`."""
+        """See :class:`amsincnet_sb.nnet.responses.RandomChannel`."""
         gain = self.std_db * torch.randn(
             len(wavs), 1, POINTS, device=wavs.device, dtype=wavs.dtype
         )
@@ -100,14 +122,8 @@ class RandomMixture(nn.Module):
 
     def __init__(self, probability=0.3, snr_low=5.0, snr_high=25.0):
         super().__init__()
-        if not 0 <= probability <= 1:
-            raise ValueError(
-                f"RandomMixture: probability is {probability} but must lie "
-                "between 0 and 1."
-            )
-        self.probability = probability
-        self.snr_low = snr_low
-        self.snr_high = snr_high
+        checked(self, probability=(probability, 0, 1))
+        self.snr_low, self.snr_high = snr_low, snr_high
 
     def forward(self, wavs):
         """Mix waveforms ``[batch, time]``."""

@@ -1,19 +1,23 @@
 """What lies between a voice and a recording, drawn at random on the device.
 
 Like :mod:`amsincnet_sb.nnet.augmentation`: each example gets a draw of its own
-from torch's generator, shapes are fixed, and evaluation changes nothing.
-Linear channels are frequency responses, the logarithm of their gain and their
-phase: a chunk is taken as one period of its signal, so that the reverberation
-of its end stands for that of the speech before it. :class:`RandomChannel`
-applies several in one Fourier transform.
+from torch's generator, shapes are fixed, and evaluation changes nothing. Here
+is what adds to a signal or distorts it; linear channels are those of
+:mod:`amsincnet_sb.nnet.responses`, which this module has as well.
 """
-
-import math
 
 import torch
 from torch import nn
 
-from amsincnet_sb.nnet.augmentation import TINY, at_snr
+from amsincnet_sb.nnet.augmentation import TINY, at_snr, checked, some, uniform
+from amsincnet_sb.nnet.responses import (
+    RandomBand,
+    RandomBandwidth,
+    RandomChannel,
+    RandomDelay,
+    RandomReverberation,
+    frequencies,
+)
 
 __all__ = [
     "RandomBabble",
@@ -26,28 +30,6 @@ __all__ = [
     "RandomNoise",
     "RandomReverberation",
 ]
-
-
-def _uniform(like, low, high):
-    """Uniformly distributed, one for each example: ``[batch, 1]``."""
-    draw = torch.rand(len(like), 1, device=like.device)
-    return low + (high - low) * draw
-
-
-def _some(like, probability):
-    """True for some examples: ``[batch, 1]``."""
-    return torch.rand(len(like), 1, device=like.device) < probability
-
-
-def _checked(module, **ranges):
-    """Keep the arguments of a module; refuse those out of range."""
-    for name, (value, low, high) in ranges.items():
-        if not low <= value <= high:
-            raise ValueError(
-                f"{type(module).__name__}: {name} is {value} but must lie "
-                f"between {low} and {high}."
-            )
-        setattr(module, name, value)
 
 
 class RandomNoise(nn.Module):
@@ -83,7 +65,7 @@ class RandomNoise(nn.Module):
         sample_rate=16000,
     ):
         super().__init__()
-        _checked(
+        checked(
             self, probability=(probability, 0, 1), max_slope=(max_slope, 0, 4)
         )
         self.snr_low, self.snr_high = snr_low, snr_high
@@ -93,15 +75,15 @@ class RandomNoise(nn.Module):
         """Add noise to waveforms ``[batch, time]``."""
         if not self.training or self.probability == 0:
             return wavs
-        hz = _frequencies(wavs, self.sample_rate).clamp(min=40.0) / 40.0
-        slope = _uniform(wavs, 0.0, self.max_slope)
+        hz = frequencies(wavs, self.sample_rate).clamp(min=40.0) / 40.0
+        slope = uniform(wavs, 0.0, self.max_slope)
         draw = torch.randn(len(wavs), len(hz), 2, device=wavs.device)
         shaped = draw * (hz ** (-slope / 2)).unsqueeze(2)
         shaped = torch.view_as_complex(shaped)
         noise = torch.fft.irfft(shaped, wavs.shape[1], norm="ortho")
-        snr = _uniform(wavs, self.snr_low, self.snr_high)
-        some = _some(wavs, self.probability)
-        return wavs + torch.where(some, at_snr(noise, wavs, snr), 0.0)
+        snr = uniform(wavs, self.snr_low, self.snr_high)
+        noise = at_snr(noise, wavs, snr)
+        return wavs + torch.where(some(wavs, self.probability), noise, 0.0)
 
 
 class RandomBabble(nn.Module):
@@ -127,7 +109,7 @@ class RandomBabble(nn.Module):
 
     def __init__(self, probability=0.3, snr_low=3.0, snr_high=20.0, voices=6):
         super().__init__()
-        _checked(self, probability=(probability, 0, 1), voices=(voices, 1, 64))
+        checked(self, probability=(probability, 0, 1), voices=(voices, 1, 64))
         self.snr_low, self.snr_high = snr_low, snr_high
 
     def forward(self, wavs):
@@ -142,9 +124,9 @@ class RandomBabble(nn.Module):
             even.roll((n, n * time // (self.voices + 1)), (0, 1))
             for n in range(1, self.voices + 1)
         )
-        snr = _uniform(wavs, self.snr_low, self.snr_high)
-        some = _some(wavs, self.probability)
-        return wavs + torch.where(some, at_snr(babble, wavs, snr), 0.0)
+        snr = uniform(wavs, self.snr_low, self.snr_high)
+        babble = at_snr(babble, wavs, snr)
+        return wavs + torch.where(some(wavs, self.probability), babble, 0.0)
 
 
 class RandomModulatedNoise(nn.Module):
@@ -170,15 +152,15 @@ class RandomModulatedNoise(nn.Module):
 
     def __init__(self, probability=0.3, q_low=5.0, q_high=30.0):
         super().__init__()
-        _checked(self, probability=(probability, 0, 1))
+        checked(self, probability=(probability, 0, 1))
         self.q_low, self.q_high = q_low, q_high
 
     def forward(self, wavs):
         """Distort waveforms ``[batch, time]``."""
         if not self.training or self.probability == 0:
             return wavs
-        gain = 10 ** (-_uniform(wavs, self.q_low, self.q_high) / 20)
-        gain = torch.where(_some(wavs, self.probability), gain, 0.0)
+        gain = 10 ** (-uniform(wavs, self.q_low, self.q_high) / 20)
+        gain = torch.where(some(wavs, self.probability), gain, 0.0)
         return wavs * (1 + gain * torch.randn_like(wavs))
 
 
@@ -201,288 +183,16 @@ class RandomClipping(nn.Module):
 
     def __init__(self, probability=0.1, max_db=15.0):
         super().__init__()
-        _checked(self, probability=(probability, 0, 1), max_db=(max_db, 0, 60))
+        checked(self, probability=(probability, 0, 1), max_db=(max_db, 0, 60))
 
     def forward(self, wavs):
         """Clip waveforms ``[batch, time]``."""
         if not self.training or self.probability == 0:
             return wavs
         excess = torch.where(
-            _some(wavs, self.probability),
-            _uniform(wavs, 0.0, self.max_db),
+            some(wavs, self.probability),
+            uniform(wavs, 0.0, self.max_db),
             0.0,
         )
         most = wavs.abs().amax(1, keepdim=True) * 10 ** (-excess / 20)
         return wavs.clamp(-most, most)
-
-
-class RandomBand(nn.Module):
-    """A band like a telephone's or a preamplifier's, with its phase.
-
-    High-pass and low-pass filters of second-order sections, ``s² / (s² + s ·
-    w / Q + w²)`` and ``w² / (s² + s · w / Q + w²)`` at the edges ``w``, as
-    analogue filters have them: causal, and of minimum phase. Edges are
-    uniformly distributed on a logarithmic scale, the number of sections and Q
-    (from 0.5 to 1.4, where Butterworth's are) uniformly.
-
-    Arguments
-    ---------
-    probability : float
-        That an example is limited.
-    low_hz : tuple of float
-        Range of the lower edge, in Hz.
-    high_hz : tuple of float
-        Range of the upper edge, in Hz.
-    sections : int
-        At most so many for each edge.
-    sample_rate : int
-        In Hz.
-    """
-
-    def __init__(
-        self,
-        probability=0.4,
-        low_hz=(20.0, 500.0),
-        high_hz=(2500.0, 7800.0),
-        sections=4,
-        sample_rate=16000,
-    ):
-        super().__init__()
-        _checked(
-            self,
-            probability=(probability, 0, 1),
-            sections=(sections, 1, 20),
-        )
-        self.low_hz, self.high_hz = tuple(low_hz), tuple(high_hz)
-        self.sample_rate = sample_rate
-
-    def response(self, wavs):
-        """See :class:`RandomChannel`."""
-        hz = _frequencies(wavs, self.sample_rate) + 1e-3
-        some = _some(wavs, self.probability)
-        low = _uniform(wavs, *map(math.log, self.low_hz)).exp() / hz
-        high = hz / _uniform(wavs, *map(math.log, self.high_hz)).exp()
-        (gain, phase), (more, later) = (
-            self._cascade(x, some) for x in (-low, high)
-        )
-        return gain + more, phase + later
-
-    def _cascade(self, x, some):
-        """Low-pass sections at ``x``, the frequency relative to the edge.
-
-        At minus its inverse they are those of a high-pass.
-        """
-        count = _uniform(x, 1.0, self.sections + 1.0).floor()
-        gain = phase = 0.0
-        for section in range(self.sections):
-            real = 1 - x.square()
-            imag = x / _uniform(x, 0.5, 1.4)
-            there = some & (section < count)
-            square = real.square() + imag.square()
-            gain = gain - torch.where(there, square.log() / 2, 0.0)
-            phase = phase - torch.where(there, torch.atan2(imag, real), 0.0)
-        return gain, phase
-
-
-class RandomBandwidth(nn.Module):
-    """An upper limit that is steep, as a lower sample rate or a codec has it.
-
-    Without phase; the limit is uniformly distributed on a logarithmic scale.
-
-    Arguments
-    ---------
-    probability : float
-        That an example is limited.
-    high_hz : tuple of float
-        Range of the limit, in Hz.
-    slope_hz : float
-        Over which the gain falls from 1 to 0, in Hz.
-    sample_rate : int
-        In Hz.
-    """
-
-    def __init__(
-        self,
-        probability=0.3,
-        high_hz=(3300.0, 7800.0),
-        slope_hz=200.0,
-        sample_rate=16000,
-    ):
-        super().__init__()
-        _checked(
-            self,
-            probability=(probability, 0, 1),
-            slope_hz=(slope_hz, 1, sample_rate),
-        )
-        self.high_hz = tuple(high_hz)
-        self.sample_rate = sample_rate
-
-    def response(self, wavs):
-        """See :class:`RandomChannel`."""
-        hz = _frequencies(wavs, self.sample_rate)
-        edge = _uniform(wavs, *map(math.log, self.high_hz)).exp()
-        gain = ((edge - hz) / self.slope_hz + 0.5).clamp(1e-4, 1.0).log()
-        return torch.where(_some(wavs, self.probability), gain, 0.0), 0.0
-
-
-class RandomDelay(nn.Module):
-    """A group delay that varies smoothly with frequency.
-
-    Analogue filters, loudspeakers and small rooms delay frequencies
-    differently, by a cycle or so. Nobody hears it, but rectified outputs of
-    narrow filters keep the timing between bands. The delay is normally
-    distributed at points that are equally spaced in ``log(1 + f / 300 Hz)``,
-    and linear between them; its standard deviation is uniformly distributed
-    up to ``cycles`` of each frequency and ``max_ms``.
-
-    Arguments
-    ---------
-    probability : float
-        That an example is delayed.
-    cycles, max_ms : float
-        Largest standard deviation, in cycles and in milliseconds.
-    points : int
-        Frequencies at which it is drawn.
-    sample_rate : int
-        In Hz.
-    """
-
-    def __init__(
-        self,
-        probability=0.5,
-        cycles=1.0,
-        max_ms=4.0,
-        points=24,
-        sample_rate=16000,
-    ):
-        super().__init__()
-        _checked(
-            self,
-            probability=(probability, 0, 1),
-            cycles=(cycles, 0, 100),
-            max_ms=(max_ms, 0, 100),
-            points=(points, 2, 1000),
-        )
-        self.sample_rate = sample_rate
-
-    def response(self, wavs):
-        """See :class:`RandomChannel`."""
-        hz = _frequencies(wavs, self.sample_rate)
-        place = (1 + hz / 300.0).log()
-        place = place / place[-1] * (self.points - 1)
-        nodes = torch.arange(self.points, device=wavs.device)
-        between = (1 - (place - nodes[:, None]).abs()).clamp(min=0)
-        most = (self.cycles / hz.clamp(min=1.0)).clamp(max=self.max_ms / 1000)
-        gain = torch.where(
-            _some(wavs, self.probability), _uniform(wavs, 0.0, 1.0), 0.0
-        )
-        delay = gain * torch.randn(len(wavs), self.points, device=wavs.device)
-        # Group delay is minus the derivative of the phase.
-        step_hz = self.sample_rate / wavs.shape[1]
-        slope = (between * most).cumsum(1) * (-2 * math.pi * step_hz)
-        return 0.0, delay @ slope
-
-
-class RandomReverberation(nn.Module):
-    """A room: direct sound and noise that decays exponentially.
-
-    J. Polack's model of diffuse reverberation (1988): normal noise times
-    ``10 ** (-3 · t / RT60)``, RT60 the time in which it falls by 60 dB, from
-    2 ms behind the direct sound on, at a direct-to-reverberant ratio. Before
-    ``dense`` it is single reflections, the rarer and the stronger the earlier
-    they are: their number per second grows with ``t²``.
-
-    Arguments
-    ---------
-    probability : float
-        That an example is in a room.
-    rt60 : tuple of float
-        Range of the reverberation time, in seconds.
-    ratio_db : tuple of float
-        Range of the direct-to-reverberant ratio, in dB.
-    dense : tuple of float
-        Range of the time at which every sample has a reflection, in seconds.
-    sample_rate : int
-        In Hz.
-    """
-
-    def __init__(
-        self,
-        probability=0.4,
-        rt60=(0.1, 1.0),
-        ratio_db=(-12.0, 12.0),
-        dense=(0.01, 0.06),
-        sample_rate=16000,
-    ):
-        super().__init__()
-        _checked(self, probability=(probability, 0, 1))
-        self.rt60, self.ratio_db = tuple(rt60), tuple(ratio_db)
-        self.dense = tuple(dense)
-        self.sample_rate = sample_rate
-
-    def response(self, wavs):
-        """See :class:`RandomChannel`."""
-        t = torch.arange(wavs.shape[1], device=wavs.device) / self.sample_rate
-        dense = _uniform(wavs, *self.dense)
-        share = (t / dense).square().clamp(1e-4, 1.0)
-        there = (t > 0.002) & (torch.rand_like(wavs) < share)
-        decay = torch.exp(-math.log(1000) * t / _uniform(wavs, *self.rt60))
-        tail = torch.randn_like(wavs) * decay * share.rsqrt()
-        tail = torch.where(there, tail, 0.0)
-        tail = tail * (tail.square().sum(1, keepdim=True) + TINY).rsqrt()
-        gain = 10 ** (-_uniform(wavs, *self.ratio_db) / 20)
-        gain = torch.where(_some(wavs, self.probability), gain, 0.0)
-        tail = torch.view_as_real(torch.fft.rfft(gain * tail))
-        real, imag = 1 + tail[..., 0], tail[..., 1]
-        square = real.square() + imag.square()
-        return (square + TINY).log() / 2, torch.atan2(imag, real)
-
-
-class RandomChannel(nn.Module):
-    """Several responses at once, in one Fourier transform.
-
-    Arguments
-    ---------
-    responses : sequence
-        Objects with ``response(wavs)``, which returns the natural logarithm
-        of the gain and the phase for waveforms ``[batch, time]``, each
-        ``[batch, time // 2 + 1]`` or 0.0: :class:`RandomBand`,
-        :class:`RandomBandwidth`, :class:`RandomDelay`,
-        :class:`RandomReverberation`,
-        :class:`amsincnet_sb.nnet.augmentation.RandomEqualizer`.
-
-    Example
-    -------
-    >>> channel = RandomChannel([RandomReverberation(), RandomBand()])
-    >>> wavs = torch.randn(4, 3200)
-    >>> channel(wavs).shape, torch.equal(channel.eval()(wavs), wavs)
-    (torch.Size([4, 3200]), True)
-    """
-
-    def __init__(self, responses):
-        super().__init__()
-        self.responses = nn.ModuleList(responses)
-
-    def forward(self, wavs):
-        """Filter waveforms ``[batch, time]``."""
-        if not self.training or not len(self.responses):
-            return wavs
-        # In real numbers, which the compiler makes one kernel of.
-        spectrum = torch.view_as_real(torch.fft.rfft(wavs))
-        real, imag = spectrum[..., 0], spectrum[..., 1]
-        log_gain = phase = torch.zeros_like(real)
-        for each in self.responses:
-            more, later = each.response(wavs)
-            log_gain, phase = log_gain + more, phase + later
-        gain = log_gain.exp()
-        cos, sin = gain * phase.cos(), gain * phase.sin()
-        spectrum = torch.stack(
-            (real * cos - imag * sin, real * sin + imag * cos), -1
-        )
-        return torch.fft.irfft(torch.view_as_complex(spectrum), wavs.shape[1])
-
-
-def _frequencies(wavs, sample_rate):
-    """Of the bins of a real Fourier transform, in Hz."""
-    bins = torch.arange(wavs.shape[1] // 2 + 1, device=wavs.device)
-    return bins * (sample_rate / wavs.shape[1])
