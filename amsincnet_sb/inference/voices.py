@@ -56,11 +56,20 @@ def unknown_level(means, own, ahead=AHEAD):
     Means over about a second: those of single frames lie farther apart.
     ``own`` is :func:`own_level`.
     """
+    return _next_ten(means) + _above(means.shape[-1], ahead) * own
+
+
+def _next_ten(means):
+    """Mean of the ten behind the best; 0 without a cohort."""
     if means.shape[-1] < COHORT:
-        return np.full(means.shape[:-1], ALONE * own, np.float32)
+        return np.zeros(means.shape[:-1], np.float32)
     found = np.partition(means, -11, axis=-1)[..., -11:]
-    # Without the best.
-    return (found.sum(-1) - found.max(-1)) / 10 + ahead * own
+    return (found.sum(-1) - found.max(-1)) / 10
+
+
+def _above(speakers, ahead):
+    """How far an unknown voice is above them, in parts of what voices reach."""
+    return ahead if speakers >= COHORT else ALONE
 
 
 class Voices:
@@ -200,13 +209,10 @@ class Voices:
         for start in range(0, len(self.likeness), BLOCK):
             means = _moving_average(self.likeness, start, start + BLOCK)
             reached.append(means.max(-1))
-            others.append(unknown_level(means, 1.0, 0.0))
+            others.append(_next_ten(means))
         self.own = own_level(np.concatenate(reached))
-        others = np.concatenate(others)
-        if self.known < COHORT:
-            self.unknown = others * self.own
-        else:
-            self.unknown = others + self.ahead * self.own
+        above = _above(self.known, self.ahead) * self.own
+        self.unknown = np.concatenate(others) + above
 
     def _is(self, label, frames, part=1.0):
         """Whether frames are of a known speaker rather than an unknown one."""

@@ -35,22 +35,11 @@ def half_a_window(net):
 
 
 class WindowAverages:
-    """A model that is asked about recordings; see SpeakerIdentifier.
+    """A model that is asked about recordings.
 
-    It can be copied and pickled.
-
-    Arguments
-    ---------
-    embedding_model : torch.nn.Module
-        A SincNet or a SincTDNN, in evaluation mode.
-    classifier : EnrollableClassifier
-        Of its embeddings.
-    scale : float
-        Factor from the classifier's outputs to logits.
-    windows_per_batch : int
-        Bounds the memory taken, whatever the length of a recording.
-    hop : int, optional
-        Samples between windows; :func:`half_a_window` if not given.
+    It can be copied and pickled. The arguments are those of
+    :class:`amsincnet_sb.inference.identifier.SpeakerIdentifier`, but for the
+    classifier.
     """
 
     def __init__(
