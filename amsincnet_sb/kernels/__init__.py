@@ -92,8 +92,8 @@ class Kernels(Protocol):
     ):
         """SincTDNN's sinc layer, with one ``norm`` and one ``pool``.
 
-        Without a ``norm`` neither it nor the LeakyReLU nor the mask is
-        applied, and the result may be of higher precision.
+        Without a ``norm``, and then without ``keep``, neither it nor the
+        LeakyReLU is applied, and the result may be of higher precision.
         ``keep``, ``[batch, channels]`` of bool, masks: channels that are
         False are zero. Returns ``[batch, time, channels]``.
         """

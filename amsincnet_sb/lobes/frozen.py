@@ -4,11 +4,11 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from amsincnet_sb.kernels import kernels_for
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
+from amsincnet_sb.nnet.normalization import TimeLayerNorm
 
 __all__ = ["Folded", "FoldedTDNN", "fold_batchnorm", "for_evaluation"]
 
@@ -60,12 +60,18 @@ def fold_batchnorm(layer, norm):
     statistics are used, whatever the mode.
     """
     with torch.no_grad():
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = -norm.running_mean
-        if layer.bias is not None:
-            shift = layer.bias + shift
+        scale, bias = _scale_and_bias(norm, layer.bias)
         shape = [-1] + [1] * (layer.weight.dim() - 1)
-        return layer.weight * scale.view(shape), shift * scale + norm.bias
+        return layer.weight * scale.view(shape), bias
+
+
+def _scale_and_bias(norm, before=None):
+    """What a batch normalisation does, and a bias before it."""
+    mean = norm.running_mean
+    if before is not None:
+        mean = mean - before
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - mean * scale
 
 
 class Folded:
@@ -148,11 +154,13 @@ class FoldedTDNN(Folded):
     map_group = 64
 
     def _freeze_features(self, net, kernels, dtype):
+        norm = net.sinc_norm
+        by_window = isinstance(norm, TimeLayerNorm)
         self.cnn = kernels.frozen_cnn(
             None,
             net.sinc.filters(),
             [],
-            [_fixed_or_own(net.sinc_norm)],
+            [(norm.weight, norm.bias) if by_window else _scale_and_bias(norm)],
             [net.sinc_pool],
             net.input_norm.eps,
             net.negative_slope,
@@ -183,14 +191,6 @@ class FoldedTDNN(Folded):
         for conv in self.convs:
             x = conv(x)
         return self.statistics(x)
-
-
-def _fixed_or_own(norm):
-    """Gain and bias; those of a batch normalisation with its statistics."""
-    if not isinstance(norm, nn.BatchNorm1d):
-        return norm.weight, norm.bias
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias - norm.running_mean * scale
 
 
 def _groups(windows, size):

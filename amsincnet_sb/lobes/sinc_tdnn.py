@@ -159,32 +159,31 @@ class SincTDNN(WindowedEmbedding):
         keep = self.band_mask.draw(
             len(windows), self.sinc.out_channels, windows.device
         )
-        batch_norm = isinstance(self.sinc_norm, nn.BatchNorm1d)
+        norm = self.sinc_norm
+        by_window = isinstance(norm, TimeLayerNorm)
         if kernels is not None:
-            norm = self.sinc_norm.weight, self.sinc_norm.bias
             x = kernels.sinc_map(
                 windows,
                 None,
                 self.sinc.filters(),
-                None if batch_norm else norm,
+                (norm.weight, norm.bias) if by_window else None,
                 self.sinc_pool,
                 self.input_norm.eps,
                 self.negative_slope,
                 self.log_floor,
-                None if batch_norm else keep,
+                keep if by_window else None,
             )
-            if not batch_norm:
+            if by_window:  # what follows is done
                 return x
         else:
             x = self._filtered(windows, self.sinc_pool)
             if self.log_floor > 0 and hasattr(self.sinc, "filters"):
                 x = (x + self.log_floor).log()
             x = x.transpose(1, 2)
-        if batch_norm:
-            # Each time of each window counts as an example.
-            x = self.sinc_norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        if by_window:
+            x = norm(x.transpose(1, 2)).transpose(1, 2)
         else:
-            x = self.sinc_norm(x.transpose(1, 2)).transpose(1, 2)
+            x = _by_batch(norm, x)
         x = F.leaky_relu(x, self.negative_slope)
         return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)
 
@@ -197,13 +196,18 @@ class SincTDNN(WindowedEmbedding):
             self.convs, self.conv_norms, self.residual
         ):
             y = convolve(x, conv.weight, conv.stride[0])  # type: ignore[index]
-            y = norm(y.flatten(0, 1)).unflatten(0, y.shape[:2])
+            y = _by_batch(norm, y)
             y = F.leaky_relu(y, self.negative_slope)
             if residual:
                 cut = conv.kernel_size[0] // 2  # type: ignore[index]
                 y = y + x[:, cut : cut + y.shape[1]]
             x = y
         return self._connect(self.pool_norm(statistics(x)))
+
+
+def _by_batch(norm, x):
+    """Batch normalisation; each time of each window counts as an example."""
+    return norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 def _convolve(x, weight, stride):

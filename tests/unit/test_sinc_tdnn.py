@@ -6,6 +6,7 @@ import pytest
 import reference
 import torch
 
+from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 
 SMALL = {
@@ -78,6 +79,18 @@ def test_fast_form_in_bfloat16_is_as_good_as_the_plain_one():
 def test_wrong_arguments(arguments, word):
     with pytest.raises(ValueError, match=word):
         SincTDNN(**{**SMALL, **arguments})
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_statistics_of_several_processes(norm):
+    """sync_batchnorm changes the modules of a network, not what they do."""
+    net = make_net(torch.float32, sinc_norm=norm).eval()
+    x = audio(net, 4, torch.float32)
+    expected = net(x)
+    net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    for net.fast in (True, False):
+        torch.testing.assert_close(net(x), expected)
+    torch.testing.assert_close(for_evaluation(net)(x), expected)
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])

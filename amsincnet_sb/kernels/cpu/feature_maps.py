@@ -78,7 +78,7 @@ def frozen_cnn(
         with torch.autocast("cpu", enabled=False):
             if shared is not None and shared.turns(x):
                 return shared(x)
-            slices = x.split(_slice_size(settings, x, parameters))
+            slices = x.split(_slice_size(network, x))
             return torch.cat([network.forward(each) for each in slices])
 
     return run
@@ -121,10 +121,9 @@ def _parameters(input_norm, filters, convs, norms, pool):
     return parameters
 
 
-def _slice_size(settings, x, parameters):
+def _slice_size(network, x):
     """Waveforms that go through the network together."""
-    channels = len(parameters[2]) // -(-settings[1][0] // 2)
-    largest = (x.shape[1] - settings[0] + 1) * channels
+    largest = (x.shape[1] - network.taps + 1) * network.channels
     return max(1, _SLICE // largest)
 
 
@@ -136,7 +135,7 @@ class _CNN(torch.autograd.Function):
         """See torch.autograd.Function."""
         network = Network(settings, parameters)
         ctx.settings, ctx.keep, ctx.count = settings, keep, len(parameters)
-        ctx.size = _slice_size(settings, x, parameters)
+        ctx.size = _slice_size(network, x)
         kept = [] if any(ctx.needs_input_grad) else None
         out = None
         for at in range(0, len(x), ctx.size):

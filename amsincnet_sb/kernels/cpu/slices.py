@@ -21,11 +21,13 @@ class Network:
 
     Feature maps are ``[batch, time, channels]`` throughout. ``settings`` are
     the taps of the sinc filters, pools, eps, slope, dtype of the matmuls and
-    floor of the sinc layer's logarithm (0 for none); ``parameters`` gain and
-    bias of the input, even and odd filters, gain and bias of the first feature
-    map, then weight, bias, gain and bias for each convolution. The first feature
-    map is returned as it is where it has neither; it is not standardised where
-    they are one for each channel. The sinc layer may have a ``sinc_dtype`` of its own: in bfloat16 the rounding of loud bands
+    floor of the sinc layer's logarithm (0 for none). ``parameters`` are gain
+    and bias of the input, even and odd filters, gain and bias of the first
+    feature map, then weight, bias, gain and bias for each convolution.
+
+    A first feature map without gain and bias is returned as it is; with those
+    of its channels, ``[channels]``, it is not standardised. The sinc layer may
+    have a ``sinc_dtype`` of its own: in bfloat16 the rounding of loud bands
     covers faint ones.
     """
 
@@ -56,7 +58,7 @@ class Network:
                 x, choice = self._sinc_pool(x, kept is not None)
             elif layer > 1:
                 x, choice = self._conv_pool(x, layer, kept is not None)
-            std = x[:0]
+            std = x[:0]  # kept in any case
             if norm and norm[0].dim() > 1:
                 x, std = self._standardise(x, own=layer > 0)
             if kept is not None:

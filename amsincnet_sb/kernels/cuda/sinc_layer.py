@@ -32,7 +32,7 @@ def sinc_layer(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
 
 
 def sinc_pool(x, filters, pool, dtype):
-    """Filtering and max-pooling of magnitudes alone, ``[batch, time, channels]``.
+    """Filters and max-pooling of magnitudes alone: ``[batch, time, channels]``.
 
     Of each pool the output of largest magnitude, with its sign. Differentiable
     once, with respect to the filters and ``x``, ``[batch, time]``.
