@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from shell import status_of
 
 import amsincnet_sb
 from amsincnet_sb.cli import main
@@ -195,10 +196,7 @@ CASES = {
 def test_one_sentence_and_nothing_written(place, capsys, kind):
     arguments, complaint = CASES[kind]
     before = {p: p.is_file() and p.read_bytes() for p in place.rglob("*")}
-    try:
-        status = main(arguments)
-    except SystemExit as stopped:
-        status = stopped.code
+    status = status_of(arguments)
     captured = capsys.readouterr()
     assert status == 2 and captured.out == ""
     (line,) = captured.err.splitlines()

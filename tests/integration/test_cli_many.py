@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+from shell import status_of
 
-from amsincnet_sb import cli
 from amsincnet_sb.commands import scores
 
 
@@ -34,10 +34,7 @@ def run(place, capsys):
 
     def command(*arguments):
         capsys.readouterr()
-        try:
-            status = cli.main([*arguments])
-        except SystemExit as stopped:
-            status = stopped.code
+        status = status_of(arguments)
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
         out = [json.loads(line) for line in captured.out.splitlines()]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from shell import status_of
 
 from amsincnet_sb import cli
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
@@ -33,10 +34,7 @@ def files(corpus):
 def run(capsys, *arguments):
     """Exit status, JSON lines and lines for the person."""
     capsys.readouterr()
-    try:
-        status = cli.main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        status = stopped.code
+    status = status_of(arguments)
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     lines = [

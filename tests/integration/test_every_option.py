@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from shell import status_of
 
 from amsincnet_sb import cli
 from amsincnet_sb.dataio.manifest import Utterance, write_manifest
@@ -329,13 +330,10 @@ def run(capfd):
 
     def command(name, arguments):
         capfd.readouterr()
-        try:
-            if name.endswith(".py"):
-                status = librispeech.main(arguments) or 0
-            else:
-                status = cli.main([name, *arguments])
-        except SystemExit as stopped:
-            status = stopped.code
+        if name.endswith(".py"):
+            status = status_of(arguments, librispeech.main)
+        else:
+            status = status_of([name, *arguments])
         return status, *capfd.readouterr()
 
     return command

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from shell import status_of
 
 from amsincnet_sb import cli
 
@@ -20,10 +21,7 @@ def enrolled(recipe, corpus, tmp_path):
 def identify(output, wave, capsys):
     """Status, candidates and the complaint of the command."""
     capsys.readouterr()
-    try:
-        status = cli.main(["identify", str(output), wave, "--top", "9"])
-    except SystemExit as stopped:
-        status = stopped.code
+    status = status_of(["identify", output, wave, "--top", "9"])
     out, err = capsys.readouterr()
     found = json.loads(out)["candidates"] if out else []
     return status, {each["speaker"] for each in found}, err

@@ -3,11 +3,16 @@
 import pytest
 import torch
 
+from amsincnet_sb.nnet import channels
 from amsincnet_sb.nnet.augmentation import (
     BandMask,
     RandomEqualizer,
     RandomMixture,
 )
+
+
+def channel(*responses):
+    return channels.RandomChannel(responses)
 
 
 @pytest.mark.parametrize(
@@ -16,9 +21,20 @@ from amsincnet_sb.nnet.augmentation import (
         (RandomEqualizer(6.0), (4, 3200)),
         (RandomMixture(1.0), (4, 3200)),
         (BandMask(20), (4, 30, 80)),
+        (channels.RandomNoise(1.0), (8, 3200)),
+        (channels.RandomBabble(1.0), (8, 3200)),
+        (channels.RandomModulatedNoise(1.0), (8, 3200)),
+        (channels.RandomClipping(1.0), (8, 3200)),
+        (channel(RandomEqualizer(3.0)), (8, 3200)),
+        (
+            channel(channels.RandomBand(1.0), channels.RandomDelay(1.0)),
+            (8, 3200),
+        ),
+        (channel(channels.RandomBandwidth(1.0)), (8, 3200)),
+        (channel(channels.RandomReverberation(1.0)), (8, 3200)),
     ],
 )
-def test_evaluation_and_repetition(module, shape):
+def test_evaluation_repetition_and_silence(module, shape):
     x = torch.randn(shape)
     assert torch.equal(module.eval()(x), x)
     module.train()
@@ -27,6 +43,7 @@ def test_evaluation_and_repetition(module, shape):
     torch.manual_seed(3)
     assert torch.equal(module(x), first)
     assert not torch.equal(module(x), first)
+    assert module(torch.zeros(shape)).abs().max() < 1e-3
 
 
 def test_an_equalizer_changes_the_response_and_nothing_else():

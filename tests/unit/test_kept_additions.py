@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import signal
-import sys
-from itertools import count
+from itertools import count, takewhile
 
 import numpy as np
 import pytest
 import torch
+from kills import killed
 
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.pretrained import write_pretrained
@@ -140,30 +139,14 @@ def test_damaged_additions_are_kept_as_they_are(folder, other):
     assert (folder / "enrolled.npz").read_bytes() == b"half"
 
 
-def killed(work, step):
+def kills(work, step):
     """Kill a process before its first, step-th … operation on files."""
-    for at in count(1, step):
-        child = os.fork()
-        if not child:
-            left = [at]
-
-            def hook(event, _):
-                if event.startswith(("os.", "shutil.", "tempfile.")):
-                    left[0] -= 1
-                    if not left[0]:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-            sys.addaudithook(hook)
-            work()
-            os._exit(0)
-        if os.waitpid(child, 0)[1] == 0:
-            return
-        yield at
+    return takewhile(lambda at: killed(at, work), count(1, step))
 
 
 def test_killed_while_a_model_is_replaced(folder, other, models):
     both = load(folder)._weights(), SpeakerIdentifier(*other, NAMES)._weights()
-    for at in killed(lambda: write_pretrained(folder, *other, NAMES), step=13):
+    for at in kills(lambda: write_pretrained(folder, *other, NAMES), step=13):
         who = load(folder)
         assert who._weights() in both
         assert bool(who.outdated) == (who._weights() == both[1])
@@ -180,7 +163,7 @@ def test_killed_while_a_model_is_replaced(folder, other, models):
 @pytest.mark.parametrize("safetensors", [True, False])
 def test_killed_while_a_copy_is_made(folder, safetensors):
     who, copy = load(folder), folder.parent / "copy"
-    for at in killed(lambda: who.save(copy, safetensors), step=5):
+    for at in kills(lambda: who.save(copy, safetensors), step=5):
         if not copy.exists():
             who.save(copy, safetensors)  # sweeps what was left
         assert load(copy).speakers == ["ann", "bob", "çat"]

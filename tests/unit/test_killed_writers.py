@@ -1,13 +1,13 @@
 """Writers killed at any of their operations: nothing lost, nothing left."""
 
 import os
-import signal
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 
 import pytest
+from kills import killed
 
 from amsincnet_sb.utils import files
 from amsincnet_sb.utils.files import (
@@ -32,26 +32,6 @@ def write_folder(path):
         (folder / "inner" / "b.txt").write_text("new")
 
 
-def killed(write, path, at):
-    """Kill a process before its at-th operation; False if it had ended."""
-    child = os.fork()
-    if not child:
-        left = [at]
-
-        def hook(event, _):
-            if event.startswith(OPERATIONS):
-                left[0] -= 1
-                if not left[0]:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        write(path)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, -signal.SIGKILL)
-    return status != 0
-
-
 @pytest.mark.parametrize(
     "write, swaps",
     [(write_file, True), (write_folder, True)] + [(write_folder, False)],
@@ -63,7 +43,7 @@ def test_killed_at_each_operation(tmp_path, monkeypatch, write, swaps):
     for at in count(1):
         path.mkdir(exist_ok=True)
         (path / "a.txt").write_text("old")
-        if not killed(write, path, at):
+        if not killed(at, partial(write, path), OPERATIONS):
             break
         between += not path.exists()
         restore_folder(path)

@@ -7,7 +7,6 @@ import soundfile
 from bands import RATE, conversation, voice
 
 from amsincnet_sb.dataio.manifest import Utterance, write_manifest
-from amsincnet_sb.inference import activity, listening
 from amsincnet_sb.inference.segment_calibration import (
     certainty_from,
     fit_certainty,
@@ -26,9 +25,7 @@ def test_the_weights_that_made_the_answers_are_found():
 
 def test_of_a_manifest(tmp_path, monkeypatch):
     """Segments that are always right become more probable."""
-    monkeypatch.setattr(
-        listening, "speech_detector", lambda rate, live: activity.Energy(rate)
-    )
+    bands.by_energy(monkeypatch)
     who, rows = bands.model(), []
     for band, speaker in enumerate(["ann", "bob", "cat", "dan", "eve"]):
         for n in range(8):

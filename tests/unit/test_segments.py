@@ -10,7 +10,7 @@ import torch
 from bands import RATE, conversation, voice
 
 from amsincnet_sb import cli
-from amsincnet_sb.inference import activity, listening, voices
+from amsincnet_sb.inference import activity, voices
 from amsincnet_sb.inference.segments import Segment
 from amsincnet_sb.inference.timelines import as_csv, as_labels, as_rttm
 from amsincnet_sb.utils.errors import InputError
@@ -18,9 +18,7 @@ from amsincnet_sb.utils.errors import InputError
 
 @pytest.fixture
 def who(monkeypatch):
-    monkeypatch.setattr(
-        listening, "speech_detector", lambda rate, live: activity.Energy(rate)
-    )
+    bands.by_energy(monkeypatch)
     return bands.model()
 
 

@@ -14,7 +14,6 @@ from bands import RATE, conversation, voice
 
 from amsincnet_sb import cli
 from amsincnet_sb.dataio.streams import read_stream
-from amsincnet_sb.inference import activity, listening
 from amsincnet_sb.inference.live import DELAY, LiveSegments
 from amsincnet_sb.inference.segments import Wanted
 from amsincnet_sb.utils.errors import InputError
@@ -22,9 +21,7 @@ from amsincnet_sb.utils.errors import InputError
 
 @pytest.fixture
 def who(monkeypatch):
-    monkeypatch.setattr(
-        listening, "speech_detector", lambda rate, live: activity.Energy(rate)
-    )
+    bands.by_energy(monkeypatch)
     return bands.model()
 
 

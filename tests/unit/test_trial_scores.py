@@ -5,6 +5,7 @@ import os
 
 import pytest
 import soundfile
+from shell import status_of
 
 from amsincnet_sb import cli
 
@@ -40,10 +41,7 @@ def run(capsys, text, data="audio {0}"):
         file.write(text)
     options = ["--trials=trials", f"--data_folder={data}", "--output=s {}.txt"]
     capsys.readouterr()
-    try:
-        status = cli.main(["verify", "pretrained", *options])
-    except SystemExit as stopped:
-        status = stopped.code
+    status = status_of(["verify", "pretrained", *options])
     out, err = capsys.readouterr()
     rows = None
     if os.path.exists("s {}.txt"):
