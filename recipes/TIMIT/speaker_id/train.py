@@ -194,7 +194,8 @@ class SpeakerBrain(CapturedBrain):
 
     def choose_steps(self):
         """Give the run as many steps as its minutes have room for."""
-        chunks, during, behind = self.train_sampler, *self.eval_sets.items()
+        chunks = self.train_sampler
+        during, behind = self.eval_sets.items()  # each a stage and its set
         recipe = self.budget.spend(
             self.measure_step(chunks, 0.6 * self.budget.minutes),
             self.measure_evaluation(*during),
