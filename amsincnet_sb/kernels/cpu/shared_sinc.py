@@ -86,8 +86,8 @@ class SharedSinc:
         apart = (mean - middle).view(-1, 1, 1)
         # Of a constant window nothing but rounding would be left.
         still = std <= _STILL * apart.abs()
-        # The scale's logarithm is constant in a window, which the
-        # normalisation takes off: the floor is multiplied instead.
+        # A normalisation takes off what is constant in a window, as the scale's
+        # logarithm is: the floor is multiplied then, and nothing divided.
         size = std + self.eps
         shift = apart * self.response
         add = self.floor * size if self.floor else torch.zeros_like(size)
