@@ -123,16 +123,7 @@ class Folded:
             return torch.cat(parts)
 
     def _freeze_features(self, net, kernels, dtype):
-        self.cnn = kernels.frozen_cnn(
-            (net.input_norm.weight, net.input_norm.bias),
-            net.sinc.filters(),
-            [(conv.weight, conv.bias) for conv in net.convs],
-            [(norm.weight, norm.bias) for norm in net.cnn_norms],
-            net.cnn_pools,
-            net.input_norm.eps,
-            net.negative_slope,
-            dtype,
-        )
+        self.cnn = kernels.frozen_cnn(*net.layers(), dtype)
         self.flat_norm = copy.deepcopy(net.flat_norm)
 
     def _features(self, x):

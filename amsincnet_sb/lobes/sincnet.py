@@ -7,6 +7,7 @@ speaker recognition", IJCNN 2019, https://arxiv.org/abs/1901.10826.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -139,20 +140,23 @@ class SincNet(WindowedEmbedding):
             for linear in self.linears:
                 init_linear_(linear)
 
+    def layers(self) -> tuple[Any, ...]:
+        """The layers of :meth:`cnn`, as the kernels' arguments."""
+        return (
+            (self.input_norm.weight, self.input_norm.bias),
+            self.sinc.filters(),
+            [(conv.weight, conv.bias) for conv in self.convs],
+            [(norm.weight, norm.bias) for norm in self.cnn_norms],
+            self.cnn_pools,
+            self.input_norm.eps,
+            self.negative_slope,
+        )
+
     def cnn(self, windows: torch.Tensor) -> torch.Tensor:
         """The convolutional part, ``[windows, channels * time]``."""
         kernels = self.filter_kernels(windows)
         if kernels is not None:
-            return kernels.cnn(
-                windows,
-                (self.input_norm.weight, self.input_norm.bias),
-                self.sinc.filters(),
-                [(conv.weight, conv.bias) for conv in self.convs],
-                [(norm.weight, norm.bias) for norm in self.cnn_norms],
-                self.cnn_pools,
-                self.input_norm.eps,
-                self.negative_slope,
-            )
+            return kernels.cnn(windows, *self.layers())
         # Magnitudes are taken of the first layer's output alone.
         x = self._normalised(self._filtered(windows, self.cnn_pools[0]), 0)
         for i, conv in enumerate(self.convs, start=1):

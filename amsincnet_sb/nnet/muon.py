@@ -88,21 +88,6 @@ class Muon(torch.optim.Optimizer):
         eps=1e-8,
         linears=True,
     ):
-        for name, value in (
-            ("lr", lr),
-            ("weight_decay", weight_decay),
-            ("eps", eps),
-        ):
-            if not value >= 0:
-                raise ValueError(
-                    f"Muon: {name} is {value} but must be at least 0."
-                )
-        for value in (momentum, *betas):
-            if not 0 <= value < 1:
-                raise ValueError(
-                    f"Muon: momentum and betas are {momentum} and {betas} but "
-                    "must be at least 0 and below 1."
-                )
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,
@@ -115,6 +100,17 @@ class Muon(torch.optim.Optimizer):
             "foreach": None,
             "capturable": False,
         }
+        for name in ("lr", "weight_decay", "eps"):
+            if not defaults[name] >= 0:
+                raise ValueError(
+                    f"Muon: {name} is {defaults[name]} but must be at least 0."
+                )
+        for value in (momentum, *betas):
+            if not 0 <= value < 1:
+                raise ValueError(
+                    f"Muon: momentum and betas are {momentum} and {betas} but "
+                    "must be at least 0 and below 1."
+                )
         super().__init__(params, defaults)
 
     @torch.no_grad()

@@ -26,14 +26,3 @@ from amsincnet_sb.kernels.cpu.feature_maps import cnn, frozen_cnn, sinc_map
 from amsincnet_sb.kernels.cpu.linear_layer import frozen_linear, linear
 from amsincnet_sb.kernels.cpu.strided_conv import conv, frozen_conv
 from amsincnet_sb.nnet.pooling import statistics
-
-__all__ = [
-    "cnn",
-    "conv",
-    "frozen_cnn",
-    "frozen_conv",
-    "frozen_linear",
-    "linear",
-    "sinc_map",
-    "statistics",
-]

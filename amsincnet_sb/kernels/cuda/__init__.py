@@ -32,18 +32,6 @@ from amsincnet_sb.kernels.cuda.norm import statistics
 from amsincnet_sb.kernels.cuda.strided_conv import conv, frozen_conv
 from amsincnet_sb.kernels.cuda.support import supports
 
-__all__ = [
-    "cnn",
-    "conv",
-    "frozen_cnn",
-    "frozen_conv",
-    "frozen_linear",
-    "linear",
-    "sinc_map",
-    "statistics",
-    "supports",
-]
-
 
 def _tag_compiled():
     """Keep programs compiled with other versions of the operators apart.

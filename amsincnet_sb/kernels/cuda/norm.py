@@ -132,22 +132,10 @@ def norm_backward(
     common |= {"CP": cp, "ACC": acc}
     common |= {"ABS": absolute, "LOG": floor > 0, "MASKED": keep is not None}
     kept = z if keep is None else keep
+    read = affine[0], affine[1], kept, mean, std, total, dot
     tiles = _tiles(time, 256, 8)
     triton_reductions.norm_sums[(batch * (cp // tiles["CB"]),)](
-        dy,
-        z,
-        affine[0],
-        affine[1],
-        kept,
-        mean,
-        std,
-        total,
-        dot,
-        eps,
-        slope,
-        floor,
-        **tiles,
-        **common,
+        dy, z, *read, eps, slope, floor, **tiles, **common
     )
     d = z.new_empty(batch, rows * pool, cp)
     block = 1024  # values of a program, which goes over some examples
@@ -160,13 +148,7 @@ def norm_backward(
         dy,
         z,
         code,
-        affine[0],
-        affine[1],
-        kept,
-        mean,
-        std,
-        total,
-        dot,
+        *read,
         d,
         parts[0],
         parts[1],
