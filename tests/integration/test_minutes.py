@@ -86,16 +86,17 @@ def test_steps_and_evaluations_fill_the_time(step, interval):
 def test_a_late_start_leaves_a_quarter_to_train():
     budget = Budget(1, time.time() - 100, "", {}, None)
     recipe = {"batches_per_epoch": 50, "valid_interval": 10}
-    assert budget._fit(0.1, 7.0, 3.0, recipe) == (3, 50)
+    assert budget._fit(0.1, 7.0, 3.0, recipe) == (2, 71)
 
 
 @pytest.mark.parametrize("test", [0.0, 12.0])
 def test_the_end_is_within_the_time(test):
-    """Of two minutes one is over, and 5 s are for the files."""
+    """Of two minutes one is over, 5 s are for the files, a part is left."""
     budget = Budget(2, time.time() - 60, "", {}, None)
     recipe = {"batches_per_epoch": 1000, "valid_interval": 10**6}
     epochs, length = budget._fit(0.1, 4.0, test, recipe)
-    assert 50.8 - test < epochs * length * 0.1 <= 51.0 - test
+    most = (51.0 - test) * 0.96
+    assert most - 0.3 < epochs * length * 0.1 <= most
 
 
 def test_a_process_knows_when_it_started():
