@@ -1,7 +1,5 @@
 """A model that listens: what it hears in each tenth of a second of speech."""
 
-import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +17,6 @@ __all__ = [
     "Listener",
     "Memory",
     "likeness_of",
-    "one_thread_each",
     "take",
 ]
 
@@ -198,28 +195,6 @@ class Listener:
         embeddings, outputs = self.model.ask(torch.stack(windows))
         likeness = likeness_of(self.model, outputs)
         return likeness, F.normalize(embeddings, dim=-1).half().cpu().numpy()
-
-
-@contextlib.contextmanager
-def one_thread_each(model):
-    """A map over batches, on a CPU with as many threads as there may be.
-
-    All else runs in one thread. Those that share each step wait for the slowest
-    at its end, which beside another process takes many times as long.
-    """
-    threads = torch.get_num_threads()
-    on_cpu = next(model.embedding_model.parameters()).device.type == "cpu"
-    if threads == 1 or not on_cpu:
-        yield map
-        return
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(
-            threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            yield pool.map
-    finally:
-        torch.set_num_threads(threads)
 
 
 def likeness_of(model, outputs):

@@ -15,12 +15,12 @@ from amsincnet_sb.inference.listening import (
     STEP,
     Listener,
     Memory,
-    one_thread_each,
     take,
 )
 from amsincnet_sb.inference.recordings import as_source
 from amsincnet_sb.inference.voices import Voices
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.threads import one_thread_each
 
 __all__ = ["Segment", "Wanted", "find_segments"]
 
@@ -109,7 +109,7 @@ def find_segments(model, audio, wanted):
     source = as_source(audio, rate, model.channel)
     memory = Memory()
     silent = not torch.is_tensor(source)  # zeros are taken as they are
-    with one_thread_each(model) as each:
+    with one_thread_each(model.device.type == "cpu") as each:
         listener = Listener(model, each=each)
         for wave in blocks_of(source, rate, model.channel, PIECE):
             silent = silent and is_silent(wave)

@@ -9,9 +9,12 @@ from amsincnet_sb.kernels import kernels_for
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
+from amsincnet_sb.utils.threads import one_thread_each
 
 __all__ = ["Folded", "FoldedTDNN", "fold_batchnorm", "for_evaluation"]
 
+# Windows that are worth a thread.
+LEAST_GROUP = 64
 # Windows at a time in the plain form, whose feature maps are large.
 PLAIN_GROUP = 128
 
@@ -108,19 +111,23 @@ class Folded:
             for layer, norm in zip(net.linears, net.fc_norms)
         ]
 
-    @torch.no_grad()
     def embed_windows(self, *windows):
         """``[windows, window]`` to ``[windows, embedding_size]``, float32.
 
         Of several tensors, those of the first come first. A strided view of
-        the windows will do.
+        the windows will do. On a CPU, groups of many windows are embedded side
+        by side.
         """
-        with torch.autocast(windows[0].device.type, enabled=False):
-            parts = [
-                self._connect(torch.cat([self._features(x) for x in group]))
-                for group in _groups_of_several(windows, self.group)
-            ]
-            return torch.cat(parts)
+        size = _group_size(sum(map(len, windows)), self.group)
+        groups = list(_groups_of_several(windows, size))
+        with one_thread_each(len(groups) > 1) as side_by_side:
+            return torch.cat(list(side_by_side(self._embed_group, groups)))
+
+    @torch.no_grad()
+    def _embed_group(self, group):
+        with torch.autocast(group[0].device.type, enabled=False):
+            x = torch.cat([self._features(x) for x in group])
+            return self._connect(x)
 
     def _freeze_features(self, net, kernels, dtype):
         self.cnn = kernels.frozen_cnn(*net.layers(), dtype)
@@ -182,6 +189,13 @@ class FoldedTDNN(Folded):
         for conv in self.convs:
             x = conv(x)
         return self.statistics(x)
+
+
+def _group_size(windows, most):
+    """Windows of a group, such that every thread has as many of them."""
+    threads = torch.get_num_threads()
+    groups = threads * -(-windows // (threads * most))
+    return min(most, max(LEAST_GROUP, -(-windows // groups)))
 
 
 def _groups(windows, size):

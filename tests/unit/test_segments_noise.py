@@ -143,17 +143,3 @@ def test_running_voices_learn():
     assert voices.learn(100, 30, 0.0, directions[:30].sum(0)) == 0
     assert voices.learn(100, 30, 0.0, directions[:30].sum(0)) == 0
     assert voices.learn(100, 30, 0.0, directions[60:90].sum(0)) == 1
-
-
-def test_batches_run_side_by_side_with_a_thread_each(monkeypatch):
-    """And the process keeps its number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    model = torch.nn.Module()
-    model.embedding_model = torch.nn.Linear(1, 1)
-    try:
-        with listening.one_thread_each(model) as each:
-            found = list(each(lambda _: torch.get_num_threads(), range(9)))
-        assert found == [1] * 9 and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(threads)
