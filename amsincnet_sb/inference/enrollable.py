@@ -53,7 +53,7 @@ class EnrollableModel(WindowAverages):
         classifier: torch.nn.Module,
         speakers: Sequence[str],
         scale: float = 1.0,
-        windows_per_batch: int = 512,
+        windows_per_batch: int = 1024,
         hop: int | None = None,
         own_cosine: float = OWN_COSINE,
     ) -> None:
