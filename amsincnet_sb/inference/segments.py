@@ -11,12 +11,7 @@ from amsincnet_sb.inference.activity import stretches
 from amsincnet_sb.inference.answers import check_number
 from amsincnet_sb.inference.audio_windows import blocks_of
 from amsincnet_sb.inference.enrolment import UNKNOWN
-from amsincnet_sb.inference.listening import (
-    STEP,
-    Listener,
-    Memory,
-    take,
-)
+from amsincnet_sb.inference.listening import STEP, Listener, Memory, take
 from amsincnet_sb.inference.recordings import as_source
 from amsincnet_sb.inference.voices import Voices
 from amsincnet_sb.utils.errors import InputError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from amsincnet_sb.inference import activity, listening, running_voices
+from amsincnet_sb.inference import activity, running_voices
 from amsincnet_sb.inference.voices import Voices
 
 RATE, FRAME = 16000, 512
