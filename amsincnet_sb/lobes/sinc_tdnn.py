@@ -161,7 +161,12 @@ class SincTDNN(WindowedEmbedding):
         )
         norm = self.sinc_norm
         by_window = isinstance(norm, TimeLayerNorm)
-        if kernels is not None:
+        if kernels is None:
+            x = self._filtered(windows, self.sinc_pool)
+            if self.log_floor > 0 and hasattr(self.sinc, "filters"):
+                x = (x + self.log_floor).log()
+            x = (norm(x) if by_window else x).transpose(1, 2)
+        else:
             x = kernels.sinc_map(
                 windows,
                 None,
@@ -175,14 +180,7 @@ class SincTDNN(WindowedEmbedding):
             )
             if by_window:  # what follows is done
                 return x
-        else:
-            x = self._filtered(windows, self.sinc_pool)
-            if self.log_floor > 0 and hasattr(self.sinc, "filters"):
-                x = (x + self.log_floor).log()
-            x = x.transpose(1, 2)
-        if by_window:
-            x = norm(x.transpose(1, 2)).transpose(1, 2)
-        else:
+        if not by_window:
             x = _by_batch(norm, x)
         x = F.leaky_relu(x, self.negative_slope)
         return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)

@@ -11,8 +11,8 @@ __all__ = ["one_thread_each"]
 @contextlib.contextmanager
 def one_thread_each(wanted=True):
     """A ``map`` over pieces of work, with as many threads as torch may have.
-    Python's own if that is not ``wanted``.
 
+    It is Python's own if threads are not ``wanted``, or torch may have one.
     All else runs in one thread. Those that share each step wait for the slowest
     at its end, which beside another process takes many times as long. Modes of
     torch such as ``no_grad`` are not handed on to the threads.
