@@ -16,7 +16,9 @@ __all__ = ["RandomChunks", "SlidingWindows", "WaveBatch"]
 
 logger = logging.getLogger(__name__)
 
-UTTERANCE, START, SPEAKER = 0, 1, 2  # streams of random numbers
+# Streams of random numbers: what each is for.
+UTTERANCE, START, SPEAKER, SPLICED, CUT, SECOND, SECOND_START = range(7)
+CHANCES = 1 << 30  # as many as a probability is resolved into
 READERS = 4  # threads that read chunks from files
 AHEAD = 8  # batches read before they are asked for
 
@@ -69,6 +71,11 @@ class RandomChunks(Dataset):
     knowing its step alone, and processes that share the work draw together
     exactly what one process with their joint batch would have drawn.
 
+    Of some examples the end, from anywhere on, is that of another chunk of the
+    same speaker's (`splice_probability`): where a speaker has said little, what
+    was said is not to be learned. CutMix (S. Yun et al., ICCV 2019,
+    https://arxiv.org/abs/1905.04899) within a class.
+
     Use with ``batch_size=None`` in a DataLoader, and call :meth:`set_epoch`
     as one does with a sampler.
 
@@ -92,6 +99,8 @@ class RandomChunks(Dataset):
         Draw every speaker alike, however many utterances each has.
     compile : bool
         Draw by compiled kernels on a GPU.
+    splice_probability : float
+        That an example consists of two chunks.
 
     Example
     -------
@@ -114,6 +123,7 @@ class RandomChunks(Dataset):
         world_size=1,
         balance_speakers=False,
         compile=True,
+        splice_probability=0.0,
     ):
         for name, size, least in (
             ("window", window, 1),
@@ -125,6 +135,11 @@ class RandomChunks(Dataset):
                     f"{name} is {size!r} but must be a whole number of at "
                     f"least {least}."
                 )
+        if not 0 <= splice_probability <= 1:
+            raise InputError(
+                f"splice_probability is {splice_probability!r} but must be a "
+                "number from 0 to 1."
+            )
         self.audio = audio
         self.window = window
         self.batch_size = batch_size
@@ -133,14 +148,13 @@ class RandomChunks(Dataset):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 1
-        self._speakers = None
-        if balance_speakers:
-            # Utterances by label; where each label begins, and how many.
-            counts = torch.bincount(audio.labels)
-            firsts = counts.cumsum(0) - counts
-            present = counts > 0
-            order = audio.labels.argsort(stable=True)
-            self._speakers = order, firsts[present], counts[present]
+        self.splice_probability = splice_probability
+        # Utterances by label; where each label begins, and how many.
+        self._order = audio.labels.argsort(stable=True)
+        self._counts = torch.bincount(audio.labels)
+        self._firsts = self._counts.cumsum(0) - self._counts
+        present = self._counts.nonzero().squeeze(1)
+        self._speakers = present if balance_speakers else None
         self.compile = compile
         self._compiled = None
         self._ahead, self._next = None, None
@@ -200,42 +214,82 @@ class RandomChunks(Dataset):
 
         ``step`` may be an int64 scalar on the audio's device.
         """
-        utterance, start = self._places(step)
+        number = self._numbers(step)
+        utterance, start = self._places(number)
         wavs = self.audio.chunks(utterance, start, self.window)
-        return wavs, self.audio.labels[utterance], utterance
+        labels = self.audio.labels[utterance]
+        if self.splice_probability:
+            cut = self._cuts(number)
+            time = torch.arange(self.window, device=cut.device)
+            wavs = torch.where(
+                time < cut[:, None],
+                wavs,
+                self.audio.chunks(*self._seconds(number, labels), self.window),
+            )
+        return wavs, labels, utterance
 
     def describe(self, step, which):
         """File and samples of the first of some examples of a step.
 
         ``which`` marks them, ``[batch_size]``, bool.
         """
-        which = which.to(self.audio.labels.device)
-        utterance, start = (place[which] for place in self._places(step))
-        name = self.audio.names[int(utterance[0])]
-        first = int(start[0])
-        text = f"{name}, samples {first} to {first + self.window}"
-        more = len(utterance) - 1
+        number = self._numbers(step)[which.to(self.audio.labels.device)]
+        utterance, start = (place[:1] for place in self._places(number))
+        text = self._place(utterance, start)
+        if self.splice_probability and self._cuts(number)[0] < self.window:
+            labels = self.audio.labels[utterance]
+            second = self._place(*self._seconds(number[:1], labels))
+            text = f"{text}, spliced with {second}"
+        more = len(number) - 1
         return text + (f" (and {more} more of the step)" if more else "")
 
-    def _places(self, step):
-        """Utterance of each example, and the chunk's first sample in it."""
-        audio, device = self.audio, self.audio.labels.device
+    def _place(self, utterance, start):
+        """A chunk in words."""
+        first = int(start)
+        name = self.audio.names[int(utterance)]
+        return f"{name}, samples {first} to {first + self.window}"
+
+    def _numbers(self, step):
+        """Of this process's examples of a step, counted over the run."""
+        device = self.audio.labels.device
         mine = torch.arange(self.batch_size, device=device)
         mine = mine + self.rank * self.batch_size
-        number = step * (self.batch_size * self.world_size) + mine
+        return step * (self.batch_size * self.world_size) + mine
+
+    def _places(self, number):
+        """Utterance of each example, and the chunk's first sample in it."""
         utterance = self._utterances(number)
-        choices = (audio.lengths[utterance] - self.window + 1).clamp(min=1)
-        return utterance, random_integers(self.seed, START, number, choices)
+        return utterance, self._starts(START, number, utterance)
+
+    def _seconds(self, number, labels):
+        """The same of the chunks that examples are spliced with."""
+        counts = self._counts[labels]
+        nth = random_integers(self.seed, SECOND, number, counts)
+        utterance = self._order[self._firsts[labels] + nth]
+        return utterance, self._starts(SECOND_START, number, utterance)
+
+    def _cuts(self, number):
+        """Where in each example the second chunk begins, or its length."""
+        cut = random_integers(self.seed, CUT, number, self.window)
+        chance = random_integers(self.seed, SPLICED, number, CHANCES)
+        spliced = chance < round(self.splice_probability * CHANCES)
+        return torch.where(spliced, cut, self.window)
+
+    def _starts(self, stream, number, utterance):
+        """A first sample in each utterance."""
+        choices = self.audio.lengths[utterance] - self.window + 1
+        return random_integers(self.seed, stream, number, choices.clamp(min=1))
 
     def _utterances(self, number):
-        """Utterance of each example of a run, counted from 0."""
+        """Utterance of each example."""
         if self._speakers is None:
             below = len(self.audio)
             return random_integers(self.seed, UTTERANCE, number, below)
-        order, firsts, counts = self._speakers
-        drawn = random_integers(self.seed, SPEAKER, number, len(counts))
-        nth = random_integers(self.seed, UTTERANCE, number, counts[drawn])
-        return order[firsts[drawn] + nth]
+        below = len(self._speakers)
+        drawn = random_integers(self.seed, SPEAKER, number, below)
+        label = self._speakers[drawn]
+        nth = random_integers(self.seed, UTTERANCE, number, self._counts[label])
+        return self._order[self._firsts[label] + nth]
 
 
 class SlidingWindows(Dataset):

@@ -173,6 +173,7 @@ PERMITTED = {
     "equalizer_std_db": Number(0, 100),
     "std_db": Number(0, 100),
     "mixture_probability": SHARE,
+    "splice_probability": SHARE,
     "probability": SHARE,
     # evaluation
     "windows_per_batch": Whole(1, 2**20),

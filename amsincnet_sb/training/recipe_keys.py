@@ -19,6 +19,7 @@ LATER = {
     "margin_schedule": None,
     "minutes": 0,
     "precision": "auto",
+    "splice_probability": 0.0,
     "start_from": "",
     "tensorboard": False,
 }

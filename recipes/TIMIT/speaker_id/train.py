@@ -440,6 +440,7 @@ def dataio_prep(hparams, device):
             world_size(),
             hparams["balance_speakers"],
             hparams["compile_step"],
+            hparams["splice_probability"],
         ),
         "test": windows(hparams["test_annotation"]),
     }
