@@ -17,7 +17,9 @@ __all__ = ["RandomChunks", "SlidingWindows", "WaveBatch"]
 logger = logging.getLogger(__name__)
 
 # Streams of random numbers: what each is for.
-UTTERANCE, START, SPEAKER, SPLICED, CUT, SECOND, SECOND_START = range(7)
+UTTERANCE, START, SPEAKER, SPLICED, CUT, SECOND, SECOND_START, VERSION = range(
+    8
+)
 CHANCES = 1 << 30  # as many as a probability is resolved into
 READERS = 4  # threads that read chunks from files
 AHEAD = 8  # batches read before they are asked for
@@ -101,6 +103,10 @@ class RandomChunks(Dataset):
         Draw by compiled kernels on a GPU.
     splice_probability : float
         That an example consists of two chunks.
+    versions : list
+        Of other versions of the same utterances, on the same device: the share
+        of the examples that come from each, and its ResidentAudio (see
+        :func:`amsincnet_sb.dataio.codecs.coded_versions`).
 
     Example
     -------
@@ -124,6 +130,7 @@ class RandomChunks(Dataset):
         balance_speakers=False,
         compile=True,
         splice_probability=0.0,
+        versions=(),
     ):
         for name, size, least in (
             ("window", window, 1),
@@ -140,7 +147,14 @@ class RandomChunks(Dataset):
                 f"splice_probability is {splice_probability!r} but must be a "
                 "number from 0 to 1."
             )
+        shares = [share for share, _ in versions]
+        if not all(share >= 0 for share in shares) or not sum(shares) <= 1:
+            raise InputError(
+                f"codecs has shares of {shares}, which must be from 0 to 1 and "
+                "1 at most together."
+            )
         self.audio = audio
+        self.versions = versions
         self.window = window
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
@@ -216,7 +230,7 @@ class RandomChunks(Dataset):
         """
         number = self._numbers(step)
         utterance, start = self._places(number)
-        wavs = self.audio.chunks(utterance, start, self.window)
+        wavs = self._chunks(number, utterance, start)
         labels = self.audio.labels[utterance]
         if self.splice_probability:
             cut = self._cuts(number)
@@ -224,7 +238,7 @@ class RandomChunks(Dataset):
             wavs = torch.where(
                 time < cut[:, None],
                 wavs,
-                self.audio.chunks(*self._seconds(number, labels), self.window),
+                self._chunks(number, *self._seconds(number, labels)),
             )
         return wavs, labels, utterance
 
@@ -248,6 +262,17 @@ class RandomChunks(Dataset):
         first = int(start)
         name = self.audio.names[int(utterance)]
         return f"{name}, samples {first} to {first + self.window}"
+
+    def _chunks(self, number, utterance, start):
+        """Waveforms; both chunks of an example are of one version."""
+        wavs = self.audio.chunks(utterance, start, self.window)
+        chance = random_integers(self.seed, VERSION, number, CHANCES)
+        for share, audio in self.versions:
+            there = (chance >= 0) & (chance < round(share * CHANCES))
+            chance = chance - round(share * CHANCES)
+            version = audio.chunks(utterance, start, self.window)
+            wavs = torch.where(there[:, None], version, wavs)
+        return wavs
 
     def _numbers(self, step):
         """Of this process's examples of a step, counted over the run."""

@@ -49,6 +49,8 @@ ALONE = {
     *("start_from", "filters_from"),
 }
 
+OPEN = {"codecs"}  # mappings whose keys are not those of the file
+
 
 def place_overrides(hparams_file, overrides):
     """Overrides for ``load_hyperpyyaml``, checked and put where they belong.
@@ -368,6 +370,8 @@ def _check_keys(changes, base, where, base_file, prefix=""):
                 f"{at}: `{prefix}{key}` is !ref <{other}> in {base_file}, as "
                 f"others may be; give --{other}={value}, which reaches them all."
             )
+        if not prefix and key in OPEN:
+            continue
         if isinstance(value, dict) and isinstance(base[key], dict):
             # HyperPyYAML would merge the arguments and keep the base's tag.
             new, old = _tag(value), _tag(base[key])

@@ -7,6 +7,7 @@ before anything is written or allocated.
 import math
 from dataclasses import dataclass
 
+from amsincnet_sb.dataio.codecs import CODECS
 from amsincnet_sb.lobes.heads import LOSSES, check_subcentres
 from amsincnet_sb.lobes.sinc_tdnn import SINC_NORMS
 from amsincnet_sb.nnet.filterbanks import FILTERS
@@ -108,6 +109,28 @@ class OneOf:
         return " or ".join(map(str, self.values))
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Shares of a whole, by name."""
+
+    names: tuple
+
+    def accepts(self, value):
+        """Whether the value maps some of the names to such shares."""
+        return (
+            isinstance(value, dict)
+            and all(name in self.names for name in value)
+            and all(map(SHARE.accepts, value.values()))
+            and sum(value.values()) <= 1
+        )
+
+    def __str__(self):
+        return (
+            f"a share of each of some of {', '.join(self.names)}, at most 1 "
+            "together, as in {" + self.names[0] + ": 0.1}"
+        )
+
+
 class Text:
     """Text; also of paths."""
 
@@ -174,6 +197,7 @@ PERMITTED = {
     "std_db": Number(0, 100),
     "mixture_probability": SHARE,
     "splice_probability": SHARE,
+    "codecs": Shares(tuple(CODECS)),
     "probability": SHARE,
     # evaluation
     "windows_per_batch": Whole(1, 2**20),

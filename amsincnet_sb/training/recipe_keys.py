@@ -12,6 +12,7 @@ LATER = {
     "augment": nn.Identity(),
     "balance_speakers": False,
     "capture_step": True,
+    "codecs": {},
     "compile_step": True,
     "cutoff_lr_factor": 1.0,
     "eval_precision": "auto",

@@ -30,6 +30,7 @@ from amsincnet_sb.dataio.manifest import Provenance
 from amsincnet_sb.training.arguments import is_text
 from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.permitted import HOW
+from amsincnet_sb.training.recipe_keys import LATER
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
 from amsincnet_sb.utils.reading import read_json
@@ -65,6 +66,9 @@ _LATER = {
     "sinc_norm": "layer",
     "loss": "am",
     "subcentres": 1,
+}
+_PLAIN_LATER = {
+    key: value for key, value in LATER.items() if not callable(value)
 }
 SPLITS = {"train": "training", "test": "test", "valid": "validation"}
 
@@ -254,6 +258,8 @@ def _option_differences(before, now):
     joint = [o["batch_size"] * o["processes"] for o in (before, now)]
     left_out = _LEFT_OUT | ({"batch_size"} if joint[0] == joint[1] else set())
     plain, nested = [], []
+    # Earlier versions' runs lack keys that came later.
+    before = {**_PLAIN_LATER, **before}
     for key in before:
         if key in now and key not in left_out:
             old, new = before[key], now[key]

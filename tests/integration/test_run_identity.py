@@ -67,10 +67,8 @@ def test_another_run_is_refused(recipe, refused, own, started):
         ({"batch_size": 4}, "batch_size is 8 there and 4 here"),
         ({"cnn_channels": "[4,4,5]"}, "cnn_channels is [4, 4, 4] there and ["),
         ({"max_grad_norm": 5}, "max_grad_norm is inf there and 5.0 here"),
-        (
-            {"opt_class": "{weight_decay: 0.1}"},
-            "opt_class.weight_decay is 0.01",
-        ),
+        ({"weight_decay": 0.1}, "weight_decay is 0.3 there and 0.1 here"),
+        ({"codecs": "{gsm: 0.1}"}, "codecs.gsm is absent there and 0.1 here"),
         ({"number_of_epochs": 2, "seed": 5}, "another run: seed is 1234 there"),
         (
             {"manifest": own / "half"},
@@ -90,6 +88,18 @@ def test_another_run_is_refused(recipe, refused, own, started):
         ("am_sincnet_m005.yaml", "margin is 0.3 there and 0.05 here"),
     ):
         assert words in refused(hparams, **options(own))
+
+
+def test_keys_that_came_later_are_compared(recipe, refused, own, tmp_path):
+    """A run of a version that did not splice does not begin to."""
+    output = tmp_path / "results"
+    recipe(HPARAMS, output, **options(own), number_of_epochs=1)
+    path = output / "save/run.json"
+    record = json.loads(path.read_text())
+    del record["options"]["splice_probability"]
+    path.write_text(json.dumps(record))
+    sentence = refused(HPARAMS, **options(own, number_of_epochs=2))
+    assert "splice_probability is 0.0 there and 0.5 here" in sentence
 
 
 def test_what_may_change(recipe, own, tmp_path):

@@ -100,7 +100,7 @@ def test_every_value_of_every_file(name):
         ("window=4000000", "4096, but with a window of 4000000"),
         ("fc_neurons=[65536, 65536]", "fc_neurons is [65536, 65536]: a layer"),
         ("fc_neurons=text", "fc_neurons is 'text' but must be a list"),
-        ("opt_class={weight_decay: -1}", "opt_class.weight_decay is -1 but"),
+        ("weight_decay=-1", "weight_decay is -1 but must be"),
         ("augment=5", "`augment` is !new:torch.nn.Sequential"),
         ("classifier=[1]", "cannot become [1]"),
     ],

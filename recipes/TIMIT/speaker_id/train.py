@@ -30,6 +30,7 @@ from timit_prepare import prepare_timit
 from amsincnet_sb.dataio.audio import read_audio
 from amsincnet_sb.dataio.audio_store import open_audio
 from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
+from amsincnet_sb.dataio.codecs import coded_versions
 from amsincnet_sb.dataio.corpus import find_manifests
 from amsincnet_sb.dataio.label_file import keep_labels
 from amsincnet_sb.inference.additions import fingerprint
@@ -429,9 +430,10 @@ def dataio_prep(hparams, device):
     resumed = bool(hparams["checkpointer"].list_checkpoints())
     on_main(keep_labels, hparams["label_encoder_file"], label_encoder, resumed)
 
+    recordings = audio(train)
     datasets = {
         "train": RandomChunks(
-            audio(train),
+            recordings,
             hparams["window"],
             hparams["batch_size"],
             hparams["batches_per_epoch"],
@@ -441,6 +443,9 @@ def dataio_prep(hparams, device):
             hparams["balance_speakers"],
             hparams["compile_step"],
             hparams["splice_probability"],
+            coded_versions(
+                recordings, hparams["codecs"], hparams["sample_rate"]
+            ),
         ),
         "test": windows(hparams["test_annotation"]),
     }
