@@ -12,7 +12,6 @@ import math
 import numpy as np
 import soundfile
 import torch
-from scipy.signal import resample_poly
 
 from amsincnet_sb.utils.errors import InputError
 
@@ -57,6 +56,8 @@ def through_codec(wave, sample_rate, codec):
     >>> coded.shape, bool(abs(coded - tone)[2000:-2000].max() < 0.1)
     ((16000,), True)
     """
+    from scipy.signal import resample_poly  # takes a second, for training alone
+
     rate, form = CODECS[codec]
     common = math.gcd(rate, sample_rate)
     up, down = rate // common, sample_rate // common
