@@ -3,7 +3,8 @@
 Like :mod:`amsincnet_sb.nnet.augmentation`: each example gets a draw of its own
 from torch's generator, shapes are fixed, and evaluation changes nothing. Here
 is what adds to a signal or distorts it; linear channels are those of
-:mod:`amsincnet_sb.nnet.responses`, which this module has as well.
+:mod:`amsincnet_sb.nnet.responses` and :mod:`amsincnet_sb.nnet.rooms`, which
+this module has as well.
 """
 
 import torch
@@ -18,6 +19,7 @@ from amsincnet_sb.nnet.responses import (
     RandomReverberation,
     frequencies,
 )
+from amsincnet_sb.nnet.rooms import RandomRoom
 
 __all__ = [
     "RandomBabble",
@@ -29,6 +31,7 @@ __all__ = [
     "RandomModulatedNoise",
     "RandomNoise",
     "RandomReverberation",
+    "RandomRoom",
 ]
 
 

@@ -259,6 +259,7 @@ class RandomChannel(nn.Module):
         ``[batch, time // 2 + 1]`` or 0.0: :class:`RandomBand`,
         :class:`RandomBandwidth`, :class:`RandomDelay`,
         :class:`RandomReverberation`,
+        :class:`amsincnet_sb.nnet.rooms.RandomRoom`,
         :class:`amsincnet_sb.nnet.augmentation.RandomEqualizer`.
 
     Example

@@ -126,12 +126,14 @@ class SpeakerBrain(CapturedBrain):
         self.board = None
         if self.hparams.tensorboard and keeps:
             self.board = open_tensorboard(self.hparams.output_folder)
-        cost = self.hparams.compute_cost
-        if isinstance(cost, torch.nn.Module):
-            cost.to(self.device)
-            if cost.state_dict():  # it learns from batches itself
-                self.modules["compute_cost"] = cost
-                self.checkpointer.add_recoverable("compute_cost", cost)
+        augment, cost = self.hparams.augment, self.hparams.compute_cost
+        for part in (augment, cost):
+            if isinstance(part, torch.nn.Module):
+                part.to(self.device)
+        if isinstance(cost, torch.nn.Module) and cost.state_dict():
+            # It learns from batches itself.
+            self.modules["compute_cost"] = cost
+            self.checkpointer.add_recoverable("compute_cost", cost)
         bfloat16 = "bf16" in (self.precision, self.eval_precision)
         if bfloat16 and not has_bfloat16(self.device):
             logger.warning(
