@@ -164,11 +164,13 @@ def test_sincnet_differs_from_am_sincnet_in_the_loss_alone():
     }
 
 
-def test_sinc_tdnn_differs_from_am_sincnet_in_the_network_alone():
+def test_sinc_tdnn_differs_from_am_sincnet_in_network_and_margin():
     found = differing("am_sincnet.yaml", "sinc_tdnn.yaml")
     network = {key for key in found if key.startswith("embedding_model.")}
     keys = {key.split(".")[1] for key in network} - {"class"}
-    assert found == network | keys | {"experiment"}
+    size = {"embedding_size", "classifier.input_size"}
+    margin = {"margin", "compute_cost.margin", "margin_schedule.final"}
+    assert found == network | keys | size | margin | {"experiment"}
 
 
 def test_the_original_is_the_published_experiment():
