@@ -203,7 +203,10 @@ def training_advice(folder, corpus):
     """Two lines, the second of which is :func:`training_command`."""
     how = "Train on them with"
     if not torch.cuda.is_available():
-        how += " (no GPU: what 15 minutes allow; --minutes=N for others)"
+        how += (
+            " (no GPU: what 15 minutes allow, --minutes=N for others; to be asked "
+            "about recordings like these)"
+        )
     return how, f"  {training_command(folder, corpus)}"
 
 

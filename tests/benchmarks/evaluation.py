@@ -28,7 +28,11 @@ from amsincnet_sb.training.device import has_bfloat16
 from amsincnet_sb.training.metrics import SentenceErrors
 
 WINDOWS = 1024
-FOLDED = {"sincnet": Folded, "sinc_tdnn": FoldedTDNN}
+FOLDED = {
+    "sincnet": Folded,
+    "sinc_tdnn": FoldedTDNN,
+    "sinc_tdnn_large": FoldedTDNN,
+}
 
 
 def on_cpu(args):
@@ -70,7 +74,6 @@ def noise(sentences):
 @torch.no_grad()
 def on_gpu(args):
     """All test sentences, several times; of the plain version a tenth."""
-    head = CosineClassifier(2048, 462).to("cuda").eval()
     print(f"evaluation of {args.network}; {machine('cuda')}")
     print("| version | sentences | windows | s, median | first | GiB | ratio |")
     print("|---|---|---|---|---|---|---|")
@@ -85,6 +88,7 @@ def on_gpu(args):
     ):
         audio = noise(sentences)
         net = NETWORKS[args.network](fast=fast).to("cuda").eval()
+        head = CosineClassifier(net.embedding_size, 462).to("cuda").eval()
         windows = SlidingWindows(audio, net.window, net.hop, size)
         torch.cuda.reset_peak_memory_stats()
         times = []

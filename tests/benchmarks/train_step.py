@@ -35,7 +35,17 @@ from amsincnet_sb.training.captured_step import CapturedStep  # noqa: E402
 from amsincnet_sb.training.device import has_bfloat16  # noqa: E402
 
 BATCH, SPEAKERS = 128, 462
-NETWORKS = {"sincnet": SincNet, "sinc_tdnn": SincTDNN}
+NETWORKS = {
+    "sincnet": SincNet,
+    "sinc_tdnn": partial(  # as in sinc_tdnn.yaml
+        SincTDNN,
+        sinc_channels=40,
+        tdnn_channels=[48, 64, 128, 128],
+        fc_neurons=[512, 512],
+        sinc_norm="batch",
+    ),
+    "sinc_tdnn_large": SincTDNN,
+}
 OPTIMIZERS = {
     "rmsprop": partial(torch.optim.RMSprop, lr=1e-3, alpha=0.95, eps=1e-8),
     "adamw": partial(torch.optim.AdamW, lr=1e-3),
