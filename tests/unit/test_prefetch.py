@@ -44,8 +44,10 @@ def test_no_more_is_taken_than_the_depth():
             taken.append(item)
             yield item
 
+    others = set(threading.enumerate())  # of tests before, not yet collected
     ahead = prefetch(str, items(), depth=3, group=2)
     assert next(ahead) == "0" and len(taken) <= 8
+    assert any("prefetch" in t.name for t in {*threading.enumerate()} - others)
     ahead.close()
     assert len(taken) <= 8
-    assert not any("prefetch" in t.name for t in threading.enumerate())
+    assert not {*threading.enumerate()} - others
