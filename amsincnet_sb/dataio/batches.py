@@ -234,13 +234,20 @@ class RandomChunks(Dataset):
         labels = self.audio.labels[utterance]
         if self.splice_probability:
             cut = self._cuts(number)
-            time = torch.arange(self.window, device=cut.device)
-            wavs = torch.where(
-                time < cut[:, None],
-                wavs,
-                self._chunks(number, *self._seconds(number, labels)),
-            )
+            if self.audio.streams:  # nothing is read for the others
+                which = cut < self.window
+                wavs[which] = self._spliced(
+                    wavs[which], cut[which], number[which], labels[which]
+                )
+            else:
+                wavs = self._spliced(wavs, cut, number, labels)
         return wavs, labels, utterance
+
+    def _spliced(self, wavs, cut, number, labels):
+        """Chunks that go on with others from their cuts on."""
+        seconds = self._chunks(number, *self._seconds(number, labels))
+        time = torch.arange(self.window, device=cut.device)
+        return torch.where(time < cut[:, None], wavs, seconds)
 
     def describe(self, step, which):
         """File and samples of the first of some examples of a step.

@@ -93,7 +93,14 @@ def test_chunks_are_the_same(both):
     assert resident.ids == streaming.ids and resident.names == streaming.names
     assert len(resident) == len(streaming)
     chunks = [
-        RandomChunks(audio, WINDOW, 16, batches_per_epoch=20, seed=1)
+        RandomChunks(
+            audio,
+            WINDOW,
+            16,
+            batches_per_epoch=20,
+            seed=1,
+            splice_probability=0.5,
+        )
         for audio in (resident, streaming)
     ]
     every = torch.ones(16, dtype=torch.bool)
