@@ -85,16 +85,7 @@ class ResidentAudio:
             item = dataset[index]
             return {**item, "sig": _smallest(item["sig"])}
 
-        items = list(
-            tqdm(
-                prefetch(load, range(len(dataset)), group=16),
-                total=len(dataset),
-                desc="Loading audio",
-                unit="file",
-                disable=None,
-                dynamic_ncols=True,
-            )
-        )
+        items = _each(load, len(dataset), "Loading audio")
         return cls(
             [item.pop("sig") for item in items],
             [int(item["spk_id_encoded"]) for item in items],
@@ -115,18 +106,11 @@ class ResidentAudio:
         def work(which):
             """One utterance, 16-bit where the others are."""
             wave = change(_float(samples[self.starts[which] : ends[which]]))
-            return _rounded(wave) if samples.dtype == torch.int16 else wave
+            if samples.dtype != torch.int16:
+                return wave
+            return torch.from_numpy(_rounded(_scaled(wave)))
 
-        waves = list(
-            tqdm(
-                prefetch(work, range(len(self)), os.cpu_count(), 8, group=16),
-                total=len(self),
-                desc=progress,
-                unit="file",
-                disable=None,
-                dynamic_ncols=True,
-            )
-        )
+        waves = _each(work, len(self), progress, os.cpu_count())
         other = type(self)(waves, self.labels, self.ids, self.names)
         return other.to(self.samples.device)
 
@@ -248,23 +232,41 @@ def _resident_gigabytes(dataset, sample_rate):
     return seconds * sample_rate * (2 if plain else 4) / 1e9
 
 
+def _each(work, utterances, progress, threads=2):
+    """Results of a function of each utterance's number, in order."""
+    return list(
+        tqdm(
+            prefetch(work, range(utterances), threads, group=16),
+            total=utterances,
+            desc=progress,
+            unit="file",
+            disable=None,
+            dynamic_ncols=True,
+        )
+    )
+
+
 def _smallest(wave):
     """The wave as int16 if that loses nothing."""
     if wave.dtype == torch.int16:
         return wave
-    # In numpy: an operation of torch would wake a team of threads for each of
-    # thousands of utterances, which takes minutes where there are many cores.
-    scaled = wave.numpy() * np.float32(32768)
-    short = _rounded(wave)
-    return short if (short.numpy() == scaled).all() else wave
+    scaled = _scaled(wave)
+    short = _rounded(scaled)
+    return torch.from_numpy(short) if (short == scaled).all() else wave
 
 
-def _rounded(wave):
-    """The nearest int16."""
-    scaled = wave.numpy() * np.float32(32768)
+def _scaled(wave):
+    """In units of a 16-bit sample.
+
+    In numpy: an operation of torch would wake a team of threads for each of
+    thousands of utterances, which takes minutes where there are many cores.
+    """
+    return wave.numpy() * np.float32(32768)
+
+
+def _rounded(scaled):
     with np.errstate(invalid="ignore"):  # NaN becomes what it is not equal to
-        short = np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)
-    return torch.from_numpy(short)
+        return np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)
 
 
 def _float(samples):

@@ -17,9 +17,8 @@ __all__ = ["RandomChunks", "SlidingWindows", "WaveBatch"]
 logger = logging.getLogger(__name__)
 
 # Streams of random numbers: what each is for.
-UTTERANCE, START, SPEAKER, SPLICED, CUT, SECOND, SECOND_START, VERSION = range(
-    8
-)
+UTTERANCE, START, SPEAKER = 0, 1, 2
+SPLICED, CUT, SECOND, SECOND_START, VERSION = 3, 4, 5, 6, 7
 CHANCES = 1 << 30  # as many as a probability is resolved into
 READERS = 4  # threads that read chunks from files
 AHEAD = 8  # batches read before they are asked for
@@ -273,12 +272,14 @@ class RandomChunks(Dataset):
     def _chunks(self, number, utterance, start):
         """Waveforms; both chunks of an example are of one version."""
         wavs = self.audio.chunks(utterance, start, self.window)
-        chance = random_integers(self.seed, VERSION, number, CHANCES)
+        first = 0
         for share, audio in self.versions:
-            there = (chance >= 0) & (chance < round(share * CHANCES))
-            chance = chance - round(share * CHANCES)
+            last = first + round(share * CHANCES)
+            chance = random_integers(self.seed, VERSION, number, CHANCES)
+            there = (first <= chance) & (chance < last)
             version = audio.chunks(utterance, start, self.window)
             wavs = torch.where(there[:, None], version, wavs)
+            first = last
         return wavs
 
     def _numbers(self, step):

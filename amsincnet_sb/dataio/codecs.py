@@ -102,12 +102,11 @@ def coded_versions(audio, codecs, sample_rate):
                 f"write {codec!r}: take it out of codecs, or install a newer "
                 "soundfile."
             )
-    if not codecs or audio.streams:
-        if codecs:
-            logger.warning(
-                "The audio stays in its files, where none of it is coded: "
-                "codecs has no effect (max_resident_gb keeps it in memory)."
-            )
+    if codecs and audio.streams:
+        logger.warning(
+            "The audio stays in its files, where none of it is coded: codecs "
+            "has no effect (max_resident_gb keeps it in memory)."
+        )
         return []
 
     def coder(codec):

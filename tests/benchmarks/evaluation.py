@@ -28,11 +28,6 @@ from amsincnet_sb.training.device import has_bfloat16
 from amsincnet_sb.training.metrics import SentenceErrors
 
 WINDOWS = 1024
-FOLDED = {
-    "sincnet": Folded,
-    "sinc_tdnn": FoldedTDNN,
-    "sinc_tdnn_large": FoldedTDNN,
-}
 
 
 def on_cpu(args):
@@ -47,7 +42,7 @@ def on_cpu(args):
             for part in windows.split(128):
                 net.embed_windows(part)
 
-    kind = FOLDED[args.network]
+    kind = Folded if args.network == "sincnet" else FoldedTDNN
     folded = kind(net), kind(net, torch.bfloat16)
     print(f"evaluation of {args.network}, {WINDOWS} windows; {machine('cpu')}")
     rows = {
