@@ -88,7 +88,7 @@ setup(
     python_requires=">=3.10",
     cmdclass={"build_py": BuildWithRecipes},
     packages=find_packages(include=["amsincnet_sb", "amsincnet_sb.*"]),
-    package_data={"amsincnet_sb": ["data/*.csv", "py.typed"]},
+    package_data={"amsincnet_sb": ["data/*.csv", "data/*.npz", "py.typed"]},
     install_requires=[
         # From the lowest to the newest that `make test-versions` has run.
         # torchaudio 2.11.0 serves torch 2.11 to 2.14, and 2.11.1 only later

@@ -143,3 +143,18 @@ def test_results_of_another_option(
     output = recipe(HPARAMS, tmp_path / "results", **{option: value})
     for view in (recipe.state, recipe.metrics, recipe.sentences):
         assert (view(output) == view(finished)) is same
+
+
+def test_coded_versions_take_memory_too(recipe, finished, tmp_path):
+    """With them the audio is too much, which stays in its files."""
+    rows = read_manifest(finished / "manifests" / "train.csv")
+    gigabytes = sum(row.stop - row.start for row in rows) * 2 / 1e9
+    for times, streams in ((1.5, True), (2.5, False)):
+        output = recipe(
+            HPARAMS,
+            tmp_path / str(times),
+            codecs="{gsm: 0.5}",
+            max_resident_gb=times * gigabytes,
+        )
+        log = (output / "log.txt").read_text()
+        assert ("codecs has no effect" in log) is streams

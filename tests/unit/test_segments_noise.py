@@ -47,7 +47,22 @@ def test_borders_are_where_the_energy_has_them(decibels, piece):
     found = activity.stretches(told, FRAME / RATE)
     assert len(found) == len(turns)
     late = (np.array(found) - turns)[4 if piece < 10**7 else 0 :]
-    assert abs(late).max() < 0.12
+    # The detector is late by 0.15 s on average.
+    assert abs(late).mean() < 0.06 and np.median(abs(late)) < 0.03
+
+
+def test_a_frame_is_told_alike_in_any_piece():
+    """Once the levels are known, whatever lies around a frame's neighbours."""
+    rng = np.random.default_rng(1)
+    chances = np.repeat(np.tile([0.01, 0.95], 6), 40).astype(np.float32)
+    levels = rng.standard_normal((len(chances), activity.BANDS))
+    levels += 20 * chances[:, None]
+    found = activity.evidence(levels, chances)
+    again = activity.evidence(np.roll(levels, 80, 0), np.roll(chances, 80))
+    inside = slice(100, 300)
+    moved = np.roll(found, 80, 0)
+    np.testing.assert_allclose(again[inside], moved[inside], atol=0.05)
+    assert activity.evidence(levels[:60], chances[:60]) is None
 
 
 def test_nothing_is_speech_far_from_the_detector():

@@ -404,13 +404,13 @@ def dataio_prep(hparams, device):
             output_keys=["id", "wav", "sig", "spk_id_encoded"],
         )
 
-    def audio(dataset):
-        """The audio in memory, or in its files if it is too much."""
+    def audio(dataset, versions=1):
+        """The audio in memory, or in its files if its versions are too much."""
         return open_audio(
             dataset,
             label_encoder.lab2ind,
             hparams["sample_rate"],
-            hparams["max_resident_gb"],
+            hparams["max_resident_gb"] / versions,
             device,
         )
 
@@ -432,7 +432,7 @@ def dataio_prep(hparams, device):
     resumed = bool(hparams["checkpointer"].list_checkpoints())
     on_main(keep_labels, hparams["label_encoder_file"], label_encoder, resumed)
 
-    recordings = audio(train)
+    recordings = audio(train, 1 + len(hparams["codecs"]))
     datasets = {
         "train": RandomChunks(
             recordings,
