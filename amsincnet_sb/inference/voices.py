@@ -21,7 +21,7 @@ __all__ = ["Voices", "unknown_level"]
 # All chosen on conversations of other speakers than those reported.
 WEIGHT = 5.0  # of a frame's likeness
 CHANGE, PAUSE = 8.0, 4.0  # costs of a new speaker in speech, after a pause
-PRESENCE = 2.0  # weight of how long somebody has spoken, as a logarithm
+PRESENCE = 3.5  # weight of how long somebody has spoken, as a logarithm
 # How far an unknown voice is above the next ten speakers of the model: in about
 # a second, and as a whole; in parts of what voices reach in the recording, which
 # is less in noise, but for a recording of unknown voices alone.
@@ -42,7 +42,7 @@ SAME_VOICE = 0.3  # the same of two voices
 PART = 0.5  # of NAMED, which will do for a part of a voice
 SAME_ALL = 0.75  # the same with it: a recording may have one voice
 PIECES = 3000  # stretches to cluster at most
-STRETCH, VOICE = 8, 15  # frames of a stretch to cluster, and of a voice
+STRETCH, VOICE = 10, 15  # frames of a stretch to cluster, and of a voice
 
 
 def own_level(reached):

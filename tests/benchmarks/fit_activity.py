@@ -3,7 +3,7 @@
 Conversations (conversations.py) of one half of the speakers of a manifest,
 those that segments.py chooses its settings with: quiet, with noise of any slope,
 with babble, through a telephone's band, in rooms, loud and soft. The network
-sees what amsincnet_sb.inference.activity says and learns in which of its frames
+sees what amsincnet_sb.inference.borders tells it and learns in which of its frames
 a clean voice is loud enough. A third of the conversations is kept aside, on which
 it is compared with silero-vad alone; seconds missed and falsely heard in per
 cent of speech.
@@ -30,12 +30,11 @@ from robustness import room  # noqa: E402
 
 from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
 from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
-from amsincnet_sb.inference.activity import (  # noqa: E402
-    Silero,
+from amsincnet_sb.inference.activity import Silero, stretches  # noqa: E402
+from amsincnet_sb.inference.borders import (  # noqa: E402
     band_levels,
     band_matrix,
     evidence,
-    stretches,
 )
 
 RATE = 16000

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from amsincnet_sb.inference import activity, running_voices
+from amsincnet_sb.inference import activity, borders, running_voices
 from amsincnet_sb.inference.voices import Voices
 
 RATE, FRAME = 16000, 512
@@ -41,7 +41,7 @@ def test_borders_are_where_the_energy_has_them(decibels, piece):
         voiced = slice(int(start * RATE), int(end * RATE))
         wave[voiced] += 0.05 * rng.standard_normal(int(1.5 * RATE))
     wave = torch.from_numpy(wave).float()[: len(wave) // FRAME * FRAME]
-    detect = activity.Spoken(Late(turns))
+    detect = borders.Spoken(Late(turns))
     told = np.concatenate([detect(part) for part in wave.split(piece)])
     assert len(told) == len(wave) // FRAME - detect.lag
     found = activity.stretches(told, FRAME / RATE)
@@ -55,14 +55,14 @@ def test_a_frame_is_told_alike_in_any_piece():
     """Once the levels are known, whatever lies around a frame's neighbours."""
     rng = np.random.default_rng(1)
     chances = np.repeat(np.tile([0.01, 0.95], 6), 40).astype(np.float32)
-    levels = rng.standard_normal((len(chances), activity.BANDS))
+    levels = rng.standard_normal((len(chances), borders.BANDS))
     levels += 20 * chances[:, None]
-    found = activity.evidence(levels, chances)
-    again = activity.evidence(np.roll(levels, 80, 0), np.roll(chances, 80))
+    found = borders.evidence(levels, chances)
+    again = borders.evidence(np.roll(levels, 80, 0), np.roll(chances, 80))
     inside = slice(100, 300)
     moved = np.roll(found, 80, 0)
     np.testing.assert_allclose(again[inside], moved[inside], atol=0.05)
-    assert activity.evidence(levels[:60], chances[:60]) is None
+    assert borders.evidence(levels[:60], chances[:60]) is None
 
 
 def test_nothing_is_speech_far_from_the_detector():
@@ -72,7 +72,7 @@ def test_nothing_is_speech_far_from_the_detector():
     for second in (2, 5, 8, 11, 14, 17):
         wave[second * RATE : (second + 1) * RATE] *= 100
     turns = [(s, s + 1) for s in (2, 5, 11, 14)]
-    detect = activity.Spoken(Late(turns))
+    detect = borders.Spoken(Late(turns))
     told = detect(torch.from_numpy(wave).float()[: 625 * FRAME])
     assert told[250:281].max() == 0 and told[540:].max() == 0
     assert len(activity.stretches(told, FRAME / RATE)) == 4
