@@ -110,7 +110,7 @@ def _turn(sentences, rng, samples, rate):
     begin = rng.integers(max(1, len(wave) - samples + 1))
     wave = wave[begin : begin + samples]
     found = speech_of(wave, rate)  # it may begin or end in a pause
-    if len(found):  # there is no pause in it otherwise
+    if len(found):  # else it is as loud, or as soft, all through
         wave = wave[found[0, 0] : found[-1, 1]]
     ramp = np.minimum(1, np.arange(len(wave)) / (0.005 * rate))
     return wave * ramp * ramp[::-1]
