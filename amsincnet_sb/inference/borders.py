@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ["Spoken", "band_levels", "band_matrix", "evidence"]
+__all__ = ["Spoken", "band_levels", "band_matrix", "features"]
 
 WEIGHTS = Path(__file__).parents[1] / "data" / "activity.npz"
 # A frame is told by the detector's logits and by levels in the frames from one
@@ -39,7 +39,8 @@ class Spoken:
 
     def __init__(self, detector):
         self.detector, self.frame = detector, detector.frame
-        self._before = self.lag + NEAR  # frames that are looked at again
+        # Frames that are looked at again.
+        self._before = self.lag + max(NEAR, -LEVELS[0])
         self._levels = np.zeros((0, BANDS))
         self._chances = np.zeros(0, np.float32)
         self._told = 0  # of these frames
@@ -64,7 +65,7 @@ class Spoken:
 
     def _probabilities(self, frames):
         """Of some frames, by what was heard around them and before."""
-        found = evidence(self._levels, self._chances)
+        found = features(self._levels, self._chances)
         if found is None:
             return _probability(_logit(self._chances[frames]) + UNSURE)
         found = found[frames]
@@ -101,7 +102,7 @@ def _layers():
         ]
 
 
-def evidence(levels, chances):
+def features(levels, chances):
     """What the network is told of each frame, ``[frames, features]``.
 
     ``levels`` are ``[frames, bands]`` in dB and ``chances`` the detector's

@@ -10,11 +10,26 @@ ends is said by the energy of the clean sentences alone: the first and the last
 seed.
 """
 
+import itertools
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Conversation", "Turn", "converse", "speech_of"]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
+from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
+
+__all__ = [
+    "Conversation",
+    "Turn",
+    "coloured",
+    "converse",
+    "read_sentences",
+    "speech_of",
+]
 
 HISS = 10 ** (-65 / 20)
 LOUD = 10 ** (-24 / 20)  # mean level of a voice
@@ -90,7 +105,9 @@ def converse(
         if noise == "babble":
             made = _babble(rng, len(wave), [w for one in others for w in one])
         else:
-            made = _noise(rng, len(wave), rate, SLOPES[noise])
+            white = rng.standard_normal(len(wave))
+            made = coloured(white, rate, SLOPES[noise])
+            made = made / made.std()
         wave = wave + made * LOUD * 10 ** (-snr / 20)
     wave = wave / max(1, abs(wave).max() / 0.99)
     return Conversation(wave.astype(np.float32), turns)
@@ -116,13 +133,23 @@ def _turn(sentences, rng, samples, rate):
     return wave * ramp * ramp[::-1]
 
 
-def _noise(rng, samples, rate, slope):
-    """Noise of power 1 whose density falls as ``f ** -slope``."""
-    noise = rng.standard_normal(samples)
-    spectrum = np.fft.rfft(noise)
-    hz = np.fft.rfftfreq(samples, 1 / rate).clip(20)
-    noise = np.fft.irfft(spectrum * hz ** (-slope / 2), samples)
-    return noise / noise.std()
+def coloured(white, rate, slope):
+    """White noise with a power density that falls as ``f ** -slope``."""
+    hz = np.fft.rfftfreq(len(white), 1 / rate).clip(20)
+    spectrum = np.fft.rfft(white) * hz ** (-slope / 2)
+    return np.fft.irfft(spectrum, len(white))
+
+
+def read_sentences(manifest, folder):
+    """Speaker -> waveforms, of a manifest and its data folder."""
+    rows = sorted(read_manifest(manifest), key=lambda row: row.spk_id)
+    return {
+        speaker: [
+            read_audio(Path(folder, r.wav), r.start, r.stop).numpy()
+            for r in rows
+        ]
+        for speaker, rows in itertools.groupby(rows, lambda row: row.spk_id)
+    }
 
 
 def _babble(rng, samples, sentences):

@@ -5,7 +5,7 @@ those that segments.py chooses its settings with: quiet, with noise of any slope
 with babble, through a telephone's band, in rooms, loud and soft. The network
 sees what amsincnet_sb.inference.borders tells it and learns in which of its frames
 a clean voice is loud enough. A third of the conversations is kept aside, on which
-it is compared with silero-vad alone; seconds missed and falsely heard in per
+it is compared with the detector alone; seconds missed and falsely heard in per
 cent of speech.
 
     python tests/benchmarks/fit_activity.py amsincnet_sb/data/activity.npz \\
@@ -19,37 +19,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.signal import butter, fftconvolve, sosfilt
+from scipy.signal import fftconvolve
 from torch.nn import functional as F
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from conversations import converse  # noqa: E402
-from robustness import room  # noqa: E402
+from conversations import coloured, converse, read_sentences  # noqa: E402
+from robustness import room, telephone  # noqa: E402
 
-from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
-from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
 from amsincnet_sb.inference.activity import Silero, stretches  # noqa: E402
 from amsincnet_sb.inference.borders import (  # noqa: E402
     band_levels,
     band_matrix,
-    evidence,
+    features,
 )
 
 RATE = 16000
-TELEPHONE = butter(4, (300, 3400), "bandpass", fs=RATE, output="sos")
 KINDS = "quiet", "noise", "babble"
 HIDDEN, BATCH, EPOCHS, PEAK = 64, 512, 12, 3e-3
 SENTENCES = {}  # of each speaker, for the processes
-
-
-def noise_of(rng, samples):
-    """Of power 1, with a density that falls by up to 6 dB an octave."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
-    hz = np.fft.rfftfreq(samples, 1 / RATE).clip(20)
-    noise = np.fft.irfft(spectrum * hz ** -rng.uniform(0, 1), samples)
-    return noise / noise.std()
 
 
 def example(seed):
@@ -72,10 +61,12 @@ def example(seed):
         response = room(int(rng.integers(24)), RATE, 0.3)
         wave = fftconvolve(wave, response / abs(response).max())[: len(wave)]
     if kind == "noise":
-        noise = noise_of(rng, len(wave)) * 10 ** (-snr / 20)
+        white = rng.standard_normal(len(wave))
+        noise = coloured(white, RATE, rng.uniform(0, 2))
+        noise = noise / noise.std() * 10 ** (-snr / 20)
         wave = wave + wave.std() * noise
     if rng.random() < 0.2:
-        wave = sosfilt(TELEPHONE, wave)
+        wave = telephone(wave, seed, RATE)
     wave = wave / abs(wave).max() * 10 ** (-rng.uniform(0, 30) / 20)
     detect = Silero(RATE)
     wave = wave[: len(wave) // detect.frame * detect.frame]
@@ -84,7 +75,7 @@ def example(seed):
     chances = detect(heard)
     if rng.random() < 0.25:  # another detector, or another version of this one
         chances = np.where(chances > 0.5, 0.95, 0.01).astype(np.float32)
-    found = evidence(band_levels(heard, detect.frame, matrix), chances)
+    found = features(band_levels(heard, detect.frame, matrix), chances)
     if found is None:
         return None
     spoken = np.zeros(len(wave))
@@ -107,10 +98,10 @@ def mistakes(probabilities, turns, frame=512 / RATE, step=0.004):
     return 100 * wrong / right.sum()
 
 
-def fit(evidence, shares):
+def fit(known, shares):
     """Two hidden layers, by the logistic loss of each frame."""
     torch.manual_seed(0)
-    x, y = torch.from_numpy(evidence), torch.from_numpy(shares).float()
+    x, y = torch.from_numpy(known), torch.from_numpy(shares).float()
     net = torch.nn.Sequential(
         torch.nn.Linear(x.shape[1], HIDDEN),
         torch.nn.ReLU(),
@@ -141,15 +132,9 @@ def main():
     parser.add_argument("--data-folder", required=True)
     parser.add_argument("--conversations", type=int, default=120)
     options = parser.parse_args()
-    rows = read_manifest(options.manifest)
-    for speaker in sorted({row.spk_id for row in rows})[::2]:
-        SENTENCES[speaker] = [
-            read_audio(
-                Path(options.data_folder, row.wav), row.start, row.stop
-            ).numpy()
-            for row in rows
-            if row.spk_id == speaker
-        ]
+    sentences = read_sentences(options.manifest, options.data_folder)
+    for speaker in sorted(sentences)[::2]:
+        SENTENCES[speaker] = sentences[speaker]
     with multiprocessing.get_context("fork").Pool() as pool:
         made = pool.imap(example, range(options.conversations))
         made = list(tqdm(made, total=options.conversations, disable=None))
@@ -157,7 +142,7 @@ def main():
     aside = [m for i, m in enumerate(made) if m and not i % 3]
     net = fit(*(np.concatenate([m[k] for m in learnt]) for k in (1, 2)))
     print(
-        "| | conversations | silero-vad | with the network |\n|---|---|---|---|"
+        "| | conversations | the detector | with the network |\n|---|---|---|---|"
     )
     for kind in KINDS:
         errors = []

@@ -31,6 +31,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from conversations import coloured  # noqa: E402
+
 from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
 from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
 from amsincnet_sb.inference import SpeakerIdentifier  # noqa: E402
@@ -52,9 +54,7 @@ def noisy(wave, seed, rate, snr, slope=0):
     """Noise whose power density falls as ``f ** -slope``."""
     noise = np.random.default_rng(seed).standard_normal(len(wave))
     if slope:
-        spectrum = np.fft.rfft(noise)
-        hz = np.fft.rfftfreq(len(wave), 1 / rate).clip(20)
-        noise = np.fft.irfft(spectrum * hz ** (-slope / 2), len(wave))
+        noise = coloured(noise, rate, slope)
     return at_snr(wave, noise, snr)
 
 

@@ -24,10 +24,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from conversations import converse  # noqa: E402
+from conversations import converse, read_sentences  # noqa: E402
 
-from amsincnet_sb.dataio.audio import read_audio  # noqa: E402
-from amsincnet_sb.dataio.manifest import read_manifest  # noqa: E402
 from amsincnet_sb.inference import SpeakerIdentifier  # noqa: E402
 from amsincnet_sb.inference.enrolment import UNKNOWN  # noqa: E402
 from amsincnet_sb.inference.live import LiveSegments  # noqa: E402
@@ -186,18 +184,6 @@ def plot_reliability(rows, path):
     axes.legend(title="speech")
     figure.tight_layout()
     figure.savefig(path)
-
-
-def read_sentences(manifest, folder):
-    """Speaker -> waveforms."""
-    rows = sorted(read_manifest(manifest), key=lambda row: row.spk_id)
-    return {
-        speaker: [
-            read_audio(Path(folder, r.wav), r.start, r.stop).numpy()
-            for r in rows
-        ]
-        for speaker, rows in itertools.groupby(rows, lambda row: row.spk_id)
-    }
 
 
 def measure(talk, found, speakers, enrolled):

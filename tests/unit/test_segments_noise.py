@@ -49,20 +49,21 @@ def test_borders_are_where_the_energy_has_them(decibels, piece):
     late = (np.array(found) - turns)[4 if piece < 10**7 else 0 :]
     # The detector is late by 0.15 s on average.
     assert abs(late).mean() < 0.06 and np.median(abs(late)) < 0.03
+    assert abs(late).max() < 0.35
 
 
 def test_a_frame_is_told_alike_in_any_piece():
-    """Once the levels are known, whatever lies around a frame's neighbours."""
+    """Whatever lies farther away, once the levels are known."""
     rng = np.random.default_rng(1)
     chances = np.repeat(np.tile([0.01, 0.95], 6), 40).astype(np.float32)
     levels = rng.standard_normal((len(chances), borders.BANDS))
     levels += 20 * chances[:, None]
-    found = borders.evidence(levels, chances)
-    again = borders.evidence(np.roll(levels, 80, 0), np.roll(chances, 80))
+    found = borders.features(levels, chances)
+    again = borders.features(np.roll(levels, 80, 0), np.roll(chances, 80))
     inside = slice(100, 300)
     moved = np.roll(found, 80, 0)
     np.testing.assert_allclose(again[inside], moved[inside], atol=0.05)
-    assert borders.evidence(levels[:60], chances[:60]) is None
+    assert borders.features(levels[:60], chances[:60]) is None
 
 
 def test_nothing_is_speech_far_from_the_detector():
