@@ -28,6 +28,7 @@ from amsincnet_sb.training.optimizer_state import (
 )
 from amsincnet_sb.training.stoppable import StoppableBrain
 from amsincnet_sb.training.totals import Totals
+from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["CapturedBrain"]
 
@@ -74,8 +75,17 @@ class CapturedBrain(StoppableBrain):
         batches, so that they compute what one process with the joint batch
         would. False, which is faster: each by its own, and the running
         statistics are averaged.
+    sharpness_radius : float
+        Of sharpness-aware minimisation, see
+        :class:`~amsincnet_sb.training.sharpness.Sharpness`; 0 is none. For one
+        process and none of SpeechBrain's options that change the step.
     **kwargs : dict
         See speechbrain.core.Brain.
+
+    Raises
+    ------
+    InputError
+        If such an option is given with a radius.
     """
 
     #: Further sums of an epoch.
@@ -86,11 +96,13 @@ class CapturedBrain(StoppableBrain):
         capture_step=True,
         sync_batchnorm=True,
         compile_step=True,
+        sharpness_radius=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.capture_step = capture_step
         self.compile_step = compile_step
+        self.sharpness_radius = sharpness_radius
         self.sync_batchnorm = sync_batchnorm
         self.captured_step = self.agreement = self.guard = None
 
@@ -108,6 +120,8 @@ class CapturedBrain(StoppableBrain):
             keep_freed_memory()
         self.captured_step = self.guard = None
         self.capturing = self._can_capture()
+        # Else SpeechBrain's, which computes one gradient.
+        self.own_step = self.capturing or self.sharpness_radius > 0
         averages = [] if self.sync_batchnorm else self._running_statistics()
         self.agreement = RankAgreement(averages, self.device)
         if not self.capturing:
@@ -153,7 +167,7 @@ class CapturedBrain(StoppableBrain):
 
         Returns the loss, or None after a captured step, which nobody waits for.
         """
-        if not self.capturing:
+        if not self.own_step:
             return self._fit_batch_guarded(batch)
         self.on_fit_batch_start(batch, True)
         if self.captured_step is None:
@@ -238,26 +252,38 @@ class CapturedBrain(StoppableBrain):
             loss_fn,
             self.optimizer,
             max_grad_norm=self.max_grad_norm,
-            compile=self.compile_step,
+            compile=self.compile_step and self.capturing,
+            capture=self.capturing,
+            sharpness_radius=self.sharpness_radius,
             state=[*self.modules.buffers(), self.totals.values],
             agreement=self.agreement,
         )
 
     def _can_capture(self):
         """Whether the step can be captured; says why not."""
-        if self.device_type != "cuda":
-            return False
-        reasons = {
-            "capture_step is False": not self.capture_step,
-            "--debug": self.debug,
+        others = {
             "--compile or --jit": self.compile or self.jit,
-            "several processes without NCCL": world_size() > 1
-            and dist.get_backend() != "nccl",
             "--data_parallel_backend": self.data_parallel_backend,
             "--precision=fp16": self.scaler.is_enabled(),
             "--grad_accumulation_factor": self.grad_accumulation_factor != 1,
             "--skip_nonfinite_grads": self.skip_nonfinite_grads,
             "--profile_training": self.profile_training,
+        }
+        if self.sharpness_radius > 0:
+            others["several processes"] = world_size() > 1
+            for option in [name for name, holds in others.items() if holds]:
+                raise InputError(
+                    f"sharpness_radius is {self.sharpness_radius:g} and cannot "
+                    f"be combined with {option}; leave one of them out."
+                )
+        if self.device_type != "cuda":
+            return False
+        reasons = {
+            "capture_step is False": not self.capture_step,
+            "--debug": self.debug,
+            "several processes without NCCL": world_size() > 1
+            and dist.get_backend() != "nccl",
+            **others,
         }
         for reason, holds in reasons.items():
             if holds:

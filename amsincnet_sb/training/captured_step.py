@@ -22,6 +22,7 @@ from amsincnet_sb.training.optimizer_state import (
     undo_capturable,
     without_effect,
 )
+from amsincnet_sb.training.sharpness import Sharpness
 
 __all__ = ["CapturedStep"]
 
@@ -67,6 +68,11 @@ class CapturedStep:
         Tensors that ``loss_fn`` changes in place: buffers of modules, sums.
     agreement : RankAgreement, optional
         Of several processes.
+    sharpness_radius : float
+        Where it is not 0, gradients are those of the worst weights nearby, see
+        :class:`~amsincnet_sb.training.sharpness.Sharpness`. The loss is
+        computed once more to find them, which ``state`` does not notice. For
+        one process.
 
     Example
     -------
@@ -97,6 +103,7 @@ class CapturedStep:
         capture=True,
         state=(),
         agreement=None,
+        sharpness_radius=0.0,
     ):
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
@@ -114,6 +121,9 @@ class CapturedStep:
         self._skipped_read = 0
         self._guard = StepGuard(state)
         self.agreement = agreement or RankAgreement([], self.device)
+        self._sharpness = None
+        if sharpness_radius:
+            self._sharpness = Sharpness(self.parameters, sharpness_radius)
         self._loss_fn = loss_fn
         self._inputs = None
         self._forward = self._plain_forward
@@ -209,9 +219,14 @@ class CapturedStep:
     def _eager(self):
         self.optimizer.zero_grad(set_to_none=True)
         self._guard.take()
+        if self._sharpness is not None:
+            self._sharpness.climb(self._forward())
+            self._guard.restore()
         loss = self._forward()
         self.agreement.start(loss)
         loss.backward()
+        if self._sharpness is not None:
+            self._sharpness.return_back()
         finite = self.agreement.finish()
         if self.max_grad_norm != math.inf:
             norm = torch.nn.utils.clip_grad_norm_(

@@ -31,6 +31,12 @@ class StepGuard:
             torch._foreach_copy_(self._old_parts, self._bytes)
 
     @torch.no_grad()
+    def restore(self):
+        """Go back to them."""
+        if self.tensors:
+            torch._foreach_copy_(self._bytes, list(self._old_parts))
+
+    @torch.no_grad()
     def restore_unless(self, finite):
         """Go back to them where the scalar bool tensor ``finite`` is False."""
         if self.tensors:

@@ -20,6 +20,7 @@ LATER = {
     "margin_schedule": None,
     "minutes": 0,
     "precision": "auto",
+    "sharpness_radius": 0.0,
     "splice_probability": 0.0,
     "start_from": "",
     "tensorboard": False,

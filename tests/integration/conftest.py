@@ -119,6 +119,35 @@ def finished(recipe, tmp_path_factory):
 
 
 @pytest.fixture
+def resumed_exactly(recipe, tmp_path, monkeypatch):
+    """Trains through, and interrupted in the middle of the second epoch.
+
+    Both must end alike, bit for bit; returns the state at the end.
+    """
+
+    def run(hparams, **options):
+        options["ckpt_interval_steps"] = 1
+        through = recipe(hparams, tmp_path / "through", **options)
+        brain = recipe.module.SpeakerBrain
+        start = brain.on_fit_batch_start
+
+        def stop(self, *arguments):
+            if self.optimizer_step == 4:
+                raise KeyboardInterrupt
+            start(self, *arguments)
+
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(brain, "on_fit_batch_start", stop)
+            recipe(hparams, tmp_path / "resumed", **options)
+        resumed = recipe(hparams, tmp_path / "resumed", **options)
+        assert recipe.state(resumed) == recipe.state(through)
+        assert recipe.metrics(resumed) == recipe.metrics(through)
+        return recipe.state(through)
+
+    return run
+
+
+@pytest.fixture
 def refused(recipe, tmp_path, capsys):
     """Runs what must stop; returns its one sentence."""
 

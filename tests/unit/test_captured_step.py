@@ -202,3 +202,54 @@ def test_the_latest_skipped_steps_are_remembered():
     assert step.read_skipped() == list(range(6, 70))
     step(70, torch.ones(2))
     assert step.read_skipped() == [70]
+
+
+@on_all_devices
+@pytest.mark.parametrize("limit", [math.inf, 0.1])
+def test_sharpness_is_the_papers_step(device, limit):
+    """Weights move by the radius along the gradient; the rest stays."""
+    ours, plain = Task(device, "adamw"), Task(device, "adamw")
+    step = ours.captured(max_grad_norm=limit, sharpness_radius=0.1)
+    ours.train(step, range(8))
+    net = plain.net
+    weights = [net[0].weight, net[3].weight]
+    for number in range(8):
+        x, labels = plain.batch(number)
+        plain.optimizer.zero_grad()
+        statistics = copy.deepcopy(list(net.buffers()))
+        plain.loss(net(x), labels).backward()
+        for buffer, before in zip(net.buffers(), statistics):
+            buffer.copy_(before)
+        moves = [weight.grad.clone() for weight in weights]
+        norm = math.sqrt(sum(move.square().sum().item() for move in moves))
+        with torch.no_grad():
+            for weight, move in zip(weights, moves):
+                weight.add_(move, alpha=0.1 / norm)
+        plain.optimizer.zero_grad()
+        plain(x, labels).backward()
+        with torch.no_grad():
+            for weight, move in zip(weights, moves):
+                weight.sub_(move, alpha=0.1 / norm)
+        nn.utils.clip_grad_norm_(net.parameters(), limit)
+        plain.optimizer.step()
+    assert ours.total.item() == pytest.approx(plain.total.item(), rel=1e-4)
+    assert_equal(ours, plain, 1e-3)
+    without = Task(device, "adamw")
+    without.by_hand(range(8), limit)
+    assert not torch.allclose(weights[0], without.net[0].weight, atol=1e-2)
+
+
+@on_all_devices
+def test_sharpness_of_a_skipped_step_leaves_no_trace(device):
+    task = Task(device)
+    step = task.captured(sharpness_radius=0.1)
+    task.train(step, range(3))
+    before, total = task.saved(), task.total.clone()
+    x, labels = task.batch(3)
+    step(3, x * math.nan, labels)
+    assert step.read_skipped() == [3]
+    assert torch.equal(task.total, total)
+    for one, other in zip(before[0].values(), task.net.state_dict().values()):
+        assert torch.equal(one, other)
+    step(4, *task.batch(4))
+    assert task.total.isfinite() and task.total != total

@@ -605,6 +605,7 @@ def main(started=None):
                 capture_step=hparams["capture_step"],
                 sync_batchnorm=hparams["sync_batchnorm"],
                 compile_step=hparams["compile_step"],
+                sharpness_radius=hparams["sharpness_radius"],
                 modules=hparams["modules"],
                 opt_class=hparams["opt_class"],
                 hparams=hparams,
