@@ -226,7 +226,7 @@ class CapturedStep:
         self.agreement.start(loss)
         loss.backward()
         if self._sharpness is not None:
-            self._sharpness.return_back()
+            self._sharpness.descend()
         finite = self.agreement.finish()
         if self.max_grad_norm != math.inf:
             norm = torch.nn.utils.clip_grad_norm_(

@@ -31,7 +31,7 @@ class Sharpness:
     >>> sharpness.climb(layer(torch.ones(1, 2)).sum())
     >>> [round(x, 4) for x in (layer.weight - before).flatten().tolist()]
     [0.0354, 0.0354]
-    >>> sharpness.return_back()
+    >>> sharpness.descend()
     >>> bool((layer.weight == before).all())
     True
     """
@@ -56,6 +56,6 @@ class Sharpness:
             )
 
     @torch.no_grad()
-    def return_back(self):
+    def descend(self):
         """Put the weights back, bit for bit."""
         torch._foreach_copy_(self._weights, self._before)
