@@ -29,6 +29,14 @@ def check_run_options(run_opts):
         With the device of this process.
     """
     check_options(run_opts.as_dict())
+    limit = run_opts["optimizer_step_limit"]
+    if isinstance(limit, str):  # SpeechBrain's parser knows no type for it
+        if not (limit.isdecimal() and int(limit)):
+            raise InputError(
+                f"--optimizer_step_limit is {limit!r} but must be a whole "
+                "number from 1."
+            )
+        run_opts = replace(run_opts, optimizer_step_limit=int(limit))
     if run_opts["jit"] or run_opts["jit_module_keys"]:
         raise InputError(
             "--jit: TorchScript cannot compile this model's kernels; leave it "

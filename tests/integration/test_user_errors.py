@@ -51,6 +51,7 @@ def test_no_data_folder(recipe, results):
         ({"test_only": True}, ["/results/save", "--test_only"]),
         ({"window": 60}, ["window"]),
         ({"jit": True}, ["use --compile"]),
+        ({"optimizer_step_limit": "1e3"}, ["'1e3'", "a whole number"]),
         ({"embedding_size": 9}, ["make them equal"]),
         ({"batch_size": 1}, ["at least 2"]),
         ({"batches_per_epoch": 0}, ["at least 1"]),
@@ -62,6 +63,11 @@ def test_no_data_folder(recipe, results):
 def test_options_that_cannot_be(refused, options, words):
     sentence = refused(**options)
     assert all(word in sentence for word in words)
+
+
+def test_a_limit_of_steps(recipe, results):
+    recipe("sinc_tdnn.yaml", results, optimizer_step_limit=2)
+    assert [row["step"] for row in recipe.metrics(results)][-1] == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs to be without")
