@@ -183,7 +183,8 @@ class SincTDNN(WindowedEmbedding):
         if not by_window:
             x = _by_batch(norm, x)
         x = F.leaky_relu(x, self.negative_slope)
-        return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)
+        # On a CPU a product is far faster than a choice.
+        return x if keep is None else x * keep.unsqueeze(1).to(x.dtype)
 
     def embed_windows(self, windows: torch.Tensor) -> torch.Tensor:
         """See :class:`amsincnet_sb.lobes.windowed.WindowedEmbedding`."""
