@@ -183,8 +183,7 @@ class SincTDNN(WindowedEmbedding):
         if not by_window:
             x = _by_batch(norm, x)
         x = F.leaky_relu(x, self.negative_slope)
-        # On a CPU a product is far faster than a choice.
-        return x if keep is None else x * keep.unsqueeze(1).to(x.dtype)
+        return self.band_mask.masked(x, keep)
 
     def embed_windows(self, windows: torch.Tensor) -> torch.Tensor:
         """See :class:`amsincnet_sb.lobes.windowed.WindowedEmbedding`."""

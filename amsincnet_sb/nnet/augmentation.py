@@ -154,8 +154,13 @@ class BandMask(nn.Module):
 
     def forward(self, x):
         """Mask feature maps ``[batch, time, channels]``."""
-        keep = self.draw(len(x), x.shape[2], x.device)
-        return x if keep is None else torch.where(keep.unsqueeze(1), x, 0.0)
+        return self.masked(x, self.draw(len(x), x.shape[2], x.device))
+
+    @staticmethod
+    def masked(x, keep):
+        """Feature maps with those channels of :meth:`draw` alone."""
+        # On a CPU a product is far faster than a choice.
+        return x if keep is None else x * keep.unsqueeze(1).to(x.dtype)
 
     def draw(self, batch, channels, device):
         """Channels to keep, ``[batch, channels]``, bool; None if all are.

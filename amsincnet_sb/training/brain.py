@@ -75,6 +75,7 @@ class CapturedBrain(GuardedBrain):
         """Gets called once before training, recovers a checkpoint."""
         super().on_fit_start()
         self.captured_step = None
+        self._check_sharpness()
         self.capturing = self._can_capture()
         # Else SpeechBrain's, which computes one gradient.
         self.own_step = self.capturing or self.sharpness_radius > 0
@@ -191,9 +192,9 @@ class CapturedBrain(GuardedBrain):
             agreement=self.agreement,
         )
 
-    def _can_capture(self):
-        """Whether the step can be captured; says why not."""
-        others = {
+    def _changing_the_step(self):
+        """Options of SpeechBrain's that do, and whether they are given."""
+        return {
             "--compile or --jit": self.compile or self.jit,
             "--data_parallel_backend": self.data_parallel_backend,
             "--precision=fp16": self.scaler.is_enabled(),
@@ -201,13 +202,21 @@ class CapturedBrain(GuardedBrain):
             "--skip_nonfinite_grads": self.skip_nonfinite_grads,
             "--profile_training": self.profile_training,
         }
-        if self.sharpness_radius > 0:
-            others["several processes"] = world_size() > 1
-            for option in [name for name, holds in others.items() if holds]:
-                raise InputError(
-                    f"sharpness_radius is {self.sharpness_radius:g} and cannot "
-                    f"be combined with {option}; leave one of them out."
-                )
+
+    def _check_sharpness(self):
+        reasons = {
+            **self._changing_the_step(),
+            "several processes": world_size() > 1,
+        }
+        given = [reason for reason, holds in reasons.items() if holds]
+        if self.sharpness_radius > 0 and given:
+            raise InputError(
+                f"sharpness_radius is {self.sharpness_radius:g} and cannot be "
+                f"combined with {given[0]}; leave one of them out."
+            )
+
+    def _can_capture(self):
+        """Whether the step can be captured; says why not."""
         if self.device_type != "cuda":
             return False
         reasons = {
@@ -215,7 +224,7 @@ class CapturedBrain(GuardedBrain):
             "--debug": self.debug,
             "several processes without NCCL": world_size() > 1
             and dist.get_backend() != "nccl",
-            **others,
+            **self._changing_the_step(),
         }
         for reason, holds in reasons.items():
             if holds:

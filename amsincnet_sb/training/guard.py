@@ -34,7 +34,7 @@ class StepGuard:
     def restore(self):
         """Go back to them."""
         if self.tensors:
-            torch._foreach_copy_(self._bytes, list(self._old_parts))
+            torch._foreach_copy_(self._bytes, self._old_parts)
 
     @torch.no_grad()
     def restore_unless(self, finite):

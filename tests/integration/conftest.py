@@ -73,6 +73,27 @@ class Recipe:
             self.module.main()
         return output
 
+    @contextmanager
+    def hooked(self, method, when, act, after=False):
+        """Act once, where `when(brain, *arguments)` holds in a Brain's method."""
+        brain, acted = self.module.SpeakerBrain, []
+        original = getattr(brain, method)
+
+        def hook(self, *arguments, **keywords):
+            due = not acted and when(self, *arguments, **keywords)
+            if due:
+                acted.append(True)
+            if due and not after:
+                act()
+            result = original(self, *arguments, **keywords)
+            if due and after:
+                act()
+            return result
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(brain, method, hook)
+            yield
+
     @staticmethod
     def sentences(output):
         """The rows of ``sentences.csv`` by sentence."""
@@ -119,25 +140,23 @@ def finished(recipe, tmp_path_factory):
 
 
 @pytest.fixture
-def resumed_exactly(recipe, tmp_path, monkeypatch):
+def resumed_exactly(recipe, tmp_path):
     """Trains through, and interrupted in the middle of the second epoch.
 
     Both must end alike, bit for bit; returns the state at the end.
     """
 
+    def after_four(brain, *_):
+        return brain.optimizer_step == 4
+
+    def stop():
+        raise KeyboardInterrupt
+
     def run(hparams, **options):
         options["ckpt_interval_steps"] = 1
         through = recipe(hparams, tmp_path / "through", **options)
-        brain = recipe.module.SpeakerBrain
-        start = brain.on_fit_batch_start
-
-        def stop(self, *arguments):
-            if self.optimizer_step == 4:
-                raise KeyboardInterrupt
-            start(self, *arguments)
-
-        with monkeypatch.context() as patch, pytest.raises(SystemExit):
-            patch.setattr(brain, "on_fit_batch_start", stop)
+        stopped = recipe.hooked("on_fit_batch_start", after_four, stop)
+        with stopped, pytest.raises(SystemExit):
             recipe(hparams, tmp_path / "resumed", **options)
         resumed = recipe(hparams, tmp_path / "resumed", **options)
         assert recipe.state(resumed) == recipe.state(through)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -41,28 +40,6 @@ def assert_same(recipe, one, other):
     assert answers[0] == answers[1]
 
 
-@contextmanager
-def hooked(recipe, method, when, act, after=False):
-    """Act once, where `when(brain, *arguments)` holds in a Brain's method."""
-    brain, acted = recipe.module.SpeakerBrain, []
-    original = getattr(brain, method)
-
-    def hook(self, *arguments, **keywords):
-        due = not acted and when(self, *arguments, **keywords)
-        if due:
-            acted.append(True)
-        if due and not after:
-            act()
-        result = original(self, *arguments, **keywords)
-        if due and after:
-            act()
-        return result
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(brain, method, hook)
-        yield
-
-
 def at(step):
     return lambda brain, *_, **__: brain.optimizer_step == step
 
@@ -91,7 +68,7 @@ def second_epoch(brain, stage, epoch=None):
 )
 def test_interrupted(recipe, uninterrupted, tmp_path, method, when, after):
     output = tmp_path / "results"
-    with hooked(recipe, method, when, stop, after):
+    with recipe.hooked(method, when, stop, after):
         with pytest.raises(SystemExit) as ended:
             recipe(HPARAMS, output, **EVERY_STEP)
     assert ended.value.code == 130
@@ -135,7 +112,7 @@ def test_signal(recipe, uninterrupted, tmp_path, name, method, when):
     def send():
         os.kill(os.getpid(), signal.Signals[name])
 
-    with hooked(recipe, method, when, send):
+    with recipe.hooked(method, when, send):
         with pytest.raises(SystemExit) as stopped:
             recipe(HPARAMS, output, **LONGER)
     assert stopped.value.code == STOPPED == 75
