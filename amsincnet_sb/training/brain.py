@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 
 import speechbrain as sb
 import torch
@@ -9,13 +10,13 @@ import torch.distributed as dist
 
 from amsincnet_sb.dataio.batches import WaveBatch
 from amsincnet_sb.training.captured_step import CapturedStep
+from amsincnet_sb.training.checks import check_sharpness, step_changes
 from amsincnet_sb.training.distributed import on_main, world_size
 from amsincnet_sb.training.guarded_brain import GuardedBrain
 from amsincnet_sb.training.optimizer_state import (
     undo_capturable,
     without_effect,
 )
-from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["CapturedBrain"]
 
@@ -51,9 +52,10 @@ class CapturedBrain(GuardedBrain):
         Compile what is captured.
     sharpness_radius : float
         Of sharpness-aware minimisation, see
-        :class:`~amsincnet_sb.training.sharpness.Sharpness`; 0 is none. For one
-        process and none of SpeechBrain's options that change the step; with
-        one of them ``fit`` raises an InputError.
+        :class:`~amsincnet_sb.training.sharpness.Sharpness`; 0 is none. Of
+        several processes each moves by the gradient of its own batch. With
+        options that change the step (:func:`step_changes`) an InputError is
+        raised.
     **kwargs : dict
         See GuardedBrain and speechbrain.core.Brain.
     """
@@ -66,6 +68,7 @@ class CapturedBrain(GuardedBrain):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_sharpness(sharpness_radius, partial(getattr, self))
         self.capture_step = capture_step
         self.compile_step = compile_step
         self.sharpness_radius = sharpness_radius
@@ -75,7 +78,6 @@ class CapturedBrain(GuardedBrain):
         """Gets called once before training, recovers a checkpoint."""
         super().on_fit_start()
         self.captured_step = None
-        self._check_sharpness()
         self.capturing = self._can_capture()
         # Else SpeechBrain's, which computes one gradient.
         self.own_step = self.capturing or self.sharpness_radius > 0
@@ -188,32 +190,10 @@ class CapturedBrain(GuardedBrain):
             compile=self.compile_step and self.capturing,
             capture=self.capturing,
             sharpness_radius=self.sharpness_radius,
+            apart=self.no_sync,
             state=[*self.modules.buffers(), self.totals.values],
             agreement=self.agreement,
         )
-
-    def _changing_the_step(self):
-        """Options of SpeechBrain's that do, and whether they are given."""
-        return {
-            "--compile or --jit": self.compile or self.jit,
-            "--data_parallel_backend": self.data_parallel_backend,
-            "--precision=fp16": self.scaler.is_enabled(),
-            "--grad_accumulation_factor": self.grad_accumulation_factor != 1,
-            "--skip_nonfinite_grads": self.skip_nonfinite_grads,
-            "--profile_training": self.profile_training,
-        }
-
-    def _check_sharpness(self):
-        reasons = {
-            **self._changing_the_step(),
-            "several processes": world_size() > 1,
-        }
-        given = [reason for reason, holds in reasons.items() if holds]
-        if self.sharpness_radius > 0 and given:
-            raise InputError(
-                f"sharpness_radius is {self.sharpness_radius:g} and cannot be "
-                f"combined with {given[0]}; leave one of them out."
-            )
 
     def _can_capture(self):
         """Whether the step can be captured; says why not."""
@@ -224,7 +204,7 @@ class CapturedBrain(GuardedBrain):
             "--debug": self.debug,
             "several processes without NCCL": world_size() > 1
             and dist.get_backend() != "nccl",
-            **self._changing_the_step(),
+            **step_changes(partial(getattr, self)),
         }
         for reason, holds in reasons.items():
             if holds:

@@ -71,8 +71,10 @@ class CapturedStep:
     sharpness_radius : float
         Where it is not 0, gradients are those of the worst weights nearby, see
         :class:`~amsincnet_sb.training.sharpness.Sharpness`. The loss is
-        computed once more to find them, which ``state`` does not notice. For
-        one process.
+        computed once more to find them, which ``state`` does not notice.
+    apart : callable
+        Makes a context in which a process computes a gradient of its own,
+        where there are several: each finds the worst weights for its batch.
 
     Example
     -------
@@ -104,6 +106,7 @@ class CapturedStep:
         state=(),
         agreement=None,
         sharpness_radius=0.0,
+        apart=contextlib.nullcontext,
     ):
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
@@ -124,6 +127,7 @@ class CapturedStep:
         self._sharpness = None
         if sharpness_radius:
             self._sharpness = Sharpness(self.parameters, sharpness_radius)
+        self._apart = apart
         self._loss_fn = loss_fn
         self._inputs = None
         self._forward = self._plain_forward
@@ -220,7 +224,9 @@ class CapturedStep:
         self.optimizer.zero_grad(set_to_none=True)
         self._guard.take()
         if self._sharpness is not None:
-            self._sharpness.climb(self._forward())
+            with self._apart():
+                loss = self._forward()
+            self._sharpness.climb(loss)
             self._guard.restore()
         loss = self._forward()
         self.agreement.start(loss)

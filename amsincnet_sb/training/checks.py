@@ -10,7 +10,12 @@ from amsincnet_sb.training.distributed import world_size
 from amsincnet_sb.training.permitted import check_options
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["check_network", "check_run_options"]
+__all__ = [
+    "check_network",
+    "check_run_options",
+    "check_sharpness",
+    "step_changes",
+]
 
 logger = sb.utils.logger.get_logger(__name__)
 
@@ -43,6 +48,55 @@ def check_run_options(run_opts):
             "out, or use --compile."
         )
     return replace(run_opts, device=own_device(run_opts["device"]))
+
+
+def step_changes(option):
+    """SpeechBrain's options that change the training step.
+
+    Arguments
+    ---------
+    option : callable
+        Gives the value of a run option by its name.
+
+    Returns
+    -------
+    dict
+        Whether each is given.
+
+    Example
+    -------
+    >>> given = step_changes(sb.utils.run_opts.RunOptions().__getitem__)
+    >>> any(given.values()), *given
+    (False, '--compile or --jit', '--data_parallel_backend', \
+'--precision=fp16', '--grad_accumulation_factor', '--skip_nonfinite_grads', \
+'--profile_training')
+    """
+    return {
+        "--compile or --jit": option("compile") or option("jit"),
+        "--data_parallel_backend": option("data_parallel_backend"),
+        "--precision=fp16": option("precision") == "fp16",
+        "--grad_accumulation_factor": option("grad_accumulation_factor") != 1,
+        "--skip_nonfinite_grads": option("skip_nonfinite_grads"),
+        "--profile_training": option("profile_training"),
+    }
+
+
+def check_sharpness(radius, option):
+    """Refuse sharpness-aware minimisation where the step is SpeechBrain's.
+
+    Arguments
+    ---------
+    radius : float
+        See :class:`~amsincnet_sb.training.sharpness.Sharpness`.
+    option : callable
+        Gives the value of a run option by its name.
+    """
+    given = [name for name, given in step_changes(option).items() if given]
+    if radius > 0 and given:
+        raise InputError(
+            f"sharpness_radius is {radius:g} and cannot be combined with "
+            f"{given[0]}; leave it out, or give --sharpness_radius=0."
+        )
 
 
 def check_network(hparams):

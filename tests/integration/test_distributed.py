@@ -125,6 +125,7 @@ def two(recipe, one, tmp_path_factory):
             ("refused", None, {"sync_batchnorm": "True"}),
             ("started", None, START | {"start_from": base / "model"}),
             ("refused", None, {"start_from": base / "nothing"}),
+            ("sharp", None, {"sharpness_radius": 0.05}),
         )
     ]
     ranks = start_two("-c", RUNS)
@@ -214,6 +215,12 @@ def test_ranks_start_from_a_model_as_one_process_does(recipe, two, tmp_path):
     assert not torch.allclose(vectors[0][2:], vectors[2][2:])
     for a, b in zip(ours[0].parameters(), old[0].parameters()):
         torch.testing.assert_close(a, b)
+
+
+def test_ranks_climb_apart(recipe, two):
+    base, statuses, _ = two
+    assert statuses[10] == [0, 0]
+    assert recipe.state(base / "sharp") != recipe.state(base / "whole")
 
 
 def test_two_nodes(recipe, two, tmp_path):

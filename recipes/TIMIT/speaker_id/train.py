@@ -47,7 +47,11 @@ from amsincnet_sb.training.budget import (
     epochs_or_minutes,
     process_start,
 )
-from amsincnet_sb.training.checks import check_network, check_run_options
+from amsincnet_sb.training.checks import (
+    check_network,
+    check_run_options,
+    check_sharpness,
+)
 from amsincnet_sb.training.device import best_precisions, has_bfloat16
 from amsincnet_sb.training.distributed import (
     add_over_ranks,
@@ -546,6 +550,7 @@ def main(started=None):
     check_options(options)
     epochs_or_minutes(options, overrides)
     run_opts = check_run_options(run_opts)
+    check_sharpness(options["sharpness_radius"], run_opts.__getitem__)
     sb.utils.distributed.ddp_init_group(run_opts)
 
     with sole_run(options["output_folder"]):
