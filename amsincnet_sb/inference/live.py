@@ -104,7 +104,7 @@ class LiveSegments:
         return found
 
     def _push(self, frame, likeness, direction):
-        likeness, scores = self.voices.scores(likeness, direction)
+        scores = self.voices.scores(likeness, direction)
         self._pending.append((frame, scores, likeness, direction))
         paused = frame != self._last + 1
         cost = AFTER_PAUSE if paused else CHANGE

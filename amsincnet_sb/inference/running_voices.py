@@ -5,16 +5,20 @@ from collections import deque
 import numpy as np
 
 from amsincnet_sb.inference.voices import (
+    APART,
     AVERAGED,
     FEW,
     FEWER,
     LEAST_OWN,
+    LEAST_REACHED,
     MOST,
     NAMED,
+    NAMED_FEWER,
     OWN,
     SAME,
     SAME_ALL,
     VOICE,
+    directness,
     unknown_level,
 )
 
@@ -25,6 +29,7 @@ STRANGERS = 100  # unknown voices remembered
 LEVELS = 100  # frames whose level of an unknown voice is averaged
 LOW = -0.125  # first quartile of the likeness to others, in quiet
 REACHED = 0.75  # likeness that voices reach, in quiet
+DIRECT = 1.3  # and their directness
 LEARN = 0.01  # by which these follow, each frame
 
 
@@ -39,17 +44,18 @@ class RunningVoices:
 
     def __init__(self, allowed):
         self.allowed, self.known = allowed, len(allowed)
-        fewer = FEWER if allowed.sum() <= FEW else 1.0
-        self.ahead, self.named = AHEAD * fewer, NAMED * fewer
+        few = allowed.sum() <= FEW
+        self.ahead = AHEAD * (FEWER if few else 1.0)
+        self.named = NAMED * (NAMED_FEWER if few else 1.0)
         self._low = np.full(self.known, LOW, np.float32)
-        self._reached = REACHED
+        self._reached, self._direct = REACHED, DIRECT
         self._recent = deque(maxlen=AVERAGED)
         self._levels = deque(maxlen=LEVELS)
         # Of each voice, the last ones unknown: frames, sums of directions and
-        # of likeness.
+        # of likeness as it was heard.
         self._heard = {}
         self._unknown = []
-        self._total, self._frames = 0.0, 0
+        self._all = np.array([0, 0.0, 0.0], object)
         self.restart()
 
     def restart(self):
@@ -77,36 +83,38 @@ class RunningVoices:
         return frames
 
     def scores(self, likeness, direction):
-        """Centred likeness ``[speakers]``, and scores ``[speakers + 1]``."""
+        """``[speakers + 1]``, from what was heard in a frame."""
+        direction = direction.astype(np.float32)
         above = likeness > self._low
         self._low += LEARN * np.where(above, 0.25, -0.75) * 0.5
-        likeness = likeness - self._low.clip(None, MOST)
-        self._recent.append(likeness)
+        low = self._low.clip(None, MOST)
+        self._recent.append((likeness, direction))
         if len(self._recent) > AVERAGED * 2 // 3:
-            mean = np.mean(self._recent, axis=0)
+            heard, there = (np.mean(x, axis=0) for x in zip(*self._recent))
+            direct = directness(heard, there).max()
+            self._direct += LEARN * np.sign(direct - self._direct)
+            mean = heard - low
             self._reached += LEARN * np.sign(mean.max() - self._reached)
             level = unknown_level(mean, self._own, self.ahead)
             self._levels.append(float(level))
+        likeness = likeness - low
         level = 0.3 + self.ahead * self._own
         if self._levels:
             level = sum(self._levels) / len(self._levels)
         found = np.where(self.allowed, likeness, -9.0)
         if self._models:
             models, offsets = self._models
-            own = models @ direction.astype(np.float32) - offsets
+            own = models @ direction - offsets
             found[self._adapted] = (found[self._adapted] + own) / 2
-        return likeness, np.append(found - level, 0.0)
+        return np.append(found - level, 0.0)
 
     def learn(self, label, frames, likeness, direction):
         """From a segment, the sums of its frames.
 
         Returns the number of the unknown voice where it was unknown.
         """
-        self._total, self._frames = (
-            self._total + direction,
-            self._frames + frames,
-        )
         voice = np.array([frames, direction, likeness], object)
+        self._all = self._all + voice
         if label < self.known:
             self._heard[label] = self._heard.get(label, 0) + voice
             return None
@@ -119,7 +127,7 @@ class RunningVoices:
 
     def _number_of(self, frames, direction):
         """The unknown voice that frames are of, or a new one; or None."""
-        mean, alike = self._total / self._frames, []
+        mean, alike = self._all[1] / self._all[0], []
         here = direction / frames
         for count, total, _ in self._unknown:
             there = total / count
@@ -140,13 +148,18 @@ class RunningVoices:
         return max(LEAST_OWN, self._reached)
 
     def _is(self, label, voice):
-        mean = voice[2] / voice[0]
-        return mean[label] > unknown_level(mean, self._own, self.named)
+        direction, likeness = voice[1:] / voice[0]
+        direct = directness(likeness[label], direction)
+        if voice[0] < APART * self._all[0]:
+            middle, usual = self._all[1:] / self._all[0]
+            apart = directness((likeness - usual)[label], direction - middle)
+            direct = max(direct, apart)
+        return direct > self.named * max(LEAST_REACHED, self._direct)
 
     def _model(self, voice):
         """Of a voice: what directions are multiplied with, and the offset."""
         frames, total, _ = voice
-        others = (self._total - total) / self._frames
+        others = (self._all[1] - total) / self._all[0]
         own = total / frames - others
         scale = OWN / (own @ own)
         return own * scale, own @ others * scale

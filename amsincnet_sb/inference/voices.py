@@ -3,7 +3,10 @@
 A frame's likeness to a speaker is compared with what an unknown voice reaches,
 which depends on the voice and on the noise: with the speakers of the model
 that it resembles most, as adaptive normalisation of scores does (P. Matějka et
-al., Interspeech 2017). When a first decoding has said who speaks, each voice
+al., Interspeech 2017). Whether a whole voice is known is another question: its
+frames' mean direction has to be near the speaker's. That of a stranger lies
+apart from all speakers, though single frames of it are near to one or another.
+When a first decoding has said who speaks, each voice
 gets a model of its own in this recording, the mean direction of its frames:
 that of a known speaker is averaged with the trained one, as in speaker
 adaptation, and unknown voices are told apart by clustering the directions of
@@ -16,20 +19,24 @@ import numpy as np
 
 from amsincnet_sb.inference.decoding import decode
 
-__all__ = ["Voices", "unknown_level"]
+__all__ = ["Voices", "directness", "unknown_level"]
 
 # All chosen on conversations of other speakers than those reported.
 WEIGHT = 5.0  # of a frame's likeness
 CHANGE, PAUSE = 8.0, 4.0  # costs of a new speaker in speech, after a pause
 PRESENCE = 3.5  # weight of how long somebody has spoken, as a logarithm
-# How far an unknown voice is above the next ten speakers of the model: in about
-# a second, and as a whole; in parts of what voices reach in the recording, which
-# is less in noise, but for a recording of unknown voices alone.
-AHEAD, NAMED = 0.15, 0.32
+# How far an unknown voice is above the next ten speakers of the model in about a
+# second; in parts of what voices reach in the recording, which is less in noise,
+# but for a recording of unknown voices alone.
+AHEAD = 0.15
 LEAST_OWN = 0.45
+# The least directness of a known voice as a whole, in parts of what voices reach
+# in about a second, and the least of the latter.
+NAMED, LEAST_REACHED = 0.95, 1.2
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
 # Of few people, none resembles it as much: so much of both.
 FEW, FEWER = 25, 0.45
+NAMED_FEWER = 0.85
 COHORT = 100  # fewest speakers of a model to compare with
 ALONE = 0.55  # likeness that an unknown voice reaches, without a cohort
 AVERAGED = 11  # frames
@@ -39,7 +46,8 @@ ROUNDS = 4  # of decoding
 OWN = 0.95  # likeness of a voice's frames to their mean
 SAME = 0.45  # cosine of two stretches of one voice, without what all share
 SAME_VOICE = 0.3  # the same of two voices
-PART = 0.5  # of NAMED, which will do for a part of a voice
+APART = 0.75  # largest share of all frames that can be set apart from them
+PART = 0.6  # of NAMED, which will do for a part of a voice
 SAME_ALL = 0.75  # the same with it: a recording may have one voice
 PIECES = 3000  # stretches to cluster at most
 STRETCH, VOICE = 10, 15  # frames of a stretch to cluster, and of a voice
@@ -57,6 +65,24 @@ def unknown_level(means, own, ahead=AHEAD):
     ``own`` is :func:`own_level`.
     """
     return _next_ten(means) + _above(means.shape[-1], ahead) * own
+
+
+def directness(likeness, direction):
+    """Likeness of the mean direction of some frames, from means over them.
+
+    ``likeness`` is ``[..., speakers]`` and ``direction`` ``[..., size]``, the
+    mean of directions of length one. Frames that differ have a short mean: its
+    own likeness is larger than theirs is on average. Of a cosine classifier it
+    is the cosine, in parts of what windows of trained speakers reach.
+
+    Example
+    -------
+    >>> frames = np.array([[0.6, 0.8], [0.6, -0.8]])
+    >>> float(directness(frames.mean(0), frames.mean(0))[0])  # to speaker 0
+    1.0
+    """
+    length = np.linalg.norm(direction, axis=-1, keepdims=True)
+    return likeness / length.clip(1e-6)
 
 
 def _next_ten(means):
@@ -91,12 +117,16 @@ class Voices:
     def __init__(self, likeness, directions, starts, allowed, minimum):
         self.known = likeness.shape[1]
         self.directions, self.minimum = directions, minimum
+        self.middle = self._mean()
         self.starts, self.allowed = starts, allowed
         likeness = likeness.astype(np.float32)
-        fewer = FEWER if allowed.sum() <= FEW else 1.0
-        self.ahead, self.named = AHEAD * fewer, NAMED * fewer
+        few = allowed.sum() <= FEW
+        self.ahead = AHEAD * (FEWER if few else 1.0)
+        self.named = NAMED * (NAMED_FEWER if few else 1.0)
+        self.named *= self._reached(likeness)
         low = np.percentile(likeness, 25, axis=0).astype(np.float32)
-        likeness -= low.clip(None, MOST)
+        self.taken = low.clip(None, MOST)  # from the likeness as it was heard
+        likeness -= self.taken
         self.likeness = likeness
         self._set_levels()
         self.of_voice = self._masked()  # [frames, voices], adapted
@@ -181,8 +211,7 @@ class Voices:
         """The named speaker who may have said some frames, or None."""
         if not named:
             return None
-        mean = self._mean()
-        rows = [self._mean(f) - mean for f in (frames, *named.values())]
+        rows = [self._mean(f) - self.middle for f in (frames, *named.values())]
         here, *there = _unit(np.stack(rows))
         alike = np.stack(there) @ here
         near = [*named][int(alike.argmax())]
@@ -200,7 +229,9 @@ class Voices:
             rest = self.likeness[self.labels != label, label]
             enough = len(rest) > len(self.labels) / 4
             centre[label] = np.median(rest) if enough else 0.0
-        self.likeness -= centre.astype(np.float32)
+        centre = centre.astype(np.float32)
+        self.likeness -= centre
+        self.taken += centre
         self._set_levels()
 
     def _set_levels(self):
@@ -215,9 +246,30 @@ class Voices:
         self.unknown = np.concatenate(others) + above
 
     def _is(self, label, frames, part=1.0):
-        """Whether frames are of a known speaker rather than an unknown one."""
-        mean = self.likeness[frames].mean(0)
-        return mean[label] > unknown_level(mean, self.own, self.named * part)
+        """Whether frames are of a known speaker rather than an unknown one.
+
+        As they were heard, or by what sets them apart from all frames: in
+        these the noise is alike.
+        """
+        likeness = self.likeness[frames, label].mean()
+        direction = self._mean(frames)
+        direct = directness(likeness + self.taken[label], direction)
+        if len(frames) < APART * len(self.likeness):
+            likeness -= self.likeness[:, label].mean()
+            direction = direction - self.middle
+            direct = max(direct, directness(likeness, direction))
+        return direct > self.named * part
+
+    def _reached(self, likeness):
+        """The directness that voices reach in about a second, as heard."""
+        found = []
+        for start in range(0, len(likeness), BLOCK):
+            means = [
+                _moving_average(each, start, start + BLOCK)
+                for each in (likeness, self.directions)
+            ]
+            found.append(directness(*means).max(-1))
+        return max(LEAST_REACHED, float(np.median(np.concatenate(found))))
 
     def _clusters(self):
         """Frames of each voice, known or not, who speaks first first."""
@@ -237,7 +289,7 @@ class Voices:
             longest = np.argsort([-len(piece) for piece in pieces])[:PIECES]
             pieces = [pieces[number] for number in np.sort(longest)]
         means = np.stack([self._mean(piece) for piece in pieces])
-        rows, whole = _unit(means - self._mean()), _unit(means)
+        rows, whole = _unit(means - self.middle), _unit(means)
         # Row by row: there are millions of pairs in an hour.
         apart = [
             np.minimum(
@@ -268,7 +320,7 @@ class Voices:
         shares = np.array(
             [[len(frames) / len(self.labels)] for frames in voices]
         )
-        others = self._mean() - shares * means
+        others = self.middle - shares * means
         own = means - others
         # Half precision is slow to multiply, and twice the memory to convert.
         parts = np.array_split(self.directions, len(self.labels) // BLOCK + 1)
@@ -290,7 +342,7 @@ def _moving_average(values, start, stop):
     half = AVERAGED // 2
     stop = min(stop, len(values))
     around = np.arange(start - half, stop + half).clip(0, len(values) - 1)
-    around = values[around]
+    around = np.asarray(values[around], np.float32)
     total = around[: stop - start].copy()
     for later in range(1, AVERAGED):
         total += around[later : later + stop - start]

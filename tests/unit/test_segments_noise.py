@@ -9,6 +9,7 @@ from amsincnet_sb.inference.voices import Voices
 
 RATE, FRAME = 16000, 512
 SPEAKERS, SIZE = 120, 64
+SPREAD = 1.4  # of a voice's frames around their mean, as of real ones
 
 
 class Late:
@@ -83,22 +84,25 @@ def talk(turns, noise, rng, own=1.0):
     """Likeness and directions of turns: speaker, frames; with a noise.
 
     Speakers are directions, those from 100 on of nobody known. All frames
-    share the noise's direction, to which the last speaker is near.
+    share the noise's direction, to which the last speaker is near; number 110
+    is nobody, but resembles 5.
     """
     axes = np.linalg.qr(rng.standard_normal((SIZE, SIZE)))[0]
     people = rng.standard_normal((SPEAKERS, SIZE - 1)) @ axes[1:]
     people /= np.linalg.norm(people, axis=1, keepdims=True)
+    people[110] = 0.6 * people[5] + 0.8 * people[110]
     people[99] = 0.8 * people[99] + 0.6 * axes[0]
     rows = [
         own * people[speaker]
         + noise * axes[0]
-        + 0.1 * rng.standard_normal(SIZE)
+        + SPREAD / np.sqrt(SIZE) * rng.standard_normal(SIZE)
         for speaker, frames in turns
         for _ in range(frames)
     ]
     directions = np.stack(rows)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return directions @ people[:100].T, directions
+    # In quiet, frames reach 1.
+    return directions @ people[:100].T * np.hypot(1, SPREAD), directions
 
 
 TURNS = [(0, 30), (1, 25), (105, 30), (0, 30), (2, 30), (1, 25), (105, 20)]
@@ -135,8 +139,26 @@ def test_a_recording_of_one_voice(speaker, label):
     assert set(voices.decode()) == {label}
 
 
+@pytest.mark.parametrize("other", [0, 1, 2])
+def test_who_resembles_a_speaker_is_unknown(other):
+    """In a dialogue; no other speaker is as near."""
+    turns = [(other, 40), (110, 40)] * 4
+    found, directions = talk(turns, 0.3, np.random.default_rng(other))
+    right = np.repeat([min(speaker, 100) for speaker, _ in turns], 40)
+    *_, second, first = np.sort(found[right == 100].mean(0))
+    assert first - second > 0.1
+    voices = Voices(
+        found.astype(np.float16),
+        directions.astype(np.float16),
+        list(range(0, 320, 40)),
+        np.ones(100, bool),
+        4,
+    )
+    assert (voices.decode() == right).mean() > 0.97
+
+
 def test_running_voices_learn():
-    """What a voice is like here raises its score and lowers the others'."""
+    """What a voice is like here sets it apart from the others."""
     found, directions = talk([(0, 60), (1, 60)], 0.6, np.random.default_rng(0))
     voices = running_voices.RunningVoices(np.ones(100, bool))
     scores = []
@@ -144,7 +166,10 @@ def test_running_voices_learn():
         for speaker in (0, 1):
             frames = slice(60 * speaker, 60 * speaker + 60)
             rows = [
-                voices.scores(likeness.astype(np.float32), direction)
+                (
+                    likeness,
+                    voices.scores(likeness.astype(np.float32), direction),
+                )
                 for likeness, direction in zip(
                     found[frames], directions[frames]
                 )
@@ -154,8 +179,8 @@ def test_running_voices_learn():
             total = directions[frames].sum(0)
             assert voices.learn(speaker, 60, likeness, total) is None
             voices.restart()
-    assert scores[2][0] > scores[0][0] + 0.03
-    assert scores[2][0] - scores[2][1] > scores[0][0] - scores[0][1]
+    assert scores[2][1] < scores[0][1] - 0.1
+    assert scores[2][0] - scores[2][1] > scores[0][0] - scores[0][1] + 0.1
     assert voices.learn(100, 30, 0.0, directions[:30].sum(0)) == 0
     assert voices.learn(100, 30, 0.0, directions[:30].sum(0)) == 0
     assert voices.learn(100, 30, 0.0, directions[60:90].sum(0)) == 1
