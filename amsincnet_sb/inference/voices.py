@@ -32,7 +32,7 @@ AHEAD = 0.15
 LEAST_OWN = 0.45
 # The least directness of a known voice as a whole, in parts of what voices reach
 # in about a second, and the least of the latter.
-NAMED, LEAST_REACHED = 0.87, 1.2
+NAMED, LEAST_REACHED = 0.95, 1.2
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
 # Of few people, none resembles it as much: so much of both.
 FEW, FEWER = 25, 0.45
