@@ -5,21 +5,19 @@ from collections import deque
 import numpy as np
 
 from amsincnet_sb.inference.voices import (
-    APART,
     AVERAGED,
-    FEW,
-    FEWER,
     LEAST_OWN,
     LEAST_REACHED,
     MOST,
     NAMED,
-    NAMED_FEWER,
     OWN,
     SAME,
     SAME_ALL,
     VOICE,
+    asked_of,
     directness,
     unknown_level,
+    whole_voice,
 )
 
 __all__ = ["RunningVoices"]
@@ -44,9 +42,8 @@ class RunningVoices:
 
     def __init__(self, allowed):
         self.allowed, self.known = allowed, len(allowed)
-        few = allowed.sum() <= FEW
-        self.ahead = AHEAD * (FEWER if few else 1.0)
-        self.named = NAMED * (NAMED_FEWER if few else 1.0)
+        ahead, named = asked_of(allowed)
+        self.ahead, self.named = AHEAD * ahead, NAMED * named
         self._low = np.full(self.known, LOW, np.float32)
         self._reached, self._direct = REACHED, DIRECT
         self._recent = deque(maxlen=AVERAGED)
@@ -148,12 +145,11 @@ class RunningVoices:
         return max(LEAST_OWN, self._reached)
 
     def _is(self, label, voice):
-        direction, likeness = voice[1:] / voice[0]
-        direct = directness(likeness[label], direction)
-        if voice[0] < APART * self._all[0]:
-            middle, usual = self._all[1:] / self._all[0]
-            apart = directness((likeness - usual)[label], direction - middle)
-            direct = max(direct, apart)
+        own, usual = (
+            (likeness[label] / frames, direction / frames)
+            for frames, direction, likeness in (voice, self._all)
+        )
+        direct = whole_voice(own, usual, voice[0] / self._all[0])
         return direct > self.named * max(LEAST_REACHED, self._direct)
 
     def _model(self, voice):

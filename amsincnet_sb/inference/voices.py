@@ -19,7 +19,7 @@ import numpy as np
 
 from amsincnet_sb.inference.decoding import decode
 
-__all__ = ["Voices", "directness", "unknown_level"]
+__all__ = ["Voices", "asked_of", "directness", "unknown_level", "whole_voice"]
 
 # All chosen on conversations of other speakers than those reported.
 WEIGHT = 5.0  # of a frame's likeness
@@ -34,9 +34,8 @@ LEAST_OWN = 0.45
 # in about a second, and the least of the latter.
 NAMED, LEAST_REACHED = 0.95, 1.2
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
-# Of few people, none resembles it as much: so much of both.
-FEW, FEWER = 25, 0.45
-NAMED_FEWER = 0.85
+# Of few people, none resembles it as much: so much of AHEAD and of NAMED.
+FEW, FEWER = 25, (0.45, 0.85)
 COHORT = 100  # fewest speakers of a model to compare with
 ALONE = 0.55  # likeness that an unknown voice reaches, without a cohort
 AVERAGED = 11  # frames
@@ -85,6 +84,25 @@ def directness(likeness, direction):
     return likeness / length.clip(1e-6)
 
 
+def whole_voice(own, usual, share):
+    """The directness of all that a voice says.
+
+    ``own`` are likeness and direction, means over its frames; ``usual`` the
+    same of all frames, of which it has that ``share``. Either as they were
+    heard, or by what sets them apart from all: in these the noise is alike.
+    """
+    direct = directness(*own)
+    if share < APART:
+        apart = (mine - all_of_them for mine, all_of_them in zip(own, usual))
+        direct = max(direct, directness(*apart))
+    return direct
+
+
+def asked_of(allowed):
+    """What of AHEAD and of NAMED is asked, where so many can be there."""
+    return FEWER if allowed.sum() <= FEW else (1.0, 1.0)
+
+
 def _next_ten(means):
     """Mean of the ten behind the best; 0 without a cohort."""
     if means.shape[-1] < COHORT:
@@ -120,10 +138,9 @@ class Voices:
         self.middle = self._mean()
         self.starts, self.allowed = starts, allowed
         likeness = likeness.astype(np.float32)
-        few = allowed.sum() <= FEW
-        self.ahead = AHEAD * (FEWER if few else 1.0)
-        self.named = NAMED * (NAMED_FEWER if few else 1.0)
-        self.named *= self._reached(likeness)
+        ahead, named = asked_of(allowed)
+        self.ahead = AHEAD * ahead
+        self.named = NAMED * named * self._reached(likeness)
         low = np.percentile(likeness, 25, axis=0).astype(np.float32)
         self.taken = low.clip(None, MOST)  # from the likeness as it was heard
         likeness -= self.taken
@@ -246,18 +263,13 @@ class Voices:
         self.unknown = np.concatenate(others) + above
 
     def _is(self, label, frames, part=1.0):
-        """Whether frames are of a known speaker rather than an unknown one.
-
-        As they were heard, or by what sets them apart from all frames: in
-        these the noise is alike.
-        """
-        likeness = self.likeness[frames, label].mean()
-        direction = self._mean(frames)
-        direct = directness(likeness + self.taken[label], direction)
-        if len(frames) < APART * len(self.likeness):
-            likeness -= self.likeness[:, label].mean()
-            direction = direction - self.middle
-            direct = max(direct, directness(likeness, direction))
+        """Whether frames are of a known speaker rather than an unknown one."""
+        of_label, taken = self.likeness[:, label], self.taken[label]
+        direct = whole_voice(
+            (of_label[frames].mean() + taken, self._mean(frames)),
+            (of_label.mean() + taken, self.middle),
+            len(frames) / len(of_label),
+        )
         return direct > self.named * part
 
     def _reached(self, likeness):
