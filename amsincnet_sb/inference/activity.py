@@ -97,6 +97,7 @@ class Energy:
 
     MEMORY = 1000
     lag = 0
+    above = None  # what is not speech is not known well enough
 
     def __init__(self, sample_rate):
         self.frame = sample_rate * 32 // 1000

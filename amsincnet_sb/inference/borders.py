@@ -11,6 +11,7 @@ WEIGHTS = Path(__file__).parents[1] / "data" / "activity.npz"
 # A frame is told by the detector's logits and by levels in the frames from one
 # to another around it.
 LOGITS, LEVELS = (-3, 5), (-8, 5)
+ABOVE = -2  # the feature that says how far speech is above the noise
 NEAR, OFF_HERE = 8, 0.1  # nothing is speech so many frames from any chance
 UNSURE = 2.2  # added to the logits where nothing else is known
 BANDS, BAND = 20, (150, 6000)  # how many, from and to, in Hz
@@ -36,6 +37,7 @@ class Spoken:
     """
 
     lag = LOGITS[1]
+    above = None  # dB of speech above the pauses, lately; None: not known yet
 
     def __init__(self, detector):
         self.detector, self.frame = detector, detector.frame
@@ -68,6 +70,7 @@ class Spoken:
         found = features(self._levels, self._chances)
         if found is None:
             return _probability(_logit(self._chances[frames]) + UNSURE)
+        self.above = float(10 * found[0, ABOVE])
         found = found[frames]
         for number, (weight, bias) in enumerate(self._layers):
             found = (found.clip(0) if number else found) @ weight.T + bias

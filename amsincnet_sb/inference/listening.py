@@ -125,6 +125,11 @@ class Listener:
         whole = len(self._unsaid) // self.detect.frame * self.detect.frame
         return self._hear(whole, last)
 
+    @property
+    def above(self):
+        """Of speech above the pauses, lately, in dB; None: not known."""
+        return self.detect.above
+
     def _hear(self, whole, last=None):
         new = np.zeros(0, np.float32)
         if whole:

@@ -69,7 +69,7 @@ class LiveSegments:
         return found + self._close()
 
     def _restart(self):
-        self.voices.restart()
+        self.voices.restart(self.listener.above)
         self._decoder = Decoder(self.wanted.frames, self._costs())
         self._pending = deque()  # of frames not decided: number, scores, …
 

@@ -7,15 +7,12 @@ import numpy as np
 from amsincnet_sb.inference.voices import (
     AVERAGED,
     LEAST_OWN,
-    LEAST_REACHED,
     MOST,
-    NAMED,
     OWN,
     SAME,
     SAME_ALL,
     VOICE,
     asked_of,
-    directness,
     unknown_level,
     whole_voice,
 )
@@ -27,7 +24,6 @@ STRANGERS = 100  # unknown voices remembered
 LEVELS = 100  # frames whose level of an unknown voice is averaged
 LOW = -0.125  # first quartile of the likeness to others, in quiet
 REACHED = 0.75  # likeness that voices reach, in quiet
-DIRECT = 1.3  # and their directness
 LEARN = 0.01  # by which these follow, each frame
 
 
@@ -42,10 +38,8 @@ class RunningVoices:
 
     def __init__(self, allowed):
         self.allowed, self.known = allowed, len(allowed)
-        ahead, named = asked_of(allowed)
-        self.ahead, self.named = AHEAD * ahead, NAMED * named
         self._low = np.full(self.known, LOW, np.float32)
-        self._reached, self._direct = REACHED, DIRECT
+        self._reached = REACHED
         self._recent = deque(maxlen=AVERAGED)
         self._levels = deque(maxlen=LEVELS)
         # Of each voice, the last ones unknown: frames, sums of directions and
@@ -55,9 +49,14 @@ class RunningVoices:
         self._all = np.array([0, 0.0, 0.0], object)
         self.restart()
 
-    def restart(self):
-        """From here on use what was learnt; there is a pause."""
+    def restart(self, above=None):
+        """From here on use what was learnt; there is a pause.
+
+        Speech is so many dB ``above`` the pauses, if that is known.
+        """
         self._recent.clear()
+        ahead, self.named = asked_of(self.allowed, above)
+        self.ahead = AHEAD * ahead
         adapted = {
             label: voice
             for label, voice in self._heard.items()
@@ -85,12 +84,9 @@ class RunningVoices:
         above = likeness > self._low
         self._low += LEARN * np.where(above, 0.25, -0.75) * 0.5
         low = self._low.clip(None, MOST)
-        self._recent.append((likeness, direction))
+        self._recent.append(likeness)
         if len(self._recent) > AVERAGED * 2 // 3:
-            heard, there = (np.mean(x, axis=0) for x in zip(*self._recent))
-            direct = directness(heard, there).max()
-            self._direct += LEARN * np.sign(direct - self._direct)
-            mean = heard - low
+            mean = np.mean(self._recent, axis=0) - low
             self._reached += LEARN * np.sign(mean.max() - self._reached)
             level = unknown_level(mean, self._own, self.ahead)
             self._levels.append(float(level))
@@ -150,7 +146,7 @@ class RunningVoices:
             for frames, direction, likeness in (voice, self._all)
         )
         direct = whole_voice(own, usual, voice[0] / self._all[0])
-        return direct > self.named * max(LEAST_REACHED, self._direct)
+        return direct > self.named
 
     def _model(self, voice):
         """Of a voice: what directions are multiplied with, and the offset."""

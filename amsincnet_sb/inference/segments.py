@@ -102,7 +102,7 @@ def find_segments(model, audio, wanted):
     allowed = wanted.check(speakers)
     rate = model.embedding_model.sample_rate
     source = as_source(audio, rate, model.channel)
-    memory = Memory()
+    memory, above = Memory(), []
     silent = not torch.is_tensor(source)  # zeros are taken as they are
     with one_thread_each(model.device.type == "cpu") as each:
         listener = Listener(model, each=each)
@@ -110,8 +110,10 @@ def find_segments(model, audio, wanted):
             silent = silent and is_silent(wave)
             for part in wave.split(PIECE):
                 memory.add(listener.hear(part))
+                above.append(listener.above)
         if not silent:
             memory.add(listener.finish())
+            above.append(listener.above)
     if silent:
         raise InputError(f"{source}: it is silent; give a recording of speech.")
     pieces = memory.pieces()
@@ -127,7 +129,14 @@ def find_segments(model, audio, wanted):
     if not len(kept):
         return []
     starts = np.cumsum([0, *(b - a for a, b, *_ in places)])[:-1].tolist()
-    voices = Voices(*take(pieces, kept), starts, allowed, wanted.frames)
+    above = [decibels for decibels in above if decibels is not None]
+    voices = Voices(
+        *take(pieces, kept),
+        starts,
+        allowed,
+        wanted.frames,
+        np.median(above) if above else None,
+    )
     times = frames[kept] * STEP
     labels = voices.decode(wanted.count)
     names = [*speakers, *_unknown_names(labels, voices, len(speakers))]

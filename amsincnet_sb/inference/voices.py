@@ -6,6 +6,7 @@ that it resembles most, as adaptive normalisation of scores does (P. Matějka et
 al., Interspeech 2017). Whether a whole voice is known is another question: its
 frames' mean direction has to be near the speaker's. That of a stranger lies
 apart from all speakers, though single frames of it are near to one or another.
+In noise no direction is as near, so less is asked there.
 When a first decoding has said who speaks, each voice
 gets a model of its own in this recording, the mean direction of its frames:
 that of a known speaker is averaged with the trained one, as in speaker
@@ -19,7 +20,7 @@ import numpy as np
 
 from amsincnet_sb.inference.decoding import decode
 
-__all__ = ["Voices", "asked_of", "directness", "unknown_level", "whole_voice"]
+__all__ = ["Voices", "asked_of", "unknown_level", "whole_voice"]
 
 # All chosen on conversations of other speakers than those reported.
 WEIGHT = 5.0  # of a frame's likeness
@@ -30,9 +31,9 @@ PRESENCE = 3.5  # weight of how long somebody has spoken, as a logarithm
 # but for a recording of unknown voices alone.
 AHEAD = 0.15
 LEAST_OWN = 0.45
-# The least directness of a known voice as a whole, in parts of what voices reach
-# in about a second, and the least of the latter.
-NAMED, LEAST_REACHED = 0.95, 1.2
+# The least directness of a known voice as a whole, where speech is so many dB
+# above the pauses, in 10 dB noise and in quiet.
+NAMED = (5.0, 20.0), (1.0, 1.25)
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
 # Of few people, none resembles it as much: so much of AHEAD and of NAMED.
 FEW, FEWER = 25, (0.45, 0.85)
@@ -50,6 +51,9 @@ PART = 0.6  # of NAMED, which will do for a part of a voice
 SAME_ALL = 0.75  # the same with it: a recording may have one voice
 PIECES = 3000  # stretches to cluster at most
 STRETCH, VOICE = 10, 15  # frames of a stretch to cluster, and of a voice
+# A new voice attracts frames of others who resemble it, so it has to be a part
+# of the recording; so many frames are always enough.
+NEW, ENOUGH = 0.02, 70
 
 
 def own_level(reached):
@@ -66,22 +70,15 @@ def unknown_level(means, own, ahead=AHEAD):
     return _next_ten(means) + _above(means.shape[-1], ahead) * own
 
 
-def directness(likeness, direction):
+def _directness(likeness, direction):
     """Likeness of the mean direction of some frames, from means over them.
 
-    ``likeness`` is ``[..., speakers]`` and ``direction`` ``[..., size]``, the
-    mean of directions of length one. Frames that differ have a short mean: its
-    own likeness is larger than theirs is on average. Of a cosine classifier it
-    is the cosine, in parts of what windows of trained speakers reach.
-
-    Example
-    -------
-    >>> frames = np.array([[0.6, 0.8], [0.6, -0.8]])
-    >>> float(directness(frames.mean(0), frames.mean(0))[0])  # to speaker 0
-    1.0
+    ``direction``, ``[size]``, is the mean of directions of length one. Frames
+    that differ have a short mean: its own likeness is larger than theirs is on
+    average. Of a cosine classifier it is the cosine, in parts of what windows
+    of trained speakers reach.
     """
-    length = np.linalg.norm(direction, axis=-1, keepdims=True)
-    return likeness / length.clip(1e-6)
+    return likeness / max(1e-6, np.linalg.norm(direction))
 
 
 def whole_voice(own, usual, share):
@@ -90,17 +87,31 @@ def whole_voice(own, usual, share):
     ``own`` are likeness and direction, means over its frames; ``usual`` the
     same of all frames, of which it has that ``share``. Either as they were
     heard, or by what sets them apart from all: in these the noise is alike.
+
+    Example
+    -------
+    >>> frames = np.array([[0.6, 0.8], [0.6, -0.8]])
+    >>> direction = frames.mean(0)
+    >>> of_first = direction[0]  # likeness to whose direction is [1, 0]
+    >>> float(whole_voice((of_first, direction), (of_first, direction), 1.0))
+    1.0
     """
-    direct = directness(*own)
+    direct = _directness(*own)
     if share < APART:
         apart = (mine - all_of_them for mine, all_of_them in zip(own, usual))
-        direct = max(direct, directness(*apart))
+        direct = max(direct, _directness(*apart))
     return direct
 
 
-def asked_of(allowed):
-    """What of AHEAD and of NAMED is asked, where so many can be there."""
-    return FEWER if allowed.sum() <= FEW else (1.0, 1.0)
+def asked_of(allowed, above):
+    """How much of AHEAD is asked of a known voice, and how much directness.
+
+    ``allowed``, of bool, can be there; speech is ``above`` the pauses in dB, if
+    that is known.
+    """
+    ahead, named = FEWER if allowed.sum() <= FEW else (1.0, 1.0)
+    above = NAMED[0][-1] if above is None else above
+    return ahead, named * float(np.interp(above, *NAMED))
 
 
 def _next_ten(means):
@@ -130,17 +141,20 @@ class Voices:
         ``[speakers]``, of bool: who can be there.
     minimum : int
         Frames that a speaker lasts at least.
+    above : float, optional
+        Of speech above the pauses, in dB; without, there is no noise.
     """
 
-    def __init__(self, likeness, directions, starts, allowed, minimum):
+    def __init__(
+        self, likeness, directions, starts, allowed, minimum, above=None
+    ):
         self.known = likeness.shape[1]
         self.directions, self.minimum = directions, minimum
         self.middle = self._mean()
         self.starts, self.allowed = starts, allowed
         likeness = likeness.astype(np.float32)
-        ahead, named = asked_of(allowed)
+        ahead, self.named = asked_of(allowed, above)
         self.ahead = AHEAD * ahead
-        self.named = NAMED * named * self._reached(likeness)
         low = np.percentile(likeness, 25, axis=0).astype(np.float32)
         self.taken = low.clip(None, MOST)  # from the likeness as it was heard
         likeness -= self.taken
@@ -209,7 +223,7 @@ class Voices:
             near = self._part_of(frames, named)
             if near is not None:
                 named[near] = np.append(named[near], frames)
-            elif len(frames) >= VOICE:
+            elif len(frames) >= self._enough():
                 others.append(frames)
         heard = {label: f for label, f in named.items() if len(f) >= VOICE}
         self.of_voice = None  # half of the memory taken here
@@ -272,16 +286,9 @@ class Voices:
         )
         return direct > self.named * part
 
-    def _reached(self, likeness):
-        """The directness that voices reach in about a second, as heard."""
-        found = []
-        for start in range(0, len(likeness), BLOCK):
-            means = [
-                _moving_average(each, start, start + BLOCK)
-                for each in (likeness, self.directions)
-            ]
-            found.append(directness(*means).max(-1))
-        return max(LEAST_REACHED, float(np.median(np.concatenate(found))))
+    def _enough(self):
+        """Frames of a new voice, at least."""
+        return min(max(VOICE, NEW * len(self.labels)), ENOUGH)
 
     def _clusters(self):
         """Frames of each voice, known or not, who speaks first first."""

@@ -1,11 +1,19 @@
 """Who speaks when in noise: where speech ends, and whose it is."""
 
+import bands
 import numpy as np
 import pytest
 import torch
 
-from amsincnet_sb.inference import activity, borders, running_voices
-from amsincnet_sb.inference.voices import Voices
+from amsincnet_sb.inference import (
+    activity,
+    borders,
+    listening,
+    running_voices,
+    segments,
+)
+from amsincnet_sb.inference.live import LiveSegments
+from amsincnet_sb.inference.voices import NAMED, Voices, asked_of
 
 RATE, FRAME = 16000, 512
 SPEAKERS, SIZE = 120, 64
@@ -44,6 +52,7 @@ def test_borders_are_where_the_energy_has_them(decibels, piece):
     wave = torch.from_numpy(wave).float()[: len(wave) // FRAME * FRAME]
     detect = borders.Spoken(Late(turns))
     told = np.concatenate([detect(part) for part in wave.split(piece)])
+    assert detect.above == pytest.approx(min(decibels, borders.MOST), abs=1.5)
     assert len(told) == len(wave) // FRAME - detect.lag
     found = activity.stretches(told, FRAME / RATE)
     assert len(found) == len(turns)
@@ -154,6 +163,67 @@ def test_who_resembles_a_speaker_is_unknown(other):
         4,
     )
     assert (voices.decode() == right).mean() > 0.97
+
+
+def test_less_is_asked_in_noise_and_of_few_people():
+    many, few = np.ones(100, bool), np.arange(100) < 3
+    (noisy, quiet), (least, most) = NAMED
+    assert asked_of(many, None) == asked_of(many, quiet) == (1.0, most)
+    assert asked_of(many, noisy - 3) == (1.0, least)
+    assert least < asked_of(many, (noisy + quiet) / 2)[1] < most
+    ahead, named = asked_of(few, quiet)
+    assert ahead < 1 and named < most
+
+
+@pytest.mark.parametrize("rest, voices", [(0, 1), (1800, 0)])
+def test_a_new_voice_is_a_part_of_the_recording(rest, voices):
+    """Of a long one, twenty frames do not make a voice; they are unknown."""
+    turns = [(0, 60), (105, 20), (1, 60), *[(0, 60), (1, 60)] * (rest // 120)]
+    found, directions = talk(turns, 0, np.random.default_rng(2))
+    frames = np.cumsum([0, *(frames for _, frames in turns)])
+    heard = Voices(
+        found.astype(np.float16),
+        directions.astype(np.float16),
+        frames[:-1].tolist(),
+        np.ones(100, bool),
+        4,
+    )
+    labels = heard.decode()
+    assert heard.of_voice.shape[1] == 100 + voices
+    right = np.repeat([min(s, 100) for s, _ in turns], [n for _, n in turns])
+    assert (labels == right).mean() > 0.97
+
+
+@pytest.mark.parametrize("decibels", [10, 40])
+def test_voices_know_how_far_speech_is_above_noise(monkeypatch, decibels):
+    """In recordings and in streams."""
+    told = []
+
+    class Recording(segments.Voices):
+        def __init__(self, *args):
+            told.append(args[-1])
+            super().__init__(*args)
+
+    def spoken(rate, live=False):
+        return borders.Spoken(Late([(t, t + 2) for t in range(1, 30, 4)]))
+
+    monkeypatch.setattr(segments, "Voices", Recording)
+    monkeypatch.setattr(listening, "speech_detector", spoken)
+    rng = np.random.default_rng(0)
+    wave = rng.standard_normal(32 * RATE) * 0.05 * 10 ** (-decibels / 20)
+    for start in range(1, 30, 4):
+        wave[start * RATE : (start + 2) * RATE] += bands.voice(0, 2, start) / 2
+    wave = torch.from_numpy(wave).float()
+    model = bands.model()
+    assert {s.speaker for s in model.segments(wave)} == {"ann"}
+    live = LiveSegments(model, segments.Wanted())
+    for piece in wave.split(1600):
+        live.hear(piece)
+    live.finish()
+    # The voice is in a sixteenth of the frequencies, and a quarter of the bands.
+    assert told[0] == pytest.approx({10: 4, 40: 7}[decibels], abs=1)
+    asked = asked_of(np.ones(4, bool), told[0])[1]
+    assert live.voices.named == pytest.approx(asked, abs=0.02)
 
 
 def test_running_voices_learn():
