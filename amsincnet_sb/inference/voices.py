@@ -33,7 +33,7 @@ AHEAD = 0.15
 LEAST_OWN = 0.45
 # The least directness of a known voice as a whole, where speech is so many dB
 # above the pauses, in 10 dB noise and in quiet.
-NAMED = (5.0, 20.0), (1.0, 1.25)
+NAMED = (5.0, 20.0), (1.1, 1.25)
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
 # Of few people, none resembles it as much: so much of AHEAD and of NAMED.
 FEW, FEWER = 25, (0.45, 0.85)
@@ -84,9 +84,10 @@ def _directness(likeness, direction):
 def whole_voice(own, usual, share):
     """The directness of all that a voice says.
 
-    ``own`` are likeness and direction, means over its frames; ``usual`` the
-    same of all frames, of which it has that ``share``. Either as they were
-    heard, or by what sets them apart from all: in these the noise is alike.
+    ``own`` are likeness, to one speaker or several, and direction, means over
+    its frames; ``usual`` the same of all frames, of which it has that
+    ``share``. Either as they were heard, or by what sets them apart from all:
+    in these the noise is alike.
 
     Example
     -------
@@ -99,7 +100,7 @@ def whole_voice(own, usual, share):
     direct = _directness(*own)
     if share < APART:
         apart = (mine - all_of_them for mine, all_of_them in zip(own, usual))
-        direct = max(direct, _directness(*apart))
+        direct = np.maximum(direct, _directness(*apart))
     return direct
 
 
@@ -155,6 +156,7 @@ class Voices:
         likeness = likeness.astype(np.float32)
         ahead, self.named = asked_of(allowed, above)
         self.ahead = AHEAD * ahead
+        self.usual = likeness.mean(0)
         low = np.percentile(likeness, 25, axis=0).astype(np.float32)
         self.taken = low.clip(None, MOST)  # from the likeness as it was heard
         likeness -= self.taken
@@ -212,8 +214,9 @@ class Voices:
         self._centre()
         named, rest, others = {}, [], []
         for frames in self._clusters():
-            best = int(self._masked(frames).mean(0).argmax())
-            if self._is(best, frames):
+            direct = np.where(self.allowed, self._direct(frames), NEVER)
+            best = int(direct.argmax())
+            if direct[best] > self.named:
                 named.setdefault(best, []).append(frames)
             else:
                 rest.append(frames)
@@ -247,8 +250,12 @@ class Voices:
         alike = np.stack(there) @ here
         near = [*named][int(alike.argmax())]
         whole = np.append(named[near], frames)
-        close = alike.max() > SAME_VOICE and self._is(near, frames, PART)
-        return near if close and self._is(near, whole) else None
+        enough = (
+            alike.max() > SAME_VOICE
+            and self._direct(frames)[near] > self.named * PART
+            and self._direct(whole)[near] > self.named
+        )
+        return near if enough else None
 
     def _centre(self):
         """Take from each speaker's likeness that of what others say.
@@ -276,15 +283,14 @@ class Voices:
         above = _above(self.known, self.ahead) * self.own
         self.unknown = np.concatenate(others) + above
 
-    def _is(self, label, frames, part=1.0):
-        """Whether frames are of a known speaker rather than an unknown one."""
-        of_label, taken = self.likeness[:, label], self.taken[label]
-        direct = whole_voice(
-            (of_label[frames].mean() + taken, self._mean(frames)),
-            (of_label.mean() + taken, self.middle),
-            len(frames) / len(of_label),
+    def _direct(self, frames):
+        """How direct some frames are to each speaker, ``[speakers]``."""
+        of_all = self.likeness[frames].mean(0) + self.taken
+        return whole_voice(
+            (of_all, self._mean(frames)),
+            (self.usual, self.middle),
+            len(frames) / len(self.likeness),
         )
-        return direct > self.named * part
 
     def _enough(self):
         """Frames of a new voice, at least."""
