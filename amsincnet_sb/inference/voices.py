@@ -23,8 +23,8 @@ from amsincnet_sb.inference.decoding import decode
 __all__ = ["Voices", "asked_of", "unknown_level", "whole_voice"]
 
 # All chosen on conversations of other speakers than those reported.
-WEIGHT = 5.0  # of a frame's likeness
-CHANGE, PAUSE = 8.0, 4.0  # costs of a new speaker in speech, after a pause
+WEIGHT = 6.0  # of a frame's likeness
+CHANGE, PAUSE = 10.0, 4.0  # costs of a new speaker in speech, after a pause
 PRESENCE = 3.5  # weight of how long somebody has spoken, as a logarithm
 # How far an unknown voice is above the next ten speakers of the model in about a
 # second; in parts of what voices reach in the recording, which is less in noise,
@@ -36,7 +36,7 @@ LEAST_OWN = 0.45
 NAMED = (5.0, 20.0), (1.1, 1.25)
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
 # Of few people, none resembles it as much: so much of AHEAD and of NAMED.
-FEW, FEWER = 25, (0.45, 0.85)
+FEW, FEWER = 25, (0.45, 0.75)
 COHORT = 100  # fewest speakers of a model to compare with
 ALONE = 0.55  # likeness that an unknown voice reaches, without a cohort
 AVERAGED = 11  # frames
