@@ -156,13 +156,14 @@ class Voices:
         likeness = likeness.astype(np.float32)
         ahead, self.named = asked_of(allowed, above)
         self.ahead = AHEAD * ahead
-        self.usual = likeness.mean(0)
+        self.usual = likeness.mean(0)  # as it was heard
         low = np.percentile(likeness, 25, axis=0).astype(np.float32)
-        self.taken = low.clip(None, MOST)  # from the likeness as it was heard
+        self.taken = low.clip(None, MOST)
         likeness -= self.taken
         self.likeness = likeness
         self._set_levels()
-        self.of_voice = self._masked()  # [frames, voices], adapted
+        # [frames, voices], adapted, without those who cannot be there.
+        self.of_voice = np.where(allowed, likeness, NEVER)
         self.labels = None
 
     def decode(self, count=None):
@@ -352,10 +353,6 @@ class Voices:
         found = [own @ part.astype(np.float32).T for part in parts]
         found = np.concatenate(found, 1) - (own * others).sum(1)[:, None]
         return found * (OWN / (own * own).sum(1))[:, None]
-
-    def _masked(self, frames=slice(None)):
-        """Likeness to those who can be there, a copy."""
-        return np.where(self.allowed, self.likeness[frames], NEVER)
 
 
 def _unit(rows):
