@@ -15,12 +15,14 @@ from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.filterbanks import (
+    CUTOFFS,
     FILTERS,
     FreeConv,
     GaborConv,
     HzSincConv,
     LeafFeatures,
     MelFeatures,
+    PlacedSincConv,
 )
 from amsincnet_sb.nnet.optimizers import parameter_groups
 from amsincnet_sb.nnet.sinc import SincConv
@@ -72,6 +74,27 @@ def test_a_network_learns_evaluates_and_is_a_model(kind, name, tmp_path):
     card = (tmp_path / "README.md").read_text()
     assert ("learned\ncut-offs" in card) is (name == "sinc")
     assert (f"`{name}`" in card) is (name != "sinc")
+
+
+def test_filters_start_at_places_learned_before():
+    with CUTOFFS.open() as file:
+        learned = [[float(x) for x in row.split(",")] for row in [*file][1:]]
+    learned = torch.tensor(learned)
+    assert len(learned) == 80
+    middles = learned.sum(1)
+    assert torch.equal(middles, middles.sort().values)
+    found = torch.stack(PlacedSincConv(80).cutoffs_hz(), 1)
+    torch.testing.assert_close(found, learned, rtol=0, atol=0.01)
+    some = torch.stack(PlacedSincConv(8).cutoffs_hz(), 1)
+    rows = torch.cdist(some, learned).min(1)
+    assert rows.values.max() < 1
+    assert rows.indices.tolist() == [*range(5, 80, 10)]
+    # At 8 kHz those below 4 kHz alone, of which there are fewer.
+    assert PlacedSincConv(40, sample_rate=8000).cutoffs_hz()[1].max() < 4000
+    with pytest.raises(ValueError, match="at a sample rate of 8000 Hz"):
+        PlacedSincConv(80, sample_rate=8000)
+    with pytest.raises(ValueError, match="is 81 but must be at most 80"):
+        PlacedSincConv(81)
 
 
 @EVERY
