@@ -86,9 +86,11 @@ class PlacedSincConv(SincConv):
         every = len(rows) / self.out_channels
         chosen = [int((n + 0.5) * every) for n in range(self.out_channels)]
         low, high = torch.tensor([rows[n] for n in chosen]).T
-        self.low.copy_((low - self.min_low_hz) / self.sample_rate)
-        band = high - low - self.min_band_hz
-        self.band.copy_(band / self.sample_rate)
+        # Where the least cut-offs are higher, as near as they allow.
+        above = (low - self.min_low_hz).clamp(min=0)
+        beyond = (high - low - self.min_band_hz).clamp(min=0)
+        self.low.copy_(above / self.sample_rate)
+        self.band.copy_(beyond / self.sample_rate)
 
 
 class GaborConv(SincConv):

@@ -89,6 +89,8 @@ def test_filters_start_at_places_learned_before():
     rows = torch.cdist(some, learned).min(1)
     assert rows.values.max() < 1
     assert rows.indices.tolist() == [*range(5, 80, 10)]
+    low, high = PlacedSincConv(80, min_low_hz=300.0).cutoffs_hz()
+    assert low[0] == pytest.approx(300) and high[0] == pytest.approx(352, abs=1)
     # At 8 kHz those below 4 kHz alone, of which there are fewer.
     assert PlacedSincConv(40, sample_rate=8000).cutoffs_hz()[1].max() < 4000
     with pytest.raises(ValueError, match="at a sample rate of 8000 Hz"):
