@@ -80,7 +80,6 @@ class RunningVoices:
 
     def scores(self, likeness, direction):
         """``[speakers + 1]``, from what was heard in a frame."""
-        direction = direction.astype(np.float32)
         above = likeness > self._low
         self._low += LEARN * np.where(above, 0.25, -0.75) * 0.5
         low = self._low.clip(None, MOST)
@@ -97,7 +96,7 @@ class RunningVoices:
         found = np.where(self.allowed, likeness, -9.0)
         if self._models:
             models, offsets = self._models
-            own = models @ direction - offsets
+            own = models @ direction.astype(np.float32) - offsets
             found[self._adapted] = (found[self._adapted] + own) / 2
         return np.append(found - level, 0.0)
 

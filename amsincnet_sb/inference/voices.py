@@ -7,13 +7,13 @@ al., Interspeech 2017). Whether a whole voice is known is another question: its
 frames' mean direction has to be near the speaker's. That of a stranger lies
 apart from all speakers, though single frames of it are near to one or another.
 In noise no direction is as near, so less is asked there.
-When a first decoding has said who speaks, each voice
-gets a model of its own in this recording, the mean direction of its frames:
-that of a known speaker is averaged with the trained one, as in speaker
-adaptation, and unknown voices are told apart by clustering the directions of
-their stretches, as M. Landini et al., "Bayesian HMM clustering of x-vector
-sequences (VBx) in speaker diarization", Computer Speech & Language 71 (2022),
-do with x-vectors.
+
+When a first decoding has said who speaks, each voice gets a model of its own in
+this recording, the mean direction of its frames: that of a known speaker is
+averaged with the trained one, as in speaker adaptation, and unknown voices are
+told apart by clustering the directions of their stretches, as M. Landini et al.,
+"Bayesian HMM clustering of x-vector sequences (VBx) in speaker diarization",
+Computer Speech & Language 71 (2022), do with x-vectors.
 """
 
 import numpy as np
@@ -364,7 +364,7 @@ def _moving_average(values, start, stop):
     half = AVERAGED // 2
     stop = min(stop, len(values))
     around = np.arange(start - half, stop + half).clip(0, len(values) - 1)
-    around = np.asarray(values[around], np.float32)
+    around = values[around]
     total = around[: stop - start].copy()
     for later in range(1, AVERAGED):
         total += around[later : later + stop - start]

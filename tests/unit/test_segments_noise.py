@@ -114,6 +114,17 @@ def talk(turns, noise, rng, own=1.0):
     return directions @ people[:100].T * np.hypot(1, SPREAD), directions
 
 
+def heard(likeness, directions, starts):
+    """Voices of frames, all of whom can be there."""
+    return Voices(
+        likeness.astype(np.float16),
+        directions.astype(np.float16),
+        starts,
+        np.ones(100, bool),
+        4,
+    )
+
+
 TURNS = [(0, 30), (1, 25), (105, 30), (0, 30), (2, 30), (1, 25), (105, 20)]
 TURNS += [(2, 25), (1, 20), (0, 25)]
 
@@ -123,13 +134,7 @@ def test_noise_makes_nobody_unknown_or_alike(noise):
     """Nor the speaker to whom it is near the one who speaks."""
     found, directions = talk(TURNS, noise, np.random.default_rng(0))
     starts = np.cumsum([0, *(frames for _, frames in TURNS)])[:-1].tolist()
-    voices = Voices(
-        found.astype(np.float16),
-        directions.astype(np.float16),
-        starts,
-        np.ones(100, bool),
-        4,
-    )
+    voices = heard(found, directions, starts)
     labels = voices.decode()
     right = np.repeat([min(s, 100) for s, _ in TURNS], [n for _, n in TURNS])
     assert (labels == right).mean() > 0.97
@@ -138,13 +143,7 @@ def test_noise_makes_nobody_unknown_or_alike(noise):
 @pytest.mark.parametrize("speaker, label", [(3, 3), (107, 100)])
 def test_a_recording_of_one_voice(speaker, label):
     found, directions = talk([(speaker, 40)] * 6, 0, np.random.default_rng(1))
-    voices = Voices(
-        found.astype(np.float16),
-        directions.astype(np.float16),
-        list(range(0, 240, 40)),
-        np.ones(100, bool),
-        4,
-    )
+    voices = heard(found, directions, list(range(0, 240, 40)))
     assert set(voices.decode()) == {label}
 
 
@@ -155,13 +154,7 @@ def test_who_resembles_a_speaker_is_unknown(other):
     found, directions = talk(turns, 0.3, np.random.default_rng(other))
     right = np.repeat([min(speaker, 100) for speaker, _ in turns], 40)
     assert found[right == 100].mean(0).argmax() == 5
-    voices = Voices(
-        found.astype(np.float16),
-        directions.astype(np.float16),
-        list(range(0, 320, 40)),
-        np.ones(100, bool),
-        4,
-    )
+    voices = heard(found, directions, list(range(0, 320, 40)))
     assert (voices.decode() == right).mean() > 0.97
 
 
@@ -181,15 +174,9 @@ def test_a_new_voice_is_a_part_of_the_recording(rest, voices):
     turns = [(0, 60), (105, 20), (1, 60), *[(0, 60), (1, 60)] * (rest // 120)]
     found, directions = talk(turns, 0, np.random.default_rng(2))
     frames = np.cumsum([0, *(frames for _, frames in turns)])
-    heard = Voices(
-        found.astype(np.float16),
-        directions.astype(np.float16),
-        frames[:-1].tolist(),
-        np.ones(100, bool),
-        4,
-    )
-    labels = heard.decode()
-    assert heard.of_voice.shape[1] == 100 + voices
+    voices_here = heard(found, directions, frames[:-1].tolist())
+    labels = voices_here.decode()
+    assert voices_here.of_voice.shape[1] == 100 + voices
     right = np.repeat([min(s, 100) for s, _ in turns], [n for _, n in turns])
     assert (labels == right).mean() > 0.97
 
