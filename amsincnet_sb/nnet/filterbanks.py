@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrize
 
 from amsincnet_sb.nnet.sinc import SincConv
 
@@ -301,9 +302,10 @@ class LeafFeatures(_Features):
     long as the sinc filters, the hop is a pool. Centres are in radians, widths
     in samples.
 
-    Two things are not SpeechBrain's: widths start within their bounds, outside
-    which they have no gradient; and PCEN's moving average, there a loop over
-    the frames, is a matmul, and as slow as it is with frames of 10 ms.
+    Three things are not SpeechBrain's: widths start within their bounds, outside
+    which they have no gradient; PCEN's moving average, there a loop over the
+    frames, is a matmul, and as slow as it is with frames of 10 ms; and its
+    offset stays positive, whose root there is none of otherwise.
 
     Arguments
     ---------
@@ -340,6 +342,9 @@ class LeafFeatures(_Features):
         if pcen:
             frames = pool / (0.01 * sample_rate)
             leaf.compression.ema = _MovingAverage(leaf.compression.ema, frames)
+            parametrize.register_parametrization(
+                leaf.compression, "delta", _Positive()
+            )
 
     @property
     def filter_parameters(self):
@@ -354,6 +359,20 @@ class LeafFeatures(_Features):
         x = leaf.pooling(x).clamp(min=1e-5)
         x = leaf.compression(x) if leaf.compression else x.log()
         return x.transpose(1, 2)
+
+
+class _Positive(nn.Module):
+    """Keeps a parameter from 0, with a gradient wherever it is."""
+
+    least = 0.01
+
+    def forward(self, x):
+        """Of the same shape."""
+        return x.abs() + self.least
+
+    def right_inverse(self, x):
+        """What :meth:`forward` makes ``x`` of."""
+        return x - self.least
 
 
 class _MovingAverage(nn.Module):

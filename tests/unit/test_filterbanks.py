@@ -207,6 +207,23 @@ def test_a_frame_lies_in_the_middle_of_its_pool(pool):
     assert abs(found.argmax() - peak) <= 1
 
 
+def test_leaf_survives_an_offset_that_falls():
+    """SpeechBrain's PCEN takes a root of it: below 0 nothing is a number."""
+    leaf = LeafFeatures(3, 31, 16000, 40)
+    compression = leaf.leaf.compression
+    assert compression.delta.tolist() == [2.0] * 3
+    learned = {
+        name: p for name, p in compression.named_parameters() if "delta" in name
+    }
+    with torch.no_grad():
+        for parameter in learned.values():
+            parameter.fill_(-2.0)
+    found = leaf(torch.randn(2, 800))
+    found.sum().backward()
+    assert found.isfinite().all() and len(learned) == 1
+    assert all(p.grad.isfinite().all() for p in leaf.parameters())
+
+
 def test_leaf_is_speechbrains():
     """But for its moving average, which it has for frames of 10 ms."""
     ours = LeafFeatures(10, 51, 16000, 160)
