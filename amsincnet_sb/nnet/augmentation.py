@@ -55,6 +55,17 @@ def checked(module, **ranges):
         setattr(module, name, value)
 
 
+def checked_ranges(module, **ranges):
+    """Keep arguments that are ranges themselves; refuse others."""
+    for name, (pair, low, high) in ranges.items():
+        if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
+            raise ValueError(
+                f"{type(module).__name__}: {name} is {pair} but must be a range "
+                f"between {low} and {high}."
+            )
+        setattr(module, name, tuple(pair))
+
+
 class RandomEqualizer(nn.Module):
     """Random smooth frequency response for each example.
 

@@ -119,12 +119,18 @@ class RandomBabble(nn.Module):
         """Add others to waveforms ``[batch, time]``."""
         if not self.training or self.probability == 0:
             return wavs
-        time = wavs.shape[1]
+        batch, time = wavs.shape
+        if batch < 2:  # there are no others
+            return wavs
         # As loud as each other.
         level = wavs.square().mean(1, keepdim=True)
         even = wavs * (level + TINY).rsqrt()
         babble = sum(
-            even.roll((n, n * time // (self.voices + 1)), (0, 1))
+            # In a small batch the same ones again, at other times.
+            even.roll(
+                (1 + (n - 1) % (batch - 1), n * time // (self.voices + 1)),
+                (0, 1),
+            )
             for n in range(1, self.voices + 1)
         )
         snr = uniform(wavs, self.snr_low, self.snr_high)

@@ -10,7 +10,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import parametrize
 
 __all__ = ["LeafFeatures", "MelFeatures"]
 
@@ -152,10 +151,7 @@ class LeafFeatures(_Features):
                 gabor.kernel.copy_(gabor._gabor_constraint(gabor.kernel))
         if pcen:
             frames = pool / (0.01 * sample_rate)
-            leaf.compression.ema = _MovingAverage(leaf.compression.ema, frames)
-            parametrize.register_parametrization(
-                leaf.compression, "delta", _Positive()
-            )
+            leaf.compression = _Compression(leaf.compression, frames)
 
     @property
     def filter_parameters(self):
@@ -172,18 +168,27 @@ class LeafFeatures(_Features):
         return x.transpose(1, 2)
 
 
-class _Positive(nn.Module):
-    """Keeps a parameter from 0, with a gradient wherever it is."""
+class _Compression(nn.Module):
+    """SpeechBrain's ``PCEN`` with an offset that stays positive.
+
+    Its own can fall below 0, whose root there is none of. Y. Wang et al.,
+    "Trainable frontend for robust and far-field keyword spotting", ICASSP 2017.
+    """
 
     least = 0.01
 
-    def forward(self, x):
-        """Of the same shape."""
-        return x.abs() + self.least
+    def __init__(self, pcen, frames):
+        super().__init__()
+        self.alpha, self.delta, self.root = pcen.alpha, pcen.delta, pcen.root
+        self.floor = pcen._floor
+        self.ema = _MovingAverage(pcen.ema, frames)
 
-    def right_inverse(self, x):
-        """What :meth:`forward` makes ``x`` of."""
-        return x - self.least
+    def forward(self, x):
+        """``[batch, channels, time]`` to the same shape."""
+        gain = (self.floor + self.ema(x)) ** -self.alpha.clamp(max=1)[:, None]
+        offset = self.delta.clamp(min=self.least)[:, None]
+        root = 1 / self.root.clamp(min=1)[:, None]
+        return (x * gain + offset) ** root - offset**root
 
 
 class _MovingAverage(nn.Module):

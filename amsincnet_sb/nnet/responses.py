@@ -11,7 +11,13 @@ import math
 import torch
 from torch import nn
 
-from amsincnet_sb.nnet.augmentation import TINY, checked, some, uniform
+from amsincnet_sb.nnet.augmentation import (
+    TINY,
+    checked,
+    checked_ranges,
+    some,
+    uniform,
+)
 
 __all__ = [
     "RandomBand",
@@ -63,7 +69,8 @@ class RandomBand(nn.Module):
         checked(
             self, probability=(probability, 0, 1), sections=(sections, 1, 20)
         )
-        self.low_hz, self.high_hz = tuple(low_hz), tuple(high_hz)
+        hertz = (1.0, 1e6)
+        checked_ranges(self, low_hz=(low_hz, *hertz), high_hz=(high_hz, *hertz))
         self.sample_rate = sample_rate
 
     def response(self, wavs):
@@ -124,7 +131,7 @@ class RandomBandwidth(nn.Module):
             probability=(probability, 0, 1),
             slope_hz=(slope_hz, 1, sample_rate),
         )
-        self.high_hz = tuple(high_hz)
+        checked_ranges(self, high_hz=(high_hz, 1.0, 1e6))
         self.sample_rate = sample_rate
 
     def response(self, wavs):
@@ -226,8 +233,12 @@ class RandomReverberation(nn.Module):
     ):
         super().__init__()
         checked(self, probability=(probability, 0, 1))
-        self.rt60, self.ratio_db = tuple(rt60), tuple(ratio_db)
-        self.dense = tuple(dense)
+        checked_ranges(
+            self,
+            rt60=(rt60, 0.01, 100.0),
+            ratio_db=(ratio_db, -100.0, 100.0),
+            dense=(dense, 1e-4, 10.0),
+        )
         self.sample_rate = sample_rate
 
     def response(self, wavs):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from amsincnet_sb.nnet.augmentation import TINY, checked, some
+from amsincnet_sb.nnet.augmentation import TINY, checked, checked_ranges, some
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["RandomRoom"]
@@ -94,8 +94,9 @@ class RandomRoom(nn.Module):
             window=(window, 1, math.inf),
             seed=(seed, 0, math.inf),
         )
-        self.rt60 = _increasing("rt60", rt60, 0.05, 10.0)
-        self.distance_m = _increasing("distance_m", distance_m, 0.1, 10.0)
+        checked_ranges(
+            self, rt60=(rt60, 0.05, 10.0), distance_m=(distance_m, 0.1, 10.0)
+        )
         self.sample_rate = sample_rate
         spectra = torch.view_as_real(torch.fft.rfft(self._bank()))
         real, imag = spectra[..., 0], spectra[..., 1]
@@ -143,16 +144,6 @@ class _Room(NamedTuple):
     mouth: np.ndarray
     ear: np.ndarray
     rt60: float
-
-
-def _increasing(name, pair, low, high):
-    """The range as a tuple; refuses one that is none or out of bounds."""
-    if not low <= pair[0] <= pair[1] <= high:
-        raise ValueError(
-            f"RandomRoom: {name} is {pair} but must be a range between {low} "
-            f"and {high}."
-        )
-    return tuple(pair)
 
 
 def _log_uniform(rng, low, high):

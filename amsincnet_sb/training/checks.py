@@ -42,6 +42,11 @@ def check_run_options(run_opts):
                 "number from 1."
             )
         run_opts = replace(run_opts, optimizer_step_limit=int(limit))
+    if run_opts["grad_accumulation_factor"] != 1:
+        raise InputError(
+            "--grad_accumulation_factor: a step here is one batch, by which "
+            "schedules and what is drawn go; give a larger --batch_size."
+        )
     if run_opts["jit"] or run_opts["jit_module_keys"]:
         raise InputError(
             "--jit: TorchScript cannot compile this model's kernels; leave it "

@@ -66,6 +66,8 @@ _LATER = {
     "sinc_norm": "layer",
     "loss": "am",
     "subcentres": 1,
+    "sample_rate": 16000,
+    "std_db": 3.0,
 }
 _PLAIN_LATER = {
     key: value for key, value in LATER.items() if not callable(value)

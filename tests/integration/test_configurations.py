@@ -12,8 +12,9 @@ from torch.nn import ModuleDict
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.nnet.augmentation import RandomMixture
 from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
-from amsincnet_sb.training.hparams import plain_options
+from amsincnet_sb.training.hparams import load_recipe, plain_options
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
 MARGINS = {f"am_sincnet_m{m:03}.yaml": m / 100 for m in range(5, 100, 5)}
@@ -162,6 +163,26 @@ def test_sincnet_differs_from_am_sincnet_in_the_loss_alone():
         "compute_cost.margin",
         "compute_cost.scale",
     }
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_options_of_the_augmentation_reach_it(name):
+    """In files that include another and have one of their own, too."""
+    if "original" in name:  # which have none
+        return
+    given = {
+        "sample_rate": 8000,
+        "equalizer_std_db": 9.0,
+        "mixture_probability": 0.5,
+    }
+    needed = {"data_folder": "/TIMIT", "output_folder": "/out"}
+    hparams = load_recipe(str(HPARAMS / name), {**needed, **given})
+    parts = [*hparams["augment"].modules()]
+    rates = {p.sample_rate for p in parts if hasattr(p, "sample_rate")}
+    assert rates <= {8000}
+    assert [p.std_db for p in parts if hasattr(p, "std_db")] == [9.0]
+    mixtures = [p for p in parts if isinstance(p, RandomMixture)]
+    assert [p.probability for p in mixtures] == [0.5]
 
 
 def test_how_sinc_tdnn_differs_from_am_sincnet():

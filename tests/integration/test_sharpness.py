@@ -62,10 +62,10 @@ def test_interrupted_it_ends_as_if_nothing_had_happened(
 def test_options_that_change_the_step_are_refused(refused, tmp_path):
     """Before anything is written."""
     words = refused(
-        "sinc_tdnn.yaml", sharpness_radius=0.05, grad_accumulation_factor=2
+        "sinc_tdnn.yaml", sharpness_radius=0.05, skip_nonfinite_grads=True
     )
     assert "sharpness_radius is 0.05 and cannot be combined" in words
-    assert "--grad_accumulation_factor; leave it out, or give" in words
+    assert "--skip_nonfinite_grads; leave it out, or give" in words
     assert not (tmp_path / "results").exists()
 
 

@@ -52,6 +52,7 @@ def test_no_data_folder(recipe, results):
         ({"window": 60}, ["window"]),
         ({"jit": True}, ["use --compile"]),
         ({"optimizer_step_limit": "1e3"}, ["'1e3'", "a whole number"]),
+        ({"grad_accumulation_factor": 2}, ["a larger --batch_size"]),
         ({"embedding_size": 9}, ["make them equal"]),
         ({"batch_size": 1}, ["at least 2"]),
         ({"batches_per_epoch": 0}, ["at least 1"]),
@@ -66,8 +67,12 @@ def test_options_that_cannot_be(refused, options, words):
 
 
 def test_a_limit_of_steps(recipe, results):
-    recipe("sinc_tdnn.yaml", results, optimizer_step_limit=2)
-    assert [row["step"] for row in recipe.metrics(results)][-1] == 2
+    """Also within an interval; the model is that of its last step."""
+    options = {"valid_interval": 9, "number_of_epochs": 9}
+    options["batches_per_epoch"] = 2
+    for limit in (3, 3, 5):  # the second time there is nothing to do
+        recipe("sinc_tdnn.yaml", results, optimizer_step_limit=limit, **options)
+        assert [row["step"] for row in recipe.metrics(results)][-1] == limit
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs to be without")

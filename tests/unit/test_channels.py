@@ -76,6 +76,31 @@ def test_babble_is_of_others():
     torch.testing.assert_close(cosine, torch.ones(8))
 
 
+def test_in_a_small_batch_babble_is_of_others_too():
+    x = torch.sin(torch.arange(1, 4)[:, None] * torch.arange(800) * 0.3)
+    babble = RandomBabble(1.0, 0.0, 0.0, voices=6)(x) - x
+    own = torch.cosine_similarity(
+        torch.fft.rfft(babble).abs(), torch.fft.rfft(x).abs()
+    )
+    assert own.max() < 0.1
+    assert torch.equal(RandomBabble(1.0)(x[:1]), x[:1])
+
+
+@pytest.mark.parametrize(
+    "kind, wrong",
+    [
+        (RandomBand, {"low_hz": (0, 500)}),
+        (RandomBand, {"high_hz": (900, 500)}),
+        (RandomBandwidth, {"high_hz": (0, 500)}),
+        (RandomReverberation, {"rt60": (0.0, 1.0)}),
+        (RandomReverberation, {"dense": (0.1,)}),
+    ],
+)
+def test_ranges_that_are_none(kind, wrong):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: .* be a range"):
+        kind(**wrong)
+
+
 def test_modulated_noise_is_in_proportion():
     x = torch.full((50, 2000), 0.5)
     x[:, 1000:] = 0.0

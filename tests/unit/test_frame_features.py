@@ -1,5 +1,7 @@
 """Features in the place of the filters, against SpeechBrain's."""
 
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,17 +47,12 @@ def test_a_frame_lies_in_the_middle_of_its_pool(pool):
 def test_leaf_survives_an_offset_that_falls():
     """SpeechBrain's PCEN takes a root of it: below 0 nothing is a number."""
     leaf = LeafFeatures(3, 31, 16000, 40)
-    compression = leaf.leaf.compression
-    assert compression.delta.tolist() == [2.0] * 3
-    learned = {
-        name: p for name, p in compression.named_parameters() if "delta" in name
-    }
     with torch.no_grad():
-        for parameter in learned.values():
-            parameter.fill_(-2.0)
+        leaf.leaf.compression.delta.fill_(-2.0)
+    leaf = pickle.loads(pickle.dumps(leaf))  # as processes pass it on
     found = leaf(torch.randn(2, 800))
     found.sum().backward()
-    assert found.isfinite().all() and len(learned) == 1
+    assert found.isfinite().all()
     assert all(p.grad.isfinite().all() for p in leaf.parameters())
 
 

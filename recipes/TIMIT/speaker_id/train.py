@@ -249,6 +249,8 @@ class SpeakerBrain(CapturedBrain):
         """Gets called at the end of each stage."""
         if stage == sb.Stage.TRAIN:
             totals = self.epoch_totals()
+            if not totals["steps"]:  # the limit of steps was reached before
+                return
             self.train_stats = {
                 "loss": totals["loss"] / totals["steps"],
                 "frame_error": 100 * totals["wrong"] / totals["windows"],
@@ -362,7 +364,10 @@ class SpeakerBrain(CapturedBrain):
 
     def _fit_valid(self, valid_set, epoch, enable):
         """Evaluate (and save) every few epochs and after the last."""
-        last = epoch == self.hparams.number_of_epochs
+        last = (
+            epoch == self.hparams.number_of_epochs
+            or self._optimizer_step_limit_exceeded
+        )
         if last or epoch % self.hparams.valid_interval == 0 or self.debug:
             super()._fit_valid(valid_set, epoch, enable)
 
