@@ -191,11 +191,18 @@ def find_manifests(folder, validation_sentences=0):
             f"{folder} has no valid.csv; prepare it with "
             f"--validation-sentences {validation_sentences}."
         )
+    made = corpus.options.get("validation_sentences")  # of a list it is 0
+    if validation_sentences and made and validation_sentences != made:
+        raise InputError(
+            f"validation_sentences is {validation_sentences}, but manifest "
+            f"{folder} was prepared with {made}; leave it out, or prepare again."
+        )
     options = {
         f"{split}_annotation": str(folder / f"{split}.csv")
         for split in ("train", "valid", "test")
     }
-    options["validation_sentences"] = max(validation_sentences, int(held_out))
+    kept = validation_sentences or made or 1
+    options["validation_sentences"] = kept if held_out else 0
     return corpus, options
 
 

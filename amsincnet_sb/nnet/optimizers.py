@@ -14,7 +14,10 @@ def parameter_groups(modules, cutoff_lr_factor=1.0, hidden=None):
     rate of their own: whoever sets it multiplies by the group's ``lr_factor``,
     which is ``cutoff_lr_factor`` for them, else 1.
     Weight decay pulls towards zero, which makes sense for a matrix or a
-    kernel, not for a gain, a bias or a frequency: their groups have none.
+    kernel, not for the gain or bias of a channel or a frequency: their groups
+    have none. The gains and biases that
+    :class:`amsincnet_sb.nnet.normalization.TimeLayerNorm` has for each channel
+    and time are matrices here: what is published was trained so.
 
     For :class:`amsincnet_sb.nnet.muon.Muon`, ``hidden`` is the network within
     ``modules`` whose convolutions and fully connected layers it orthogonalises:

@@ -71,7 +71,8 @@ class CapturedStep:
     sharpness_radius : float
         Where it is not 0, gradients are those of the worst weights nearby, see
         :class:`~amsincnet_sb.training.sharpness.Sharpness`. The loss is
-        computed once more to find them, which ``state`` does not notice.
+        computed once more to find them, which ``state`` does not notice; what
+        it draws at random, it draws anew.
     apart : callable
         Makes a context in which a process computes a gradient of its own,
         where there are several: each finds the worst weights for its batch.

@@ -13,8 +13,10 @@ class Sharpness:
     minimization for efficiently improving generalization", ICLR 2021,
     https://arxiv.org/abs/2010.01412). A step computes two gradients.
 
-    Moved are matrices and kernels, together by ``radius`` along the gradient;
-    gains, biases and the cut-offs of filters stay.
+    Moved are parameters of two or more dimensions, matrices and kernels and
+    the gains for each time of layer normalisation, together by ``radius`` along
+    the gradient; biases and gains of channels and the cut-offs of sinc filters
+    stay.
 
     Arguments
     ---------

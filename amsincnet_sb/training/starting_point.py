@@ -114,22 +114,16 @@ class StartingFilters:
     def __init__(self, folder, network, *others):
         self.folder = folder
         self.sinc = network.sinc
-        self.sample_rate = network.sample_rate
+        self.kind = _filters(network)
 
     def check(self, network):
         """Raise InputError if the filters do not fit a network."""
-        theirs, ours = (
-            (type(sinc).__name__, sinc.out_channels, sinc.kernel_size, rate)
-            for sinc, rate in (
-                (self.sinc, self.sample_rate),
-                (network.sinc, network.sample_rate),
-            )
-        )
-        if theirs != ours:
+        kind = _filters(network)
+        if kind != self.kind:
             raise InputError(
                 f"filters_from: the model in {self.folder} has other filters "
-                f"({_described(theirs)}, not {_described(ours)}); give the "
-                "options that it was trained with, or another model."
+                f"({self.kind}, not {kind}); give the options that it was "
+                "trained with, or another model."
             )
 
     def load(self, network, *others):
@@ -145,8 +139,14 @@ def _kind(classifier):
     return type(classifier).__name__ + subcentres
 
 
-def _described(filters):
-    return "{}, {} of {} taps at {} Hz".format(*filters)
+def _filters(network):
+    """A network's filters in words, the same for those that can be exchanged."""
+    sinc, options = network.sinc, network.arguments
+    return (
+        f"{options['filters']}, {sinc.out_channels} of {sinc.kernel_size} taps "
+        f"at {network.sample_rate} Hz, from {options['min_low_hz']:g} Hz and "
+        f"{options['min_band_hz']:g} Hz wide on"
+    )
 
 
 @torch.no_grad()

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from amsincnet_sb.inference.pretrained import read_pretrained
+from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.training.starting_point import StartingFilters
+from amsincnet_sb.utils.errors import InputError
 
 RUNS = {
     "sinc_tdnn.yaml": [
@@ -62,8 +65,17 @@ def test_filters_of_another_run(recipe, refused, finished, tmp_path):
         "start"
     ].startswith("filters ")
     other = {"filters_from": finished, "filters": "gabor"}
+    rest = "4 of 51 taps at 16000 Hz, from 50 Hz and 50 Hz wide on"
     assert refused(**other) == (
-        f"filters_from: the model in {finished} has other filters (SincConv, "
-        "4 of 51 taps at 16000 Hz, not GaborConv, 4 of 51 taps at 16000 Hz); "
-        "give the options that it was trained with, or another model."
+        f"filters_from: the model in {finished} has other filters (sinc, {rest}, "
+        f"not gabor, {rest}); give the options that it was trained with, or "
+        "another model."
     )
+
+
+def test_filters_that_count_from_elsewhere():
+    """Their parameters are what is above the least cut-offs."""
+    low, high = (SincNet(fc_neurons=[4], min_low_hz=hz) for hz in (0, 50))
+    StartingFilters("m", low).check(low)
+    with pytest.raises(InputError, match="from 0 Hz .*, not .* from 50 Hz"):
+        StartingFilters("m", low).check(high)

@@ -51,6 +51,16 @@ def test_nothing_else_comes_of_it(recipe, evaluated, monkeypatch, tmp_path):
     assert left_behind(recipe, once) == left_behind(recipe, twice)
 
 
+def test_a_loss_does_not_depend_on_batches(recipe, tmp_path):
+    """The last one is a small one."""
+    for size in (7, 256):
+        output = recipe(HPARAMS, tmp_path / str(size), windows_per_batch=size)
+        found = [record["loss"] for record in recipe.metrics(output)]
+        if size == 7:
+            expected = found
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_finished_run_is_evaluated_again(recipe, evaluated, tmp_path):
     output = recipe(HPARAMS, tmp_path / "results")
     before = left_behind(recipe, output)

@@ -81,6 +81,13 @@ def test_options_for_a_gpu(refused):
     assert "no such GPU" in refused(device="cuda")
 
 
+def test_one_speaker_alone(refused, own):
+    for folder in sorted(own.glob("*/DR*/*"))[1:]:
+        shutil.rmtree(folder)
+    sentence = refused(data_folder=own)
+    assert "train.csv has one speaker alone" in sentence
+
+
 def test_a_started_run_on_another_corpus(recipe, refused, own, results):
     recipe("am_sincnet.yaml", results, data_folder=own)
     shutil.rmtree(next(own.glob("TRAIN/DR*/*")))

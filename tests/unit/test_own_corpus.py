@@ -423,6 +423,8 @@ def test_found_by_the_recipe(tree, out):
         find_manifests(out, 2)
     prepare_own_corpus(tree, out, validation_sentences=1)
     assert find_manifests(out)[1]["validation_sentences"] == 1
+    with pytest.raises(InputError, match="is 2, but .* was prepared with 1"):
+        find_manifests(out, 2)
 
 
 def test_unfinished(tree, out, monkeypatch):

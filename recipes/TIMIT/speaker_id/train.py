@@ -160,6 +160,7 @@ class SpeakerBrain(CapturedBrain):
     def compute_objectives(self, predictions, batch, stage):
         """Computes the loss, and counts errors."""
         labels, lens = batch.spk_id_encoded
+        cost = self.hparams.compute_cost(predictions, labels, lens)
         if stage == sb.Stage.TRAIN:
             wrong = predictions.detach().argmax(-1) != labels
             self.totals.add(wrong=wrong.sum(), windows=len(labels))
@@ -167,7 +168,10 @@ class SpeakerBrain(CapturedBrain):
             scores = self.hparams.compute_scores(predictions)
             self.errors.append(batch.utterance, scores)
             self.own_scores += predictions.squeeze(1).gather(1, labels).sum()
-        return self.hparams.compute_cost(predictions, labels, lens)
+            # The last batch is a small one.
+            self.costs += cost * len(labels)
+            self.windows_heard += len(labels)
+        return cost
 
     def init_optimizers(self):
         """Gets called by on_fit_start: makes the optimizer's groups."""
@@ -242,6 +246,8 @@ class SpeakerBrain(CapturedBrain):
             ).to(self.device)
             # Mean cosine of the true speaker, a scale for enrolled ones.
             self.own_scores = torch.zeros(()).double().to(self.device)
+            self.costs = torch.zeros_like(self.own_scores)
+            self.windows_heard = 0
             dtype = AMPConfig.from_name(self.eval_precision).dtype
             self.embed = for_evaluation(self.hparams.embedding_model, dtype)
 
@@ -260,7 +266,8 @@ class SpeakerBrain(CapturedBrain):
         epoch = self.hparams.epoch_counter.current
         test = stage == sb.Stage.TEST or not self.held_out
         split = "test" if test else "valid"
-        loss = self.mean_over_ranks(stage_loss, len(self.eval_sets[stage]))
+        loss = self.costs.item() / max(1, self.windows_heard)
+        loss = self.mean_over_ranks(loss, self.windows_heard)
         stats = {"loss": loss, **self.errors.reduce().summarize()}
         own = add_over_ranks(self.own_scores) / self.errors.rows.sum()
         self.own_cosine = own.item()
@@ -507,6 +514,11 @@ def prepare_corpus(options):
         )
     lists = on_main(describe_lists, {**options, **prepared})
     prepared["n_speakers"] = lists["train"]["speakers"]
+    if prepared["n_speakers"] < 2:
+        raise InputError(
+            f"{prepared['train_annotation']} has one speaker alone; identifying "
+            "speakers needs at least two."
+        )
     return prepared, lists, corpus.report() if corpus else []
 
 
