@@ -1,5 +1,6 @@
 """Audio that comes bit by bit: raw samples or WAV from a pipe."""
 
+import re
 import struct
 from math import ceil, gcd
 
@@ -8,8 +9,11 @@ import torch
 
 from amsincnet_sb.dataio.audio import (
     MAX_CHANNELS,
+    MAX_PEAK,
     MAX_RATE,
     MIN_RATE,
+    STREAMED,
+    STREAMED_64,
     check_channel,
     resample,
 )
@@ -21,17 +25,25 @@ PIECE = 2**15  # bytes at once, where so many have come
 TYPES = {  # format and bits of WAV -> samples, full scale
     (1, 8): ("u1", 128),
     (1, 16): ("<i2", 2**15),
+    (1, 24): ("<i3", 2**31),  # not numpy's; behind a byte of zeros
     (1, 32): ("<i4", 2**31),
     (3, 32): ("<f4", 1),
     (3, 64): ("<f8", 1),
 }
-ELSE = {  # first bytes of what is neither raw nor WAV
-    b"fLaC": "FLAC",
-    b"OggS": "Ogg",
-    b"ID3": "MP3",
-    b"FORM": "AIFF",
-    b"NIST": "SPHERE",
+# How something that is neither raw nor WAV begins. Of MP3 without tags the
+# frame's header, which loud samples alone could look like.
+ELSE = {
+    rb"fLaC": "FLAC",
+    rb"OggS": "Ogg",
+    rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xeb]": "MP3",
+    rb"FORM": "AIFF",
+    rb"NIST": "SPHERE",
+    rb"\.snd": "AU",
+    rb"....ftyp": "MP4",
+    rb"\x1aE\xdf\xa3": "Matroska or WebM",
+    rb"[\t\n\r -~]{12}": "text",
 }
+_CHUNK = re.compile(rb"[ -~]{4}...[\x00\x01]", re.DOTALL)  # name, size
 EDGE = 0.02  # seconds; more than the resampling filter looks at
 
 
@@ -41,8 +53,10 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
     Arguments
     ---------
     file : binary file
-        With WAV, whose sizes need not be right, or samples of 16 bits, little
-        endian, of one channel. Half a sample at the end is left out.
+        With WAV, or samples of 16 bits, little endian, of one channel. Half a
+        sample at the end is left out, and so is what a WAV has behind its
+        data. A size that says that there is no end, as those of a pipe do, or
+        0, or that more audio follows, is not taken for one.
     rate : int
         In Hz, of samples without a header.
     sample_rate : int
@@ -55,7 +69,8 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
     Raises
     ------
     InputError
-        It is empty, has NaN or infinite samples, or is in another format.
+        It is empty, has samples that are NaN, infinite or far beyond full
+        scale, or is in another format; or, behind all pieces, it breaks off.
 
     Example
     -------
@@ -65,25 +80,31 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
     """
     head = _exactly(file, 12)
     for magic, kind in ELSE.items():
-        if head.startswith(magic):
+        if re.match(magic, head, re.DOTALL):
             raise InputError(
                 f"{name}: it is {kind}, not WAV or raw samples; decode it "
                 "first, as in ffmpeg -i FILE -f wav - |."
             )
-    kind, channels = TYPES[1, 16], 1
+    (kind, channels), size = (TYPES[1, 16], 1), None
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
-        kind, channels, rate = _header(file, name)
+        kind, channels, rate, size = _header(file, name)
         head = b""
     check_channel(name, channel, channels)
     change = _Resampler(name, rate, sample_rate)
     empty = True
-    for samples in _samples(file, head, kind, channels):
+    data = _Data(file, head, size)
+    for samples in _samples(data, kind, channels):
         empty = False
         samples = (
             samples.mean(1) if channel is None else samples[:, channel - 1]
         )
         if not np.isfinite(samples).all():
             raise InputError(f"{name}: it contains NaN or infinite samples.")
+        peak = abs(samples).max(initial=0)
+        if peak > MAX_PEAK:
+            raise InputError(
+                f"{name}: its samples reach {peak:g} where full scale is 1."
+            )
         wave = torch.from_numpy(samples.astype(np.float32)).clamp(-1, 1)
         wave = change(wave)
         if len(wave):
@@ -93,6 +114,11 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
     wave = change.rest()
     if len(wave):
         yield wave
+    if data.missing:
+        raise InputError(
+            f"{name}: it breaks off, {data.missing} of the {size} bytes of data "
+            "that its header promises are missing."
+        )
 
 
 def _exactly(file, count):
@@ -104,8 +130,11 @@ def _exactly(file, count):
 
 
 def _header(file, name):
-    """Type of the samples, channels and rate of a WAV; reads to its data."""
-    layout = None
+    """Type of the samples, channels, rate and bytes of a WAV; reads to them.
+
+    None in place of a number of bytes that nobody knew.
+    """
+    layout, large = None, None
     while True:
         head = _exactly(file, 8)
         if len(head) < 8:
@@ -118,32 +147,71 @@ def _header(file, name):
             layout = struct.unpack("<HHIIHH", content[:16])
             if layout[0] == 0xFFFE and len(content) >= 26:
                 layout = struct.unpack("<H", content[24:26]) + layout[1:]
+        if kind == b"ds64" and len(content) >= 16:  # of more than 4 GB
+            large = struct.unpack("<Q", content[8:16])[0]
     code, channels, rate, _, _, bits = layout or (0,) * 6
     right = MIN_RATE <= rate <= MAX_RATE and 1 <= channels <= MAX_CHANNELS
     if (code, bits) not in TYPES or not right:
         raise InputError(
             f"{name}: its header says {channels} channels of {bits} bits in "
-            f"format {code} at {rate} Hz; 8, 16 or 32 bits, or floating point, "
-            "are read."
+            f"format {code} at {rate} Hz; 8, 16, 24 or 32 bits, or floating "
+            "point, are read."
         )
-    return TYPES[code, bits], channels, rate
+    endless = not 0 < size < STREAMED
+    if endless:
+        size = large if large and large < STREAMED_64 else None
+    return TYPES[code, bits], channels, rate, size
 
 
-def _samples(file, begun, kind, channels):
+class _Data:
+    """The bytes of a stream as they come, ``size`` of them if that is known.
+
+    ``missing`` are those that did not come.
+    """
+
+    def __init__(self, file, begun, size):
+        self.read = getattr(file, "read1", file.read)
+        self.file, self.begun, self.size = file, begun, size
+        self.missing = size or 0
+
+    def __iter__(self):
+        yield self.begun
+        while self.missing:
+            found = self.read(min(PIECE, self.missing))
+            if not found:
+                return
+            self.missing -= len(found)
+            yield found
+        if self.size:
+            pad = self.size % 2
+            behind = _exactly(self.file, pad + 8)
+            # The size was wrong unless another chunk follows, or nothing.
+            more = len(behind) == pad + 8 and not _CHUNK.match(behind[pad:])
+            yield behind if more else b""
+            while not more and self.read(PIECE):
+                pass
+        while found := self.read(PIECE):
+            yield found
+
+
+def _samples(data, kind, channels):
     """Samples ``[time, channels]`` as they come; full scale is 1."""
-    dtype, full = np.dtype(kind[0]), kind[1]
-    size = dtype.itemsize * channels
-    read = getattr(file, "read1", file.read)
-    while True:
-        whole = len(begun) // size * size
+    wide, full = kind[0] == "<i3", kind[1]
+    dtype = np.dtype("<i4" if wide else kind[0])
+    size = (3 if wide else dtype.itemsize) * channels
+    left = b""
+    for piece in data:
+        left += piece
+        whole = len(left) // size * size
         if whole:
-            found = np.frombuffer(begun[:whole], dtype).astype(np.float64)
+            found = left[:whole]
+            if wide:
+                found = np.frombuffer(found, np.uint8).reshape(-1, 3)
+                found = np.pad(found, ((0, 0), (1, 0))).tobytes()
+            found = np.frombuffer(found, dtype).astype(np.float64)
             offset = full if dtype.kind == "u" else 0
             yield ((found - offset) / full).reshape(-1, channels)
-        more = read(PIECE)
-        if not more:
-            return
-        begun = begun[whole:] + more
+        left = left[whole:]
 
 
 class _Resampler:

@@ -75,10 +75,16 @@ def test_memory_does_not_grow(who):
     assert max(map(max, sizes[20:])) <= max(map(max, sizes[:20]))
 
 
-def wav(samples, rate=RATE, subtype="PCM_16"):
+def wav(samples, rate=RATE, subtype="PCM_16", kind="WAV"):
     file = io.BytesIO()
-    soundfile.write(file, samples, rate, subtype, format="WAV")
+    soundfile.write(file, samples, rate, subtype, format=kind)
     return file.getvalue()
+
+
+def sized(content, size):
+    """A WAV whose header says another size of its data."""
+    at = content.index(b"data") + 4
+    return content[:at] + struct.pack("<I", size) + content[at + 4 :]
 
 
 WAVE = voice(0, 0.5).astype(np.float32)
@@ -90,7 +96,14 @@ STREAMS = {
     "8 bits": wav(WAVE, subtype="PCM_U8"),
     "floating point": wav(WAVE, subtype="FLOAT"),
     "stereo": wav(np.stack([WAVE, WAVE], 1)),
-    "endless": wav(WAVE)[:40] + b"\xff" * 4 + wav(WAVE)[44:],
+    "endless": sized(wav(WAVE), 2**32 - 1),
+    "of no size": sized(wav(WAVE), 0),
+    "of a size that is wrong": sized(wav(WAVE), 6000),
+    "24 bits": wav(WAVE, subtype="PCM_24"),
+    "large": wav(WAVE, kind="RF64"),
+    "a picture behind": wav(WAVE) + b"id3 \x02\x10\0\0" + bytes(4098),
+    "a chunk behind an odd one": wav(WAVE[:-1], subtype="PCM_U8")
+    + b"LIST\x04\0\0\0INFO",
     "another rate": wav(np.repeat(WAVE, 2), 2 * RATE),
 }
 
@@ -100,7 +113,7 @@ class Slow(io.BytesIO):
 
     def read1(self, size=-1):
         """At most 777 bytes."""
-        return super().read1(777)
+        return super().read1(min(size, 777))
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -108,7 +121,9 @@ def test_streams(kind):
     found = torch.cat([*read_stream(Slow(STREAMS[kind]), RATE, RATE)]).numpy()
     assert abs(len(found) - len(WAVE)) <= 1
     found, right = found[400:-400], WAVE[400 : len(found) - 400]
-    limit = {"8 bits": 0.01, "another rate": 0.1}.get(kind, 1e-4)
+    coarse = {"8 bits", "a chunk behind an odd one"}
+    limits = dict.fromkeys(coarse, 0.01)
+    limit = {**limits, "another rate": 0.1}.get(kind, 1e-4)
     assert abs(found - right).max() < limit
 
 
@@ -119,8 +134,13 @@ def test_streams(kind):
         (wav(WAVE)[:30], "its header is cut short"),
         (wav(WAVE)[:44], "it holds no samples"),
         (b"fLaC" + bytes(99), "it is FLAC, not WAV or raw samples"),
-        (wav(WAVE, subtype="PCM_24"), "its header says 1 channels of 24 bits"),
+        (b"\xff\xf3\x84\xc4" + bytes(99), "it is MP3"),
+        (b"\0\0\0\x1cftypM4A " + bytes(99), "it is MP4"),
+        (b'{"error": "not found"}', "it is text"),
+        (wav(WAVE, subtype="ALAW"), "its header says 1 channels of 8 bits"),
         (wav(WAVE * np.nan, subtype="FLOAT"), "it contains NaN"),
+        (wav(WAVE * 1e9, subtype="FLOAT"), "its samples reach .*e[+]0"),
+        (wav(WAVE)[:-1000], "it breaks off, 1000 of the 16000 bytes"),
     ],
 )
 def test_streams_that_are_none(content, sentence):
@@ -128,15 +148,19 @@ def test_streams_that_are_none(content, sentence):
         list(read_stream(io.BytesIO(content), RATE, RATE))
 
 
+def test_what_came_before_it_broke_off():
+    found = []
+    with pytest.raises(InputError, match="it breaks off"):
+        for piece in read_stream(Slow(wav(WAVE)[:-1000]), RATE, RATE):
+            found.append(piece)
+    np.testing.assert_allclose(torch.cat(found), WAVE[:-500], atol=1e-4)
+
+
 def test_what_was_decided_is_kept(who, tmp_path, monkeypatch, capsys):
     """The stream breaks off in a NaN."""
     monkeypatch.setattr("amsincnet_sb.commands.segments.load", lambda _: who)
     wave = np.append(conversation((0, 2), (1, 2), (None, 1)), np.nan)
-    header = wav(np.zeros(1), subtype="FLOAT")
-    head = (
-        header[: header.index(b"data")] + b"data" + struct.pack("<I", 2**32 - 1)
-    )
-    content = head + wave.astype("<f4").tobytes()
+    content = sized(wav(wave, subtype="FLOAT"), 2**32 - 1)
     stdin = io.TextIOWrapper(io.BytesIO(content))
     monkeypatch.setattr(sys, "stdin", stdin)
     with pytest.raises(SystemExit):
