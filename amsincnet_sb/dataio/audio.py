@@ -32,6 +32,7 @@ MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
 MAX_PEAK = 4.0  # float files mixed a little too loud stay below it
 MAX_RESAMPLING_TAPS = 20_000_000  # 80 MB; 44.1 kHz to 16 kHz needs 0.1 M
 BLOCK = 2**20  # samples decoded at once: all that a header can make us hold
+SILENT = 2 / 2**15  # from peak to peak: the dither of 16 bits
 # Sizes from here on are what pipes write for "unknown".
 STREAMED, STREAMED_64 = 0x7F000000, 2**62
 
@@ -190,7 +191,7 @@ def is_silent(wave):
     if not wave.numel():
         return True
     # numpy, because torch would start a team of threads in each caller's.
-    return bool(np.ptp(wave.detach().cpu().numpy()) <= 2 / 2**15)
+    return bool(np.ptp(wave.detach().cpu().numpy()) <= SILENT)
 
 
 @contextmanager

@@ -4,7 +4,12 @@ from itertools import count
 
 import torch
 
-from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
+from amsincnet_sb.dataio.audio import (
+    SILENT,
+    audio_info,
+    is_silent,
+    read_audio,
+)
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.inference.recordings import as_source
 from amsincnet_sb.nnet.windows import cut_windows
@@ -106,23 +111,39 @@ def _completed(batch, sums, measure):
 def _windows_of(audio, window, hop, sample_rate, batch_size, channel=None):
     """Windows of a recording, ``[windows, window]``, batch by batch.
 
-    That a file is silent is said after its last window.
+    Without those of digital silence, which are nobody's and alike in all
+    recordings. That a file has no others is said after its last one.
     """
     audio = as_source(audio, sample_rate, channel)
-    # A waveform of zeros is taken as it is.
-    silent = not torch.is_tensor(audio)
-    rest, seen = torch.zeros(0), False
+    rest, seen, heard, first = torch.zeros(0), False, False, None
     for block in blocks_of(audio, sample_rate, channel):
-        silent = silent and is_silent(block)
         rest = torch.cat([rest, block]) if len(rest) else block
         if len(rest) >= window:
             windows, seen = cut_windows(rest, window, hop), True
-            yield from windows.split(batch_size)
+            first = windows[:batch_size] if first is None else first
+            for part in windows.split(batch_size):
+                for stretch in _audible(part):
+                    heard = True
+                    yield stretch
             rest = rest[len(windows) * hop :]
-    if silent:
-        raise InputError(f"{audio}: it is silent; give a recording of speech.")
     if not seen:
-        yield cut_windows(rest, window, hop)
+        first = cut_windows(rest, window, hop)
+    if heard:
+        return
+    # A waveform of zeros is taken as it is.
+    if not torch.is_tensor(audio) and (seen or is_silent(rest)):
+        raise InputError(f"{audio}: it is silent; give a recording of speech.")
+    yield first
+
+
+def _audible(windows):
+    """Stretches of windows that are not silent, as views."""
+    loud = windows.amax(1) - windows.amin(1) > SILENT
+    if loud.all():
+        return [windows]
+    runs = torch.tensor_split(windows, loud.diff().nonzero().flatten() + 1)
+    first = int(not loud[0])
+    return runs[first::2]
 
 
 def blocks_of(audio, sample_rate, channel=None, block=None):

@@ -89,6 +89,26 @@ def test_batches_change_nothing(four, monkeypatch, windows_per_batch):
         assert torch.allclose(embedding, whole.embed(wave), atol=1e-5)
 
 
+@pytest.mark.parametrize("windows_per_batch", [1, 5, 4096])
+@pytest.mark.parametrize("where", ["before", "within", "behind"])
+def test_digital_silence_is_nobodys(four, where, windows_per_batch, tmp_path):
+    """Its windows, which are alike in all recordings, do not count."""
+    dither = torch.arange(3000.0) % 2 / 2**15
+    parts = [recording(1000), dither, recording(400, 1)]
+    wave = torch.cat(
+        {"before": parts[1:], "behind": parts[:2]}.get(where, parts)
+    )
+    counts = wave.unfold(0, WINDOW, HOP).std(1) > 1e-3
+    assert 3 <= counts.sum() <= len(counts) - 20
+    expected = naive(four, wave)[1][counts.numpy()].mean(0)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wave.numpy(), 16000, "FLOAT")
+    who = SpeakerIdentifier(*four, windows_per_batch)
+    for given in (wave, path):
+        np.testing.assert_allclose(who.embed(given), expected, atol=1e-4)
+    assert len(who.embed(torch.zeros(3000)))  # asked for, it is answered
+
+
 @pytest.mark.parametrize(
     "wave, complaint",
     [
