@@ -85,10 +85,20 @@ def answer(options, values, *lines):
 
 @contextlib.contextmanager
 def printing_to(path, *inputs):
-    """What is printed is put into a file instead, whole or not at all."""
+    """What is printed is put into a file instead, whole or not at all.
+
+    Where nothing is, an earlier file stays.
+    """
     if not path:
         yield
         return
     check_output(path, *inputs)
-    with atomic_write(path) as file, contextlib.redirect_stdout(file):
-        yield
+    with contextlib.suppress(_NothingPrinted), atomic_write(path) as file:
+        with contextlib.redirect_stdout(file):
+            yield
+        if not file.tell():
+            raise _NothingPrinted
+
+
+class _NothingPrinted(Exception):
+    """Keeps an earlier file."""

@@ -27,7 +27,9 @@ from amsincnet_sb.utils.files import atomic_write, check_output
     FILES,
     argument("--top", "candidates to show", int, 3, least=1),
     argument("--unknown", "'unknown' where too little is for anybody", bool),
-    argument("--threshold", "least probability, 0 to 1", float),
+    argument(
+        "--threshold", "least probability, 0 to 1", float, least=0, most=1
+    ),
     argument("--output", "*.jsonl for the answers, in place of printing them"),
     EXECUTOR,
 )

@@ -47,6 +47,10 @@ def verify(options):
         raise InputError(
             "Give two recordings, or --trials, --data-folder and --output."
         )
+    if options.a == options.b == "-":
+        raise InputError(
+            "- is one recording, and there are two to compare; give a file."
+        )
     model, threshold = load(options), options.threshold
     _, recordings, failed = read_recordings([options.a, options.b])
     if failed:

@@ -6,7 +6,7 @@ import sys
 from amsincnet_sb.commands.common import CHANNEL, MODEL, answer, load
 from amsincnet_sb.options import argument, command
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write, check_output
+from amsincnet_sb.utils.files import atomic_write, check_outputs
 
 STANDARD_INPUT = "-"
 
@@ -20,7 +20,9 @@ STANDARD_INPUT = "-"
     argument(
         "--minimum", "seconds of a turn", float, default=0.4, least=0, most=10
     ),
-    argument("--threshold", "least probability, 0 to 1", float, least=0),
+    argument(
+        "--threshold", "least probability, 0 to 1", float, least=0, most=1
+    ),
     argument(
         "--least-speech",
         "seconds of speech before anybody is named",
@@ -52,8 +54,7 @@ def segments(options):
 
     targets = {name: getattr(options, name) for name in FORMATS}
     targets = {name: path for name, path in targets.items() if path is not None}
-    for path in [*targets.values(), *filter(None, [options.plot])]:
-        check_output(path, options.file)
+    check_outputs([*targets.values(), options.plot], options.file)
     among = options.among and tuple(options.among)
     wanted = Wanted(
         options.minimum,

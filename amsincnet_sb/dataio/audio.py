@@ -25,6 +25,7 @@ __all__ = [
     "read_audio",
     "read_chunk",
     "resample",
+    "silence_of",
 ]
 
 MAX_CHANNELS = 64
@@ -192,6 +193,23 @@ def is_silent(wave):
         return True
     # numpy, because torch would start a team of threads in each caller's.
     return bool(np.ptp(wave.detach().cpu().numpy()) <= SILENT)
+
+
+def silence_of(path, channel=None):
+    """The InputError to raise for a file that :func:`is_silent`.
+
+    Channels may cancel each other, as where one is wired the wrong way round.
+    """
+    info, alone = audio_info(path), None
+    if info.channels > 1 and channel is None:
+        last = min(info.samples, BLOCK)
+        alone = read_audio(path, 0, last, info.sample_rate, 1)
+    if alone is None or is_silent(alone):
+        return InputError(f"{path}: it is silent; give a recording of speech.")
+    return InputError(
+        f"{path}: its channels cancel each other; take one of them, as with "
+        "--channel 1."
+    )
 
 
 @contextmanager

@@ -146,9 +146,10 @@ def _confusable(names):
         for alike in same.values()
         if len(alike) > 1
     ]
-    if "unknown" in names:
+    unknown = [n for n in names if re.fullmatch(r"unknown( \d+)?", n)]
+    if unknown:
         notes.append(
-            "a speaker is called unknown, as `amsincnet identify --unknown` "
+            f"a speaker is called {unknown[0]}, as `amsincnet identify --unknown` "
             "calls nobody; leave these recordings out if they are of several "
             "people"
         )
@@ -421,19 +422,25 @@ def _found(patterns, what, path):
     pattern = getattr(patterns, what)
     if pattern is None:
         return None
-    text = path if "/" in pattern.pattern else path.rsplit("/", 1)[-1]
-    found = pattern.search(text)
+    found = pattern.search(_searched(pattern, path))
     if not found:
         return None
     text = found[what if what in pattern.groupindex else 1]
     return unicodedata.normalize("NFC", (text or "").strip()) or None
 
 
+def _searched(pattern, path):
+    """The part of a path that a pattern is looked for in."""
+    return path if "/" in pattern.pattern else path.rsplit("/", 1)[-1]
+
+
 def _check_group(pattern, utterances):
     if pattern and not any(row.group for row in utterances):
+        searched = _searched(pattern, utterances[0].wav)
         raise InputError(
             f"group is {pattern.pattern!r}, which is no column and finds "
-            f"nothing in any name, such as {utterances[0].wav}; correct it."
+            f"nothing in any name, such as {searched}; correct it (folders are "
+            "searched by a pattern with a / in it)."
         )
 
 

@@ -98,7 +98,7 @@ def _check(data_folder, listed):
         start, stop, beyond = _limits(listed, info)
         seconds = (stop - start) / info.sample_rate
         if seconds < SHORTEST:
-            return None, f"it lasts {seconds:.3f} s and {SHORTEST} s are needed"
+            return None, f"it lasts {seconds:.4g} s and {SHORTEST} s are needed"
         contradiction = _contradiction(listed.claims, info, stop - start)
         if contradiction:
             return None, contradiction

@@ -9,6 +9,7 @@ from amsincnet_sb.dataio.audio import (
     audio_info,
     is_silent,
     read_audio,
+    silence_of,
 )
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.inference.recordings import as_source
@@ -132,7 +133,7 @@ def _windows_of(audio, window, hop, sample_rate, batch_size, channel=None):
         return
     # A waveform of zeros is taken as it is.
     if not torch.is_tensor(audio) and (seen or is_silent(rest)):
-        raise InputError(f"{audio}: it is silent; give a recording of speech.")
+        raise silence_of(audio, channel)
     yield first
 
 

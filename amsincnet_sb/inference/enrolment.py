@@ -1,5 +1,6 @@
 """Speakers that are added to a trained model without training."""
 
+import re
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,13 @@ from torch import nn
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["EnrollableClassifier", "Enrolled", "MOST_PROTOTYPES", "UNKNOWN"]
+__all__ = [
+    "EnrollableClassifier",
+    "Enrolled",
+    "MOST_PROTOTYPES",
+    "UNKNOWN",
+    "is_unknown",
+]
 
 UNKNOWN = "unknown"  # the answer where no speaker of the model fits
 MOST_PROTOTYPES = 8
@@ -19,6 +26,17 @@ MOST_PROTOTYPES = 8
 # recordings that are alike both 1.3 %, where always two got 1.9 %
 # (tests/benchmarks/prototypes.py).
 GAIN = 1.1
+
+
+def is_unknown(name):
+    """Whether a name is that of a voice that nobody knows.
+
+    Example
+    -------
+    >>> [is_unknown(name) for name in ("unknown", "unknown 2", "unknown woman")]
+    [True, True, False]
+    """
+    return re.fullmatch(rf"{UNKNOWN}( \d+)?", name) is not None
 
 
 class Enrolled(NamedTuple):
@@ -106,8 +124,13 @@ class EnrollableClassifier(nn.Module):
                 "and verify."
             )
         named = isinstance(name, str) and name.strip() and name.isprintable()
-        if not named or name == UNKNOWN:
+        if not named:
             raise InputError(f"{name!r} cannot be the name of a speaker.")
+        if is_unknown(name):
+            raise InputError(
+                f"{name!r} cannot be the name of a speaker: it is what unknown "
+                "voices are called."
+            )
         if extend:
             self._check_enrolled(name)
             if not len(self.enrolled[name].directions):

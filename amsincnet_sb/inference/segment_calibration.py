@@ -14,7 +14,7 @@ import torch
 
 from amsincnet_sb.dataio.audio import audio_info, read_audio
 from amsincnet_sb.dataio.manifest import read_manifest
-from amsincnet_sb.inference.enrolment import UNKNOWN
+from amsincnet_sb.inference.enrolment import is_unknown
 from amsincnet_sb.inference.segments import (
     CERTAINTY,
     Wanted,
@@ -123,6 +123,6 @@ def share_right(segment, turns, known):
             total += both
             said = segment.speaker
             is_known = speaker in known
-            right = said == speaker if is_known else said.startswith(UNKNOWN)
+            right = said == speaker if is_known else is_unknown(said)
             named += both * right
     return named / total if total else None

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from amsincnet_sb.dataio.audio import is_silent
+from amsincnet_sb.dataio.audio import is_silent, silence_of
 from amsincnet_sb.inference.activity import stretches
 from amsincnet_sb.inference.answers import check_number
 from amsincnet_sb.inference.audio_windows import blocks_of
-from amsincnet_sb.inference.enrolment import UNKNOWN
+from amsincnet_sb.inference.enrolment import UNKNOWN, is_unknown
 from amsincnet_sb.inference.listening import STEP, Listener, Memory, take
 from amsincnet_sb.inference.recordings import as_source
 from amsincnet_sb.inference.voices import Voices
@@ -115,7 +115,7 @@ def find_segments(model, audio, wanted):
             memory.add(listener.finish())
             above.append(listener.above)
     if silent:
-        raise InputError(f"{source}: it is silent; give a recording of speech.")
+        raise silence_of(source, model.channel)
     pieces = memory.pieces()
     frames = np.concatenate([piece.frames for piece in pieces])
     speech = np.concatenate([piece.speech for piece in pieces])
@@ -225,7 +225,7 @@ def describe(start, end, label, total, frames, names, wanted, certainty):
     name, next_name = names[label], names[second]
     unsure = wanted.threshold is not None and probability < wanted.threshold
     if unsure or speech < wanted.least_speech - STEP / 2:
-        if not name.startswith(UNKNOWN):
+        if not is_unknown(name):
             name, next_name = UNKNOWN, name
             probability, margin = 1 - probability, -margin
     return Segment(

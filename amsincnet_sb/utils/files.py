@@ -19,6 +19,7 @@ except ImportError:  # Windows
 __all__ = [
     "atomic_write",
     "check_output",
+    "check_outputs",
     "exclusive",
     "is_plain_file",
     "replaced_folder",
@@ -126,6 +127,28 @@ def check_output(path, *inputs):
             f"{path} cannot be written: {folder} is no folder that may be "
             "written to; choose another place."
         )
+
+
+def check_outputs(paths, *inputs):
+    """The same of several, some of which may be None, and of each other.
+
+    Example
+    -------
+    >>> check_outputs(["a.csv", None, "b.csv"], "c.csv")
+    >>> check_outputs(["a.csv", "./a.csv"])
+    Traceback (most recent call last):
+        ...
+    amsincnet_sb.utils.errors.InputError: ./a.csv is to be written twice; ...
+    """
+    known = set()
+    for path in filter(None, paths):
+        check_output(path, *inputs)
+        if os.path.realpath(path) in known:
+            raise InputError(
+                f"{path} is to be written twice; give each output a name of its "
+                "own."
+            )
+        known.add(os.path.realpath(path))
 
 
 def is_plain_file(path):

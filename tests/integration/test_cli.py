@@ -125,6 +125,8 @@ def place(finished, corpus, tmp_path, monkeypatch):
     (tmp_path / "text.wav").write_text("This is not audio.")
     (tmp_path / "empty.wav").touch()
     soundfile.write("silent.wav", samples * 0, rate)
+    soundfile.write("wired.wav", np.stack([samples, -samples], 1), rate)
+    (tmp_path / "earlier.jsonl").write_text("kept")
     samples[5] = np.nan
     soundfile.write("nan.wav", samples, rate, "FLOAT")
     for path in paths:
@@ -178,6 +180,27 @@ CASES = {
     "threshold": (
         ["verify", "model", "good.wav", "good.wav", "--threshold", "nan"],
         "--threshold",
+    ),
+    "per cent for a share": (
+        ["identify", "model", "good.wav", "--threshold", "90"],
+        "--threshold is 90",
+    ),
+    "channels that cancel each other": (
+        ["identify", "model", "wired.wav"],
+        "wired.wav: its channels cancel each other; take one of them",
+    ),
+    "one output for two": (
+        ["segments", "model", "good.wav", "--rttm", "x", "--csv", "new/../x"],
+        "x is to be written twice",
+    ),
+    "one input for two": (["verify", "model", "-", "-"], "- is one recording"),
+    "a name of unknown voices": (
+        ["enroll", "model", "unknown 1", "good.wav"],
+        "what unknown voices are called",
+    ),
+    "no answer": (
+        ["identify", "model", "text.wav", "--output", "earlier.jsonl"],
+        "text.wav: it cannot",
     ),
     "device": (["identify", "model", "good.wav", "--device", "abc"], "'abc'"),
     "no filters": (["plot", "filters", "none"], "none is not a folder"),

@@ -56,7 +56,7 @@ WRONG = {
         {
             **MODEL,
             **CHANNEL,
-            **THRESHOLD,
+            "--threshold": ["-1", "1.5", "x", "", "nan", "-inf"],
             "files": NO_AUDIO,
             "--top": ["0", *NO_NUMBER],
             "--unknown": FLAG,
@@ -94,7 +94,7 @@ WRONG = {
             "--among": ["", "zoe"],
             "--count": ["0", *NO_NUMBER],
             "--minimum": ["11", *NO_NUMBER],
-            "--threshold": ["-1", "x", "", "nan", "-inf"],
+            "--threshold": ["-1", "1.5", "x", "", "nan", "-inf"],
             "--least-speech": NO_NUMBER,
             "--rate": ["0", "16000", *NO_NUMBER],
             "--rttm": ["", "text.txt/a", "link", "empty"],

@@ -59,7 +59,8 @@ def test_an_enrolled_class_vector_is_scaled_as_trained_ones_are(models, voice):
     [
         ("ann", [300], "has a speaker 'ann' already"),
         ("", [300], "cannot be the name"),
-        ("unknown", [300], "cannot be the name"),
+        ("unknown", [300], "what unknown voices are called"),
+        ("unknown 12", [300], "what unknown voices are called"),
         ("a\nb", [300], "cannot be the name"),
         ("cat", [], "no recording to enrol 'cat'"),
         ("cat", [300, 4000], "nothing in common"),

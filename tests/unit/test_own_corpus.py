@@ -131,7 +131,7 @@ def test_what_is_left_out_and_why(tree, out):
         "stray.wav": "no speaker's folder",
         "phone.m4a": "cannot be read as audio",
         "silent.wav": "it is silent",
-        "short.wav": "it lasts 0.200 s",
+        "short.wav": "it lasts 0.1999 s",
         "nan.wav": "NaN",
         "cut.wav": "cut short",
         "zz copy.flac": "the same samples as ann/1.wav",
