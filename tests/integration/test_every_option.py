@@ -48,7 +48,6 @@ NO_NUMBER = ["x", "", "1e99", "nan", "9" * 30, "-1"]
 NO_FRACTION = ["x", "", "nan", "inf", "-0.5", "0", "1"]
 MODEL = {"model": NO_MODEL, "--device": ["abc", "", "cuda:99"], "--json": FLAG}
 CHANNEL = {"--channel": ["0", *NO_NUMBER]}
-THRESHOLD = {"--threshold": ["x", "", "nan", "-inf"]}
 # Command -> a right command line, and the wrong values of each option.
 WRONG = {
     "identify": (
@@ -77,7 +76,7 @@ WRONG = {
         {
             **MODEL,
             **CHANNEL,
-            **THRESHOLD,
+            "--threshold": ["x", "", "nan", "-inf"],
             "a": NO_AUDIO,
             "b": [*NO_AUDIO, "model"],
             "--trials": NO_LIST,
