@@ -282,7 +282,9 @@ def _worst_pairs(axis, pairs):
         axis.axis("off")
         return
     names = [f"{_short(a)} taken for {_short(b)}" for (a, b), _ in pairs]
-    axis.barh(names, [count for _, count in pairs], color="C3")
+    rows = range(len(names))  # shortened names may be alike
+    axis.barh(rows, [count for _, count in pairs], color="C3")
+    axis.set_yticks(rows, names)
     axis.set_ylim(max(len(pairs), 12) - 0.5, -0.5)
     axis.xaxis.set_major_locator(_pyplot().MaxNLocator(integer=True))
 

@@ -136,10 +136,14 @@ def evaluate(options):
         model, manifest, corpus, options.trials, left_out
     )
     if options.calibrate:
-        model.calibration = {
-            **evaluation.calibration_from(results, manifest),
-            **certainty_from(model, manifest, corpus),
-        }
+        model.calibration = evaluation.calibration_from(results, manifest)
+        if model.classifier.enrolled:  # who are scored by what was found
+            results = evaluation.evaluate_model(
+                model, manifest, corpus, options.trials, []
+            )
+            model.calibration = evaluation.calibration_from(results, manifest)
+        certainty = certainty_from(model, manifest, corpus)
+        model.calibration = {**model.calibration, **certainty}
     whole, det = json.dumps(results, indent=1), None
     if results["verification"]:
         det = results["verification"].pop("det")

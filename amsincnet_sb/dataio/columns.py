@@ -278,7 +278,7 @@ class Columns:
             for what in ("samples", "rate", "channels")
         )
         length = self._time(where, "length", text["length"])
-        if self.units.get("stop") != "samples":
+        if self.in_seconds:
             rate = None  # of no consequence
         if self.units.get("duration") == "samples":
             samples, duration = duration, None

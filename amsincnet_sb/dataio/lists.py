@@ -55,7 +55,7 @@ def corpus_files(folder, suffixes):
                     name, lower = prefix + entry.name, entry.name.lower()
                     if lower.startswith("."):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         pending.append((name + "/", entry.path, above | {here}))
                     elif lower.endswith(suffixes):
                         files.append((name, *_size(entry)))
@@ -67,10 +67,17 @@ def corpus_files(folder, suffixes):
     return sorted(files)
 
 
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _size(entry):
     try:
         about = entry.stat()
-    except FileNotFoundError:  # a broken link: reading it will say so
+    except OSError:  # a broken link: reading it will say so
         return -1, 0
     return about.st_size, about.st_mtime_ns
 

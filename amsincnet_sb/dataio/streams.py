@@ -142,7 +142,11 @@ def _header(file, name):
         kind, size = head[:4], struct.unpack("<I", head[4:])[0]
         if kind == b"data":
             break
-        content = _exactly(file, min(size + size % 2, 2**16))
+        size += size % 2
+        content = _exactly(file, min(size, 2**10))
+        size -= len(content)
+        while size and (skipped := file.read(min(PIECE, size))):
+            size -= len(skipped)
         if kind == b"fmt " and len(content) >= 16:
             layout = struct.unpack("<HHIIHH", content[:16])
             if layout[0] == 0xFFFE and len(content) >= 26:

@@ -132,10 +132,10 @@ class EnrollableModel(WindowAverages):
         model was trained again: it does not know them any more. They can be
         enrolled again.
         """
-        self._check_current(ENROLLED)
+        self.check_current(ENROLLED)
         return self.classifier.speakers
 
-    def _check_current(self, name):
+    def check_current(self, name):
         """Raise InputError where a file of additions is of other weights."""
         if name in self.outdated:
             raise InputError(self.outdated[name])
@@ -163,7 +163,7 @@ class EnrollableModel(WindowAverages):
         ``"identification"``. A model that has never been calibrated has
         0.8 and 0.3, and a warning says so.
         """
-        self._check_current(CALIBRATION)
+        self.check_current(CALIBRATION)
         if task in self.calibration:
             return self.calibration[task]["threshold"]
         default = DEFAULT_THRESHOLDS[task]
@@ -270,7 +270,7 @@ class EnrollableModel(WindowAverages):
             if enrolled:
                 self.outdated.pop(ENROLLED, None)
             return
-        self._check_current(ENROLLED)
+        self.check_current(ENROLLED)
         folder = Path(folder)
         if folder.exists():
             raise InputError(

@@ -29,6 +29,7 @@ __all__ = [
     "report",
 ]
 
+FEWEST = 4  # speakers, for one of them to be left out as unknown
 MAX_PAIRED = 6000  # utterances: 18 million pairs, which take 2 GB
 
 
@@ -332,7 +333,8 @@ def _closed_set(means, labels):
 
 def _open_set(means, labels, trained, calibrated, all_known):
     known, scores = labels >= 0, means.scores
-    if not known.any() or scores.shape[1] < 2:
+    # With one's own class left out, the best of one or two others is no rest.
+    if not known.any() or scores.shape[1] < (FEWEST if all_known else 2):
         return None
     shares = _best_share(scores, means.posteriors)
     if all_known:

@@ -227,7 +227,7 @@ class SpeakerIdentifier(EnrollableModel):
         if threshold is None:
             threshold = self.threshold("verification")
         check_number("threshold", threshold)
-        self._check_current(COHORT)
+        self.check_current(COHORT)
         first, second = torch.tensor([[0], [1]])
         directions = self._directions([a, b])
         score = compare(directions, first, second, self.cohort).item()

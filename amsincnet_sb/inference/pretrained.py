@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 PARTS = "embedding_model", "classifier"
 CONFIG, SAFETENSORS = "config.json", "model.safetensors"
+RETRIES = 5  # where a model is replaced while it is read
 FILES = {
     CARD,
     CONFIG,
@@ -260,6 +261,32 @@ def read_pretrained(folder, device="cpu"):
             f"{given} is not a folder; give the results folder of a finished "
             "training run."
         )
+    for _ in range(RETRIES):
+        before = _identity(folder)
+        try:
+            found = _read_folder(given, folder, device)
+        except InputError:
+            if _identity(folder) == before:
+                raise
+        else:
+            if _identity(folder) == before:
+                return found
+    raise InputError(
+        f"{given} is being written again and again; wait for the end of it."
+    )
+
+
+def _identity(folder):
+    """Changes when another model takes the folder's place."""
+    try:
+        here, config = folder.stat(), (folder / CONFIG).stat()
+    except OSError:
+        return None
+    return here.st_dev, here.st_ino, config.st_ino, config.st_mtime_ns
+
+
+def _read_folder(given, folder, device):
+    """See :func:`read_pretrained`."""
     path = folder / CONFIG
     if not is_plain_file(path):
         raise InputError(

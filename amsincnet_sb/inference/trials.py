@@ -8,6 +8,7 @@ import torch
 
 from amsincnet_sb.dataio.kaldi import kaldi_rows
 from amsincnet_sb.dataio.lists import text_lines
+from amsincnet_sb.inference.additions import COHORT
 from amsincnet_sb.inference.scoring import compare, eer, min_dcf
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write
@@ -129,6 +130,7 @@ def score_trials(model, trials, paths):
     left_out : list of InputError
         About those recordings.
     """
+    model.check_current(COHORT)
     position, directions, left_out = {}, [], []
     analyses = model.analyse_all(paths.values(), errors=True)
     for name, found in zip(paths, analyses):

@@ -51,7 +51,9 @@ def atomic_write(path, mode="w"):
     'whole'
     """
     path = Path(path)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    text = {}
+    if "b" not in mode:  # names of files need not be text
+        text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     _check_kind(path, stat.S_ISREG)
     with _written(path), _aside(path, _new_file) as temporary:
         with open(temporary, mode, **text) as file:

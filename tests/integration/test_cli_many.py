@@ -73,6 +73,17 @@ def test_embed_writes_the_others(run, place):
     assert found[:2] == (2, []) and contents(place) == before
 
 
+def test_a_name_that_is_no_text(run, place):
+    """Its bytes are written as they are."""
+    name = os.fsdecode(b"caf\xe9.wav")
+    shutil.copy("b.wav", name)
+    status, _, err = run("embed", "model", name, "--output", "e.csv")
+    assert (status, err) == (0, [])
+    assert b"caf\xe9.wav" in (place / "e.csv").read_bytes()
+    outputs = ["--rttm", "e.rttm", "--csv", "s.csv", "--labels", "e.txt"]
+    assert run("segments", "model", name, *outputs)[::2] == (0, [])
+
+
 def test_enrol_from_the_others(run, place):
     status, out, err = run("enroll", "model", "zoe", "all")
     answer = {"enrolled": "zoe", "files": 2, "speakers": 5}

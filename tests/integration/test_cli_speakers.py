@@ -14,6 +14,8 @@ from shell import status_of
 
 from amsincnet_sb import cli
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
+from amsincnet_sb.inference.pretrained import write_pretrained
+from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.plots import _pyplot
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -127,6 +129,34 @@ def test_evaluate_agrees_with_the_recipe(recipe, model, corpus, capsys):
         mean = (found["misses"] + found["false_alarms"]) / 2
         assert mean == pytest.approx(shown[key]["eer"])
     assert path.read_text() == before
+    # Once is enough: nothing was fitted to what is changed by it.
+    evaluate(capsys, model, corpus, "--calibrate")
+    first, second = json.loads(before), json.loads(path.read_text())
+    assert second.keys() == first.keys() >= {"segments"}
+    for key in ("threshold", "certainty"):
+        for task in tasks:
+            assert second[task].get(key) == first[task].get(key)
+    assert second["segments"] == first["segments"]
+
+
+def test_of_three_speakers_none_is_unknown(model, corpus, capsys, tmp_path):
+    """Of the two that remain one is always sure."""
+    rows = (model / "manifests" / "test.csv").read_text().splitlines()
+    who = SpeakerIdentifier.from_results(model)
+    kept, three = [0, 2, 3], tmp_path / "three"
+    weight = who.classifier.trained.weight.data[kept]
+    classifier = CosineClassifier(weight.shape[1], len(kept))
+    classifier.weight.data = weight
+    names = [who.speakers[i] for i in kept]
+    write_pretrained(three, who.embedding_model, classifier, names, 30.0)
+    listed = [r for r in rows[1:] if r.rsplit(",", 1)[1] in names]
+    manifest = tmp_path / "three.csv"
+    manifest.write_text("\n".join([rows[0], *listed]) + "\n")
+    arguments = ["--manifest", manifest, "--data_folder", corpus, "--calibrate"]
+    _, (shown,), _ = run(capsys, "evaluate", three, *arguments)
+    assert shown["open_set"] is None and shown["closed_set"]
+    kept = json.loads((three / "calibration.json").read_text())
+    assert "verification" in kept and "identification" not in kept
 
 
 def test_a_cohort(model, files, corpus, capsys):

@@ -7,11 +7,13 @@ from itertools import count, takewhile
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from kills import killed
 
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.pretrained import write_pretrained
+from amsincnet_sb.inference.trials import TrialList, score_trials
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
@@ -92,6 +94,11 @@ def test_other_weights(folder, models, other, voice, caplog, marked):
         who.verify(voice(300), voice(700))
     with pytest.raises(InputError, match="cohort.npz: it was made with other"):
         who.verify(voice(300), voice(700), threshold=0.5)
+    path = folder.parent / "a.wav"
+    soundfile.write(path, voice(300), 16000)
+    trials = TrialList([("a", "a")], None, "unlabelled", ["l:1"])
+    with pytest.raises(InputError, match="cohort.npz: it was made with other"):
+        score_trials(who, trials, {"a": path})
     assert who.embed(voice(300)).shape == (12,)  # needs none of them
 
     who.enroll("çat", [voice(2500)])

@@ -117,6 +117,11 @@ def test_what_is_not_clear_is_refused(here, columns, value, words):
         ("offset,duration", "3,1.6", "no samples from 3 to 4.6 s of 4.00"),
         ("start,stop,duration", "0,16000,3", "says that it lasts 3 s"),
         ("sample_rate,start,stop", "16000,0,16000", "at 16000 Hz"),
+        (
+            "sample_rate,start_samples,duration_samples",
+            "16000,0,9000",
+            "at 16000 Hz",
+        ),
         ("num_samples", "9000", "9000 samples, but it has 32000"),
         ("length", "45", "length is 45, but it has 4.00 s and 32000"),
         ("channels", "2", "2 channels, but it has 1"),

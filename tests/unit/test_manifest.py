@@ -156,9 +156,11 @@ def test_corpus_files(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "c").symlink_to(tmp_path / "b")
     (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "self.wav").symlink_to("self.wav")
     found = corpus_files(tmp_path, (".wav", ".wrd"))
     names = ["a.Wrd", "b/1.wav", "b/2.WAV", "c/1.wav", "c/2.WAV", "gone.wav"]
-    sizes = [5, 7, 7, 7, 7, -1]
+    names.append("self.wav")
+    sizes = [5, 7, 7, 7, 7, -1, -1]
     assert [entry[:2] for entry in found] == list(zip(names, sizes))
     with pytest.raises(InputError, match="cannot be listed"):
         corpus_files(tmp_path / "absent", (".wav",))

@@ -9,6 +9,7 @@ import shutil
 import pytest
 import torch
 
+from amsincnet_sb.inference import pretrained
 from amsincnet_sb.inference.pretrained import read_pretrained, write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
@@ -105,6 +106,24 @@ def test_a_moved_folder_and_an_overwritten_one(folder, small, tmp_path):
         "label_encoder.ckpt",
         "notes.txt",
     ]
+
+
+def test_a_model_that_is_replaced_while_it_is_read(folder, small, monkeypatch):
+    """Network, classifier and names are those of one model."""
+    other = SincNet(**small).eval(), CosineClassifier(16, 3).eval()
+    load, names = pretrained._load_weights, ["c", "d", "e"]
+
+    def replacing(module, name, *others):
+        load(module, name, *others)
+        if names and name == "embedding_model":
+            write_pretrained(folder, *other, names.copy())
+            names.clear()
+
+    monkeypatch.setattr(pretrained, "_load_weights", replacing)
+    net, classifier, config = read_pretrained(folder)
+    assert config["speakers"] == ["c", "d", "e"]
+    x = torch.randn(1, 200)
+    assert torch.equal(classifier(net(x)), other[1](other[0](x)))
 
 
 def test_a_full_disk_keeps_the_old_model(

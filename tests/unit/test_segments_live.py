@@ -101,6 +101,10 @@ STREAMS = {
     "of a size that is wrong": sized(wav(WAVE), 6000),
     "24 bits": wav(WAVE, subtype="PCM_24"),
     "large": wav(WAVE, kind="RF64"),
+    "a large chunk before": wav(WAVE)[:12]
+    + b"iXML\x01\x10\x01\0"
+    + bytes(69634)
+    + wav(WAVE)[12:],
     "a picture behind": wav(WAVE) + b"id3 \x02\x10\0\0" + bytes(4098),
     "a chunk behind an odd one": wav(WAVE[:-1], subtype="PCM_U8")
     + b"LIST\x04\0\0\0INFO",

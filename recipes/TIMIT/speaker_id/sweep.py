@@ -10,6 +10,7 @@ import amsincnet_sb.utils.imports  # isort: skip  # noqa: F401
 import csv
 import hashlib
 import json
+import math
 import os
 import sys
 from collections import defaultdict
@@ -63,11 +64,13 @@ def parse_margins(text):
     -------
     >>> parse_margins("0.05:0.2:0.05"), parse_margins("0.1,0.35")
     ([0.05, 0.1, 0.15, 0.2], [0.1, 0.35])
+    >>> parse_margins("0.1:0.5:0.15")
+    [0.1, 0.25, 0.4]
     """
     try:
         if ":" in text:
             first, last, step = map(float, text.split(":"))
-            count = min(round((last - first) / step) + 1, MOST)
+            count = min(math.floor((last - first) / step + 1e-6) + 1, MOST)
             margins = [round(first + i * step, 6) for i in range(count)]
         else:
             margins = [float(part) for part in text.split(",")]
