@@ -52,6 +52,7 @@ AGAIN = {
     COHORT: "run amsincnet evaluate --calibrate --cohort",
 }
 MARK = "weights"
+OF_COHORT = "cohort"  # of thresholds: which one they were found with
 # Class vectors of enrolled speakers are at most 20 long, directions 1; the
 # mean output of a plain softmax is a log-probability.
 LARGEST_VALUE = 1000.0
@@ -90,6 +91,15 @@ def read_additions(folder, size, weights):
         if mark is not None:
             outdated[name] = _outdated(folder / name, found[name])
             found[name] = None
+    path = folder / CALIBRATION
+    if found[CALIBRATION] is not None and COHORT not in outdated:
+        kept = _raw(path).get(OF_COHORT)
+        if kept not in (None, _digest(found[COHORT])):
+            outdated[CALIBRATION] = (
+                f"{path}: its threshold was found with another cohort than "
+                f"{COHORT} has now, if any; {AGAIN[CALIBRATION]}."
+            )
+            found[CALIBRATION] = None
     calibration = found[CALIBRATION] or {}
     # A cohort without a threshold found with it would be of no use.
     if "verification" not in calibration:
@@ -263,7 +273,15 @@ def _write_calibration(folder, new, mark):
         vectors = new.cohort.cpu().float().numpy()
         _write_raw(folder / COHORT, {"vectors": vectors, MARK: mark})
     if new.calibration:
-        _write_raw(folder / CALIBRATION, {**new.calibration, MARK: mark})
+        more = {MARK: mark, OF_COHORT: _digest(new.cohort)}
+        _write_raw(folder / CALIBRATION, {**new.calibration, **more})
+
+
+def _digest(cohort):
+    """What thresholds know their cohort by; empty without one."""
+    if cohort is None:
+        return ""
+    return hashlib.sha256(cohort.cpu().float().numpy().tobytes()).hexdigest()
 
 
 def _merge(folder, there, before, ours):
@@ -288,6 +306,8 @@ def _merge(folder, there, before, ours):
 
 
 def _thresholds(raw, size):
+    if not isinstance(raw.pop(OF_COHORT, ""), str):
+        raise ValueError(f"{OF_COHORT} is no text")
     if not set(raw) <= set(TASKS):
         raise ValueError("unknown task")
     for task in raw.values():

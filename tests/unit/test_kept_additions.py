@@ -116,6 +116,7 @@ def test_other_weights(folder, models, other, voice, caplog, marked):
     # With the old weights, the old ones are right again.
     (folder / aside[2]).rename(folder / "enrolled.npz")
     (folder / aside[0]).rename(folder / "calibration.json")
+    (folder / aside[1]).rename(folder / "cohort.npz")
     write_pretrained(folder, *models, NAMES, 10.0)
     assert load(folder).speakers == ["ann", "bob", "çat"]
     assert load(folder).threshold("verification") == 0.25
@@ -165,6 +166,38 @@ def test_killed_while_a_model_is_replaced(folder, other, models):
     assert at > 50
     write_pretrained(folder, *models, NAMES, 10.0)
     assert os.listdir(folder.parent) == ["pretrained"]
+
+
+@pytest.mark.parametrize("cohort", [True, False])
+def test_killed_while_it_is_calibrated(folder, cohort):
+    """A threshold and a cohort belong together, or it is told."""
+    before, kept = load(folder), content(folder)
+    pairs, told = {(0.25, before.cohort.sum().item())}, 0
+
+    def calibrate():
+        who = load(folder)
+        who.calibration = {"verification": {"threshold": 0.75}}
+        who.cohort = -before.cohort if cohort else None
+        who.save()
+
+    calibrate()
+    sums = load(folder).cohort
+    pairs.add((0.75, sums.sum().item() if cohort else None))
+    for _ in kills(calibrate, step=2):
+        for path in folder.glob("c*-*"):
+            path.unlink()
+        who = load(folder)
+        try:
+            found = who.threshold("verification")
+        except InputError as error:
+            assert "with another cohort" in str(error)
+            told += 1
+        else:
+            total = None if who.cohort is None else who.cohort.sum().item()
+            assert (found, total) in pairs
+        for name in ("calibration.json", "cohort.npz"):
+            (folder / name).write_bytes(kept[name])
+    assert told
 
 
 @pytest.mark.parametrize("safetensors", [True, False])
