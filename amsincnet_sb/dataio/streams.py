@@ -79,16 +79,16 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
     [tensor([ 0.5000, -0.5000])]
     """
     head = _exactly(file, 12)
-    for magic, kind in ELSE.items():
-        if re.match(magic, head, re.DOTALL):
-            raise InputError(
-                f"{name}: it is {kind}, not WAV or raw samples; decode it "
-                "first, as in ffmpeg -i FILE -f wav - |."
-            )
     (kind, channels), size = (TYPES[1, 16], 1), None
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
         kind, channels, rate, size = _header(file, name)
         head = b""
+    for magic, format in ELSE.items():
+        if re.match(magic, head, re.DOTALL):
+            raise InputError(
+                f"{name}: it is {format}, not WAV or raw samples; decode it "
+                "first, as in ffmpeg -i FILE -f wav - |."
+            )
     check_channel(name, channel, channels)
     change = _Resampler(name, rate, sample_rate)
     empty = True

@@ -121,11 +121,12 @@ def _windows_of(audio, window, hop, sample_rate, batch_size, channel=None):
         rest = torch.cat([rest, block]) if len(rest) else block
         if len(rest) >= window:
             windows, seen = cut_windows(rest, window, hop), True
-            first = windows[:batch_size] if first is None else first
             for part in windows.split(batch_size):
                 for stretch in _audible(part):
                     heard = True
                     yield stretch
+            if first is None and not heard:
+                first = windows[:batch_size]
             rest = rest[len(windows) * hop :]
     if not seen:
         first = cut_windows(rest, window, hop)

@@ -136,7 +136,10 @@ class EnrollableModel(WindowAverages):
         return self.classifier.speakers
 
     def check_current(self, name):
-        """Raise InputError where a file of additions is of other weights."""
+        """Raise InputError where a file of additions no longer means anything.
+
+        It is of other weights, or a threshold of another cohort.
+        """
         if name in self.outdated:
             raise InputError(self.outdated[name])
 

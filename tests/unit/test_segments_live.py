@@ -97,6 +97,8 @@ STREAMS = {
     "floating point": wav(WAVE, subtype="FLOAT"),
     "stereo": wav(np.stack([WAVE, WAVE], 1)),
     "endless": sized(wav(WAVE), 2**32 - 1),
+    # All twelve bytes of its beginning are letters.
+    "of letters": b"RIFFbigs" + wav(WAVE)[8:],
     "of no size": sized(wav(WAVE), 0),
     "of a size that is wrong": sized(wav(WAVE), 6000),
     "24 bits": wav(WAVE, subtype="PCM_24"),
