@@ -179,6 +179,8 @@ def plot(options):
     """
     from amsincnet_sb.report import draw_picture
 
+    if options.published and options.what not in ("curves", "margins"):
+        raise InputError("--published is for curves and margins; leave it out.")
     given = options.results, options.what, options.output, options.published
     print(draw_picture(*given))
 

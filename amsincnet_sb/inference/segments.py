@@ -1,5 +1,6 @@
 """Who speaks when in a recording, by name."""
 
+import logging
 import math
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 
 from amsincnet_sb.dataio.audio import is_silent, silence_of
 from amsincnet_sb.inference.activity import stretches
+from amsincnet_sb.inference.additions import CALIBRATION
 from amsincnet_sb.inference.answers import check_number
 from amsincnet_sb.inference.audio_windows import blocks_of
 from amsincnet_sb.inference.enrolment import UNKNOWN, is_unknown
@@ -18,6 +20,8 @@ from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.threads import one_thread_each
 
 __all__ = ["Segment", "Wanted", "find_segments"]
+
+logger = logging.getLogger(__name__)
 
 PIECE = 2**21  # samples heard at once
 PAUSE = 0.5  # seconds; across shorter ones, a speaker's segment goes on
@@ -198,6 +202,11 @@ def _pieces(labels, total_of, times, starts, places):
 
 def certainty_of(model):
     """The weights of :data:`CERTAINTY` for a model."""
+    if CALIBRATION in model.outdated:
+        logger.warning(
+            "Note: %s Until then probabilities are those of other models.",
+            model.outdated[CALIBRATION],
+        )
     found = model.calibration.get("segments", {})
     return found.get("certainty", CERTAINTY)
 

@@ -193,6 +193,10 @@ CASES = {
         ["segments", "model", "good.wav", "--rttm", "x", "--csv", "new/../x"],
         "x is to be written twice",
     ),
+    "published filters": (
+        ["plot", "filters", "model", "--published"],
+        "--published is for curves and margins",
+    ),
     "one input for two": (["verify", "model", "-", "-"], "- is one recording"),
     "a name of unknown voices": (
         ["enroll", "model", "unknown 1", "good.wav"],

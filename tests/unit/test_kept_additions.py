@@ -13,6 +13,7 @@ from kills import killed
 
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.pretrained import write_pretrained
+from amsincnet_sb.inference.segments import certainty_of
 from amsincnet_sb.inference.trials import TrialList, score_trials
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
@@ -94,6 +95,9 @@ def test_other_weights(folder, models, other, voice, caplog, marked):
         who.verify(voice(300), voice(700))
     with pytest.raises(InputError, match="cohort.npz: it was made with other"):
         who.verify(voice(300), voice(700), threshold=0.5)
+    caplog.clear()
+    certainty_of(who)
+    assert "calibration.json: it was made with other" in caplog.text
     path = folder.parent / "a.wav"
     soundfile.write(path, voice(300), 16000)
     trials = TrialList([("a", "a")], None, "unlabelled", ["l:1"])
