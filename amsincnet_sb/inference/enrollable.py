@@ -135,7 +135,7 @@ class EnrollableModel(WindowAverages):
         self.check_current(ENROLLED)
         return self.classifier.speakers
 
-    def check_current(self, name):
+    def check_current(self, name: str) -> None:
         """Raise InputError where a file of additions no longer means anything.
 
         It is of other weights, or a threshold of another cohort.

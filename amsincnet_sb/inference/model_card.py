@@ -176,7 +176,7 @@ def _card(network, config, loads):
     filters = network.arguments["filters"]
     return PAGE.format(
         network=type(network).__name__,
-        first=SINC if filters == "sinc" else OTHER.format(filters),
+        first=SINC if filters.startswith("sinc") else OTHER.format(filters),
         speakers=len(config["speakers"]),
         speechbrain=SPEECHBRAIN * loads,
         **_training(config.get("training")),
