@@ -121,9 +121,14 @@ class Listener:
         fill += self.detect.lag * self.detect.frame
         self._wave = torch.cat([self._wave, torch.zeros(fill)])
         self._unsaid = torch.cat([self._unsaid, torch.zeros(fill)])
-        last = int(self.samples / self.rate / STEP)
+        last = int(self.seconds / STEP)
         whole = len(self._unsaid) // self.detect.frame * self.detect.frame
         return self._hear(whole, last)
+
+    @property
+    def seconds(self):
+        """How long the recording has lasted so far."""
+        return self.samples / self.rate
 
     @property
     def above(self):

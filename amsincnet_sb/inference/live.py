@@ -154,7 +154,7 @@ class LiveSegments:
             names[-1] = f"{UNKNOWN} {number + 1}"
         segment = describe(
             max(0.0, (told["start"] - 0.5) * STEP),
-            (told["end"] + 0.5) * STEP,
+            min((told["end"] + 0.5) * STEP, self.listener.seconds),
             told["label"],
             told["total"],
             told["frames"],

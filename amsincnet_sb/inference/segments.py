@@ -2,6 +2,7 @@
 
 import logging
 import math
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -78,8 +79,16 @@ class Wanted(NamedTuple):
             raise InputError(
                 f"minimum is {self.minimum} but must be at most 10 seconds."
             )
-        if self.count is not None and self.count < 1:
-            raise InputError(f"count is {self.count} but must be at least 1.")
+        if self.threshold is not None and self.threshold > 1:
+            raise InputError(
+                f"threshold is {self.threshold} but must be at most 1."
+            )
+        if self.count is not None and not (
+            isinstance(self.count, Integral) and self.count >= 1
+        ):
+            raise InputError(
+                f"count is {self.count} but must be a whole number from 1 on."
+            )
         if self.among is None:
             return np.ones(len(speakers), bool)
         for name in self.among:

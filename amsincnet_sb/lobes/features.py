@@ -164,7 +164,10 @@ class SincFeatures(nn.Module):
                 x = x.float()
             time = x.shape[1]
             if lens is not None:
-                samples = (lens.to(x.device) * time).round()
+                # Half precision ends at 65504 samples.
+                mps = x.device.type == "mps"
+                wide = torch.float32 if mps else torch.float64
+                samples = (lens.to(x.device, wide) * time).round()
                 at = torch.arange(time, device=x.device)
                 x = torch.where(at < samples[:, None], x, 0.0)
             # Rounded up, as SpeechBrain rounds a relative length times the

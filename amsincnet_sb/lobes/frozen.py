@@ -194,7 +194,7 @@ class FoldedTDNN(Folded):
 def _group_size(windows, most):
     """Windows of a group, such that every thread has as many of them."""
     threads = torch.get_num_threads()
-    groups = threads * -(-windows // (threads * most))
+    groups = threads * max(1, -(-windows // (threads * most)))
     return min(most, max(LEAST_GROUP, -(-windows // groups)))
 
 

@@ -103,6 +103,34 @@ def test_without_gradient_and_with_strided_input():
     assert norm[0].grad.isfinite().all()
 
 
+def test_nothing_is_kept_without_gradients(monkeypatch):
+    """Parameters that have some elsewhere, as in a loop over a test set."""
+    kept, forward = [], feature_maps.Network.forward
+
+    def watched(self, x, keep=None):
+        kept.append(keep is not None)
+        return forward(self, x, keep)
+
+    monkeypatch.setattr(feature_maps.Network, "forward", watched)
+    net = SincNet(fc_neurons=[4]).eval()
+    windows = torch.randn(2, 3200)
+    with torch.no_grad():
+        net(windows)
+    with torch.inference_mode():
+        net(windows)
+    assert not any(kept)
+    net(windows).sum().backward()
+    assert kept[-1] and net.sinc.low.grad is not None
+
+
+@pytest.mark.parametrize("kind", [SincNet, SincTDNN])
+def test_no_windows(kind):
+    net = kind(fc_neurons=[4]).eval()
+    none = torch.zeros(0, 3200)
+    for embed in (net.embed_windows, for_evaluation(net)):
+        assert embed(none).flatten(1).shape == (0, 4)
+
+
 def test_other_inputs():
     """Half precision is computed in float32, asymmetric filters are not."""
     (x, *rest), _ = problem(SHORT, 2, torch.float32)

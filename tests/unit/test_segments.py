@@ -119,6 +119,8 @@ def test_music_is_no_speech():
         ({"minimum": 11}, "minimum is 11 but must be"),
         ({"threshold": "x"}, "threshold is 'x' but must be"),
         ({"count": 0}, "count is 0 but must be"),
+        ({"count": 1.5}, "count is 1.5 but must be a whole number"),
+        ({"threshold": 2}, "threshold is 2 but must be at most 1"),
     ],
 )
 def test_wrong_wishes(who, wrong, sentence):

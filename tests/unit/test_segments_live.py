@@ -63,6 +63,14 @@ def test_what_is_told_and_when(who, seconds):
     assert all(now - s.end <= late for now, s in found if s.end is not None)
 
 
+def test_it_ends_with_the_recording(who):
+    """Frames are a tenth of a second, and end half of one later."""
+    for samples in (48000, 47300, 46500):
+        wave = voice(0, 3, 0)[:samples]
+        *_, (_, last) = told(LiveSegments(who, Wanted()), wave)
+        assert last.end <= round(samples / RATE, 2)
+
+
 def test_memory_does_not_grow(who):
     live, sizes = LiveSegments(who, Wanted()), []
     for turn in range(40):

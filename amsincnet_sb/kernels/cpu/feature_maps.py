@@ -105,8 +105,9 @@ def _last_map(x, layers, eps, slope, floor, keep=None, rounded=False):
         parameters = _parameters(input_norm, filters, convs, norms, pools[0])
         if keep is not None:
             keep = keep.unsqueeze(1)
-        out = dtype if rounded else x.dtype
-        return _CNN.apply(settings, keep, out, x, *parameters)
+        # Within the function gradients are always off.
+        form = dtype if rounded else x.dtype, torch.is_grad_enabled()
+        return _CNN.apply(settings, keep, form, x, *parameters)
 
 
 def _parameters(input_norm, filters, convs, norms, pool):
@@ -131,14 +132,15 @@ class _CNN(torch.autograd.Function):
     """:class:`Network` over a batch, slice by slice."""
 
     @staticmethod
-    def forward(ctx, settings, keep, dtype, x, *parameters):
+    def forward(ctx, settings, keep, form, x, *parameters):
         """See torch.autograd.Function."""
+        dtype, grad = form
         network = Network(settings, parameters)
         ctx.settings, ctx.keep, ctx.count = settings, keep, len(parameters)
         ctx.size = _slice_size(network, x)
-        kept = [] if any(ctx.needs_input_grad) else None
+        kept = [] if grad and any(ctx.needs_input_grad) else None
         out = None
-        for at in range(0, len(x), ctx.size):
+        for at in range(0, max(1, len(x)), ctx.size):
             part = network.forward(x[at : at + ctx.size], kept)
             if keep is not None:
                 part *= keep[at : at + ctx.size]
