@@ -174,9 +174,12 @@ def _sealed(text):
 
 def _card(network, config, loads):
     filters = network.arguments["filters"]
+    first = SINC if filters.startswith("sinc") else OTHER
+    if first == SINC and filters != "sinc":
+        first += " (`{}`)"
     return PAGE.format(
         network=type(network).__name__,
-        first=SINC if filters.startswith("sinc") else OTHER.format(filters),
+        first=first.format(filters),
         speakers=len(config["speakers"]),
         speechbrain=SPEECHBRAIN * loads,
         **_training(config.get("training")),
