@@ -114,6 +114,15 @@ def test_confusions(figures, tmp_path):
     assert right.get_title() == "3 of 5 utterances wrong"
 
 
+def test_confusions_of_names_that_are_shortened_alike(figures, tmp_path):
+    path, long = tmp_path / "sentences.csv", "x" * 60
+    rows = [f"{long}{a},{long}{b}" for a, b in ("12", "13", "21")]
+    path.write_text("speaker,decision\n" + "\n".join(rows) + "\n")
+    assert plot_confusions(path, tmp_path / "c.png")
+    _, right, *_ = figures[0].axes
+    assert len({bar.get_y() for bar in right.patches}) == 3
+
+
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "speaker,decision\n"])
 def test_no_utterances(tmp_path, text):
     path = tmp_path / "sentences.csv"

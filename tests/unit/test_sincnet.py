@@ -194,3 +194,12 @@ def test_compiled_on_a_gpu_it_takes_the_gpus_kernels(monkeypatch):
     with torch.no_grad():
         compiled(torch.randn(2, net.window))
     assert taken
+
+
+def test_lengths_in_half_precision():
+    """They end at 65504 samples, and what they say of more is lost."""
+    net = SincNet(fc_neurons=[4], hop=3200).eval()
+    wavs = torch.randn(1, 70000)
+    for kind in (torch.float16, torch.bfloat16):
+        found = net(wavs, torch.ones(1, dtype=kind))
+        torch.testing.assert_close(found, net(wavs, torch.ones(1)))
