@@ -47,7 +47,9 @@ def verify(options):
         raise InputError(
             "Give two recordings, or --trials, --data-folder and --output."
         )
-    if options.a == options.b == "-":
+    from amsincnet_sb.inference.recordings import STANDARD_INPUT
+
+    if {options.a, options.b} <= {*STANDARD_INPUT}:
         raise InputError(
             "- is one recording, and there are two to compare; give a file."
         )

@@ -21,6 +21,7 @@ from amsincnet_sb.utils.errors import InputError
 __all__ = [
     "audio_info",
     "check_channel",
+    "check_peak",
     "is_silent",
     "read_audio",
     "read_chunk",
@@ -183,6 +184,19 @@ def check_channel(path, channel, channels):
         )
 
 
+def check_peak(path, peak):
+    """Raise InputError for samples that are NaN, infinite or far too large."""
+    if not isfinite(peak):
+        raise InputError(
+            f"{path}: it contains NaN or infinite samples; export it again."
+        )
+    if peak > MAX_PEAK:
+        raise InputError(
+            f"{path}: its samples reach {peak:g} where full scale is 1; "
+            "divide them by full scale and save it again."
+        )
+
+
 def is_silent(wave):
     """Whether a waveform in [-1, 1] carries no signal at all.
 
@@ -287,15 +301,7 @@ def _part(path, sound, start, stop, channel=None):
         )
     wave = _mono(path, sound, start, stop, channel)
     peak = max(float(wave.max()), -float(wave.min()))
-    if not isfinite(peak):
-        raise InputError(
-            f"{path}: it contains NaN or infinite samples; export it again."
-        )
-    if peak > MAX_PEAK:
-        raise InputError(
-            f"{path}: its samples reach {peak:g} where full scale is 1; "
-            "divide them by full scale and save it again."
-        )
+    check_peak(path, peak)
     return torch.from_numpy(wave), peak
 
 

@@ -27,6 +27,7 @@ from amsincnet_sb.dataio.lists import (
 from amsincnet_sb.dataio.manifest import check_speaker
 from amsincnet_sb.dataio.scp import scp_rows
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.names import is_unknown
 
 __all__ = ["Listed", "Listing", "list_corpus"]
 
@@ -146,7 +147,7 @@ def _confusable(names):
         for alike in same.values()
         if len(alike) > 1
     ]
-    unknown = [n for n in names if re.fullmatch(r"unknown( \d+)?", n)]
+    unknown = [*filter(is_unknown, names)]
     if unknown:
         notes.append(
             f"a speaker is called {unknown[0]}, as `amsincnet identify --unknown` "

@@ -9,12 +9,12 @@ import torch
 
 from amsincnet_sb.dataio.audio import (
     MAX_CHANNELS,
-    MAX_PEAK,
     MAX_RATE,
     MIN_RATE,
     STREAMED,
     STREAMED_64,
     check_channel,
+    check_peak,
     resample,
 )
 from amsincnet_sb.utils.errors import InputError
@@ -98,13 +98,7 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
         samples = (
             samples.mean(1) if channel is None else samples[:, channel - 1]
         )
-        if not np.isfinite(samples).all():
-            raise InputError(f"{name}: it contains NaN or infinite samples.")
-        peak = abs(samples).max(initial=0)
-        if peak > MAX_PEAK:
-            raise InputError(
-                f"{name}: its samples reach {peak:g} where full scale is 1."
-            )
+        check_peak(name, abs(samples).max())
         wave = torch.from_numpy(samples.astype(np.float32)).clamp(-1, 1)
         wave = change(wave)
         if len(wave):

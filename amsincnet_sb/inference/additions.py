@@ -91,16 +91,14 @@ def read_additions(folder, size, weights):
         if mark is not None:
             outdated[name] = _outdated(folder / name, found[name])
             found[name] = None
-    path = folder / CALIBRATION
-    if found[CALIBRATION] is not None and COHORT not in outdated:
-        kept = _raw(path).get(OF_COHORT)
-        if kept not in (None, _digest(found[COHORT])):
-            outdated[CALIBRATION] = (
-                f"{path}: its threshold was found with another cohort than "
-                f"{COHORT} has now, if any; {AGAIN[CALIBRATION]}."
-            )
-            found[CALIBRATION] = None
     calibration = found[CALIBRATION] or {}
+    cohort = calibration.pop(OF_COHORT, None)
+    if COHORT not in outdated and cohort not in (None, _digest(found[COHORT])):
+        outdated[CALIBRATION] = (
+            f"{folder / CALIBRATION}: its threshold was found with another "
+            f"cohort than {COHORT} has now, if any; {AGAIN[CALIBRATION]}."
+        )
+        calibration = {}
     # A cohort without a threshold found with it would be of no use.
     if "verification" not in calibration:
         found[COHORT] = None
@@ -306,11 +304,11 @@ def _merge(folder, there, before, ours):
 
 
 def _thresholds(raw, size):
-    if not isinstance(raw.pop(OF_COHORT, ""), str):
+    if not isinstance(raw.get(OF_COHORT, ""), str):
         raise ValueError(f"{OF_COHORT} is no text")
-    if not set(raw) <= set(TASKS):
+    if not set(raw) <= {*TASKS, OF_COHORT}:
         raise ValueError("unknown task")
-    for task in raw.values():
+    for task in (raw[name] for name in TASKS if name in raw):
         for key, largest in (
             ("threshold", math.inf),
             ("own_cosine", LARGEST_VALUE),

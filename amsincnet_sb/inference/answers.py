@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from amsincnet_sb.inference.enrolment import UNKNOWN
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.names import UNKNOWN
 
 __all__ = ["Analysis", "Candidate", "Verification", "check_number", "ranked"]
 

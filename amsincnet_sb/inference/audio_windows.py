@@ -116,11 +116,11 @@ def _windows_of(audio, window, hop, sample_rate, batch_size, channel=None):
     recordings. That a file has no others is said after its last one.
     """
     audio = as_source(audio, sample_rate, channel)
-    rest, seen, heard, first = torch.zeros(0), False, False, None
+    rest, heard, first = torch.zeros(0), False, None
     for block in blocks_of(audio, sample_rate, channel):
         rest = torch.cat([rest, block]) if len(rest) else block
         if len(rest) >= window:
-            windows, seen = cut_windows(rest, window, hop), True
+            windows = cut_windows(rest, window, hop)
             for part in windows.split(batch_size):
                 for stretch in _audible(part):
                     heard = True
@@ -128,14 +128,13 @@ def _windows_of(audio, window, hop, sample_rate, batch_size, channel=None):
             if first is None and not heard:
                 first = windows[:batch_size]
             rest = rest[len(windows) * hop :]
-    if not seen:
-        first = cut_windows(rest, window, hop)
     if heard:
         return
     # A waveform of zeros is taken as it is.
-    if not torch.is_tensor(audio) and (seen or is_silent(rest)):
+    silent = first is not None or is_silent(rest)
+    if silent and not torch.is_tensor(audio):
         raise silence_of(audio, channel)
-    yield first
+    yield cut_windows(rest, window, hop) if first is None else first
 
 
 def _audible(windows):

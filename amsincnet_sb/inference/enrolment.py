@@ -1,6 +1,5 @@
 """Speakers that are added to a trained model without training."""
 
-import re
 from typing import NamedTuple
 
 import torch
@@ -9,16 +8,10 @@ from torch import nn
 
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.names import is_unknown
 
-__all__ = [
-    "EnrollableClassifier",
-    "Enrolled",
-    "MOST_PROTOTYPES",
-    "UNKNOWN",
-    "is_unknown",
-]
+__all__ = ["EnrollableClassifier", "Enrolled", "MOST_PROTOTYPES"]
 
-UNKNOWN = "unknown"  # the answer where no speaker of the model fits
 MOST_PROTOTYPES = 8
 # So much closer must another prototype bring a recording to the closest mean of
 # the others. Of 20 new speakers with 6 recordings, half of them through a
@@ -26,17 +19,6 @@ MOST_PROTOTYPES = 8
 # recordings that are alike both 1.3 %, where always two got 1.9 %
 # (tests/benchmarks/prototypes.py).
 GAIN = 1.1
-
-
-def is_unknown(name):
-    """Whether a name is that of a voice that nobody knows.
-
-    Example
-    -------
-    >>> [is_unknown(name) for name in ("unknown", "unknown 2", "unknown woman")]
-    [True, True, False]
-    """
-    return re.fullmatch(rf"{UNKNOWN}( \d+)?", name) is not None
 
 
 class Enrolled(NamedTuple):

@@ -15,11 +15,11 @@ from amsincnet_sb.inference.answers import (
     ranked,
 )
 from amsincnet_sb.inference.enrollable import EnrollableModel
-from amsincnet_sb.inference.enrolment import UNKNOWN
 from amsincnet_sb.inference.recordings import Recording, several
 from amsincnet_sb.inference.scoring import compare
 from amsincnet_sb.inference.segments import Segment, Wanted, find_segments
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.names import UNKNOWN
 
 __all__ = ["Analysis", "Candidate", "SpeakerIdentifier", "UNKNOWN"]
 

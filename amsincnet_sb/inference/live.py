@@ -6,7 +6,6 @@ import numpy as np
 
 from amsincnet_sb.inference.activity import OFF, ON
 from amsincnet_sb.inference.decoding import Decoder
-from amsincnet_sb.inference.enrolment import UNKNOWN
 from amsincnet_sb.inference.listening import STEP, Listener
 from amsincnet_sb.inference.running_voices import RunningVoices
 from amsincnet_sb.inference.segments import (
@@ -21,6 +20,7 @@ from amsincnet_sb.inference.voices import (
     PRESENCE,
     WEIGHT,
 )
+from amsincnet_sb.utils.names import UNKNOWN
 
 __all__ = ["DELAY", "LiveSegments"]
 

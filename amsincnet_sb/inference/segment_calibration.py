@@ -14,7 +14,6 @@ import torch
 
 from amsincnet_sb.dataio.audio import audio_info, read_audio
 from amsincnet_sb.dataio.manifest import read_manifest
-from amsincnet_sb.inference.enrolment import is_unknown
 from amsincnet_sb.inference.segments import (
     CERTAINTY,
     Wanted,
@@ -22,6 +21,7 @@ from amsincnet_sb.inference.segments import (
     find_segments,
 )
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.names import is_unknown
 
 __all__ = ["certainty_from", "fit_certainty"]
 

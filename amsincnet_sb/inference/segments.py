@@ -13,11 +13,11 @@ from amsincnet_sb.inference.activity import stretches
 from amsincnet_sb.inference.additions import CALIBRATION
 from amsincnet_sb.inference.answers import check_number
 from amsincnet_sb.inference.audio_windows import blocks_of
-from amsincnet_sb.inference.enrolment import UNKNOWN, is_unknown
 from amsincnet_sb.inference.listening import STEP, Listener, Memory, take
 from amsincnet_sb.inference.recordings import as_source
 from amsincnet_sb.inference.voices import Voices
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.names import UNKNOWN, is_unknown
 from amsincnet_sb.utils.threads import one_thread_each
 
 __all__ = ["Segment", "Wanted", "find_segments"]

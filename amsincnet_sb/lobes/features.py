@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from amsincnet_sb.nnet.sinc import SincConv
+from amsincnet_sb.nnet.windows import valid_samples
 
 __all__ = ["SincFeatures"]
 
@@ -164,10 +165,7 @@ class SincFeatures(nn.Module):
                 x = x.float()
             time = x.shape[1]
             if lens is not None:
-                # Half precision ends at 65504 samples.
-                mps = x.device.type == "mps"
-                wide = torch.float32 if mps else torch.float64
-                samples = (lens.to(x.device, wide) * time).round()
+                samples = valid_samples(lens.to(x.device), time)
                 at = torch.arange(time, device=x.device)
                 x = torch.where(at < samples[:, None], x, 0.0)
             # Rounded up, as SpeechBrain rounds a relative length times the

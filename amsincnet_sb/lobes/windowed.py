@@ -12,6 +12,7 @@ from amsincnet_sb.nnet.windows import (
     count_windows,
     cut_windows,
     locate_windows,
+    valid_samples,
     window_samples,
 )
 
@@ -161,10 +162,7 @@ class WindowedEmbedding(nn.Module):
             x = self.embed_windows(windows.flatten(0, 1))
             return x.unflatten(0, (batch, -1)).mean(1, keepdim=True)
 
-        # Half precision ends at 65504 samples.
-        exact = torch.float32 if wavs.device.type == "mps" else torch.float64
-        samples = lens.to(wavs.device, exact) * time
-        samples = samples.round().long().clamp(1, time)
+        samples = valid_samples(lens.to(wavs.device), time).clamp(1, time)
         counts = count_windows(samples, self.window, self.hop)
         owner, nth = locate_windows(counts)
         at = window_samples(nth, samples[owner], self.window, self.hop)

@@ -7,7 +7,28 @@ repeated until it fills one.
 
 import torch
 
-__all__ = ["count_windows", "cut_windows", "locate_windows", "window_samples"]
+__all__ = [
+    "count_windows",
+    "cut_windows",
+    "locate_windows",
+    "valid_samples",
+    "window_samples",
+]
+
+
+def valid_samples(lens, time):
+    """Samples of recordings that are padded to a length of ``time`` samples.
+
+    ``lens`` are SpeechBrain's relative lengths, ``[batch]``.
+
+    Example
+    -------
+    >>> valid_samples(torch.tensor([1.0, 0.5]).half(), 70000)
+    tensor([70000, 35000])
+    """
+    # Half precision ends at 65504 samples; Apple's GPUs have no float64.
+    exact = torch.float32 if lens.device.type == "mps" else torch.float64
+    return (lens.to(exact) * time).round().long()
 
 
 def count_windows(lengths, window, hop, released=False):

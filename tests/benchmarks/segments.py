@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from conversations import converse, read_sentences  # noqa: E402
 
 from amsincnet_sb.inference import SpeakerIdentifier  # noqa: E402
-from amsincnet_sb.inference.enrolment import UNKNOWN  # noqa: E402
 from amsincnet_sb.inference.live import LiveSegments  # noqa: E402
 from amsincnet_sb.inference.segment_calibration import share_right  # noqa: E402
 from amsincnet_sb.inference.segments import Wanted, find_segments  # noqa: E402
+from amsincnet_sb.utils.names import UNKNOWN  # noqa: E402
 
 try:
     from pyannote.core import (
