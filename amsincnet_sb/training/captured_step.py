@@ -16,6 +16,7 @@ import torch
 from amsincnet_sb.kernels.finiteness import finiteness
 from amsincnet_sb.nnet.compiled import compiled, first_line
 from amsincnet_sb.training.distributed import RankAgreement, world_size
+from amsincnet_sb.training.draws import RepeatedDraws
 from amsincnet_sb.training.guard import StepGuard
 from amsincnet_sb.training.optimizer_state import (
     make_capturable,
@@ -71,8 +72,8 @@ class CapturedStep:
     sharpness_radius : float
         Where it is not 0, gradients are those of the worst weights nearby, see
         :class:`~amsincnet_sb.training.sharpness.Sharpness`. The loss is
-        computed once more to find them, which ``state`` does not notice; what
-        it draws at random, it draws anew.
+        computed once more to find them, which ``state`` does not notice, and
+        draws the same random numbers both times.
     apart : callable
         Makes a context in which a process computes a gradient of its own,
         where there are several: each finds the worst weights for its batch.
@@ -128,6 +129,7 @@ class CapturedStep:
         self._sharpness = None
         if sharpness_radius:
             self._sharpness = Sharpness(self.parameters, sharpness_radius)
+            self._draws = RepeatedDraws(self.device)
         self._apart = apart
         self._loss_fn = loss_fn
         self._inputs = None
@@ -171,6 +173,8 @@ class CapturedStep:
         self._refresh_rates()
         if self._to_try:
             self._try_out()
+        if self._sharpness is not None:
+            self._draws.refresh()
         if self._graph is not None:
             self._graph.replay()
             return
@@ -225,10 +229,7 @@ class CapturedStep:
         self.optimizer.zero_grad(set_to_none=True)
         self._guard.take()
         if self._sharpness is not None:
-            with self._apart():
-                loss = self._forward()
-            self._sharpness.climb(loss)
-            self._guard.restore()
+            self._climb()
         loss = self._forward()
         self.agreement.start(loss)
         loss.backward()
@@ -246,6 +247,13 @@ class CapturedStep:
             )
         finite = self._finish(finite, signs, self._updated())
         self._guard.restore_unless(finite)
+
+    def _climb(self):
+        """Move the weights to where the loss of this step is worst nearby."""
+        with self._draws.first(), self._apart():
+            loss = self._forward()
+        self._sharpness.climb(loss)
+        self._guard.restore()
 
     def _plain_finish(self, finite, signs, updated):
         """Update if all is finite; says whether. Compiled, a few kernels."""
@@ -309,6 +317,8 @@ class CapturedStep:
 
     def _capture_graph(self):
         graph = torch.cuda.CUDAGraph()
+        if self._sharpness is not None:
+            self._draws.register(graph)
         torch.cuda.synchronize(self.device)
         self.optimizer.zero_grad(set_to_none=True)
         try:

@@ -240,6 +240,29 @@ def test_sharpness_is_the_papers_step(device, limit):
 
 
 @on_all_devices
+def test_sharpness_draws_alike_for_both_gradients(device):
+    """And from step to step otherwise, captured or not."""
+    task = Task(device)
+    seen = torch.zeros(2, 16, 6, device=device)
+
+    def loss_fn(x, labels):
+        noise = torch.randn_like(x)
+        seen.copy_(torch.stack([seen[1], noise]))
+        return task(nn.functional.dropout(x + noise), labels)
+
+    step = task.captured(loss_fn, sharpness_radius=0.1)
+    steps = []
+    for number in range(4):
+        torch.manual_seed(number // 2)
+        step(number, *task.batch(number))
+        assert torch.equal(*seen)
+        steps.append(seen[0].clone())
+    assert step.captured == (device == "cuda")
+    assert torch.equal(steps[0], steps[1]) and torch.equal(*steps[2:])
+    assert not torch.equal(*steps[1:3])
+
+
+@on_all_devices
 def test_sharpness_of_a_skipped_step_leaves_no_trace(device):
     task = Task(device)
     step = task.captured(sharpness_radius=0.1)
