@@ -17,7 +17,8 @@ def work():
     for _ in range(24):
         kept.append(torch.ones(8 * 2**20, dtype=torch.uint8))
 
-work()
+for _ in range(4):
+    work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 work()
 after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -42,8 +43,8 @@ def faults(load, **environment):
 @pytest.mark.skipif(not WITH_GLIBC, reason="needs glibc")
 def test_the_system_is_not_asked_again():
     """Of 192 MiB; without, it gives all 49152 pages once more."""
-    assert faults("") > 20_000
-    assert faults(LOAD) < 2_000
+    assert faults("") > 40_000
+    assert faults(LOAD) < 10_000
 
 
 @pytest.mark.skipif(not WITH_GLIBC, reason="needs glibc")
@@ -55,4 +56,4 @@ def test_the_system_is_not_asked_again():
     ],
 )
 def test_the_environment_has_the_last_word(environment):
-    assert faults(LOAD, **environment) > 20_000
+    assert faults(LOAD, **environment) > 40_000
