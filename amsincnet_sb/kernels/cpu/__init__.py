@@ -1,6 +1,6 @@
 """The layers on CPUs, several times as fast as the plain form.
 
-Five things make it so:
+Four things make it so:
 
 1. *Half the arithmetic.* The sinc filters are symmetric and pooling looks at
    ``p`` neighbouring outputs. The first and last of those, ``y`` and ``y'``,
@@ -17,7 +17,6 @@ Five things make it so:
    layout, in which pooling and the statistics over time work on whole vectors.
 4. *oneDNN for every matmul*, also for those that torch leaves to the BLAS
    library in float32, which is half as fast on some CPUs.
-5. *Memory that was freed is kept* (:mod:`.memory`), which ends with the process.
 
 :mod:`.feature_maps` sends slices through :mod:`.slices`, whose sinc layer is
 :mod:`.folding`; SincTDNN has :mod:`.strided_conv`.
@@ -25,8 +24,5 @@ Five things make it so:
 
 from amsincnet_sb.kernels.cpu.feature_maps import cnn, frozen_cnn, sinc_map
 from amsincnet_sb.kernels.cpu.linear_layer import frozen_linear, linear
-from amsincnet_sb.kernels.cpu.memory import keep_freed_memory
 from amsincnet_sb.kernels.cpu.strided_conv import conv, frozen_conv
 from amsincnet_sb.nnet.pooling import statistics
-
-keep_freed_memory()

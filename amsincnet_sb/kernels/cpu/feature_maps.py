@@ -17,6 +17,10 @@ __all__ = ["cnn", "frozen_cnn", "sinc_map"]
 # from 16 on, torch gives the sinc layer to oneDNN with a single thread, too.
 _SLICE = 16 * 80 * 2950
 
+# glibc gives memory back to the system, to ask for it again page by page,
+# until a block this large has been freed once; then it keeps the slices'.
+torch.empty(31 * 2**20, dtype=torch.uint8)
+
 
 def cnn(x, input_norm, filters, convs, norms, pools, eps, slope):
     """See :meth:`amsincnet_sb.kernels.Kernels.cnn`.
