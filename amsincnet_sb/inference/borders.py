@@ -69,13 +69,13 @@ class Spoken:
         """Of some frames, by what was heard around them and before."""
         found = features(self._levels, self._chances)
         if found is None:
-            return _probability(_logit(self._chances[frames]) + UNSURE)
+            return _sigmoid(_logit(self._chances[frames]) + UNSURE)
         self.above = float(10 * found[0, ABOVE])
         found = found[frames]
         for number, (weight, bias) in enumerate(self._layers):
             found = (found.clip(0) if number else found) @ weight.T + bias
         near = ~_inside(self._chances <= OFF_HERE, NEAR)
-        return np.where(near[frames], _probability(found[:, 0]), 0.0)
+        return np.where(near[frames], _sigmoid(found[:, 0]), 0.0)
 
 
 def band_levels(wave, frame, matrix):
@@ -132,8 +132,8 @@ def _logit(chances):
     return np.log(chances / (1 - chances))
 
 
-def _probability(logit):
-    return 1 / (1 + np.exp(-logit.clip(-30, 30)))
+def _sigmoid(values):
+    return torch.from_numpy(values).sigmoid().numpy()
 
 
 def _around(values, first, last):

@@ -79,7 +79,7 @@ def fit_certainty(rows, right):
     begin = np.array(CERTAINTY)
     weights = begin.copy()
     for _ in range(50):
-        chance = 1 / (1 + np.exp(-np.clip(rows @ weights, -30, 30)))
+        chance = torch.from_numpy(rows @ weights).sigmoid().numpy()
         slope = rows.T @ (chance - right) + STIFFNESS * (weights - begin)
         bend = (rows * (chance * (1 - chance))[:, None]).T @ rows
         bend += STIFFNESS * np.eye(len(weights))

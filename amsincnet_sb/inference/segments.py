@@ -239,7 +239,7 @@ def describe(start, end, label, total, frames, names, wanted, certainty):
     margin = float(means[label] - rest[second]) if len(means) > 1 else 1.0
     weighed = zip(certainty, evidence(margin, speech))
     chance = sum(weight * value for weight, value in weighed)
-    probability = 1 / (1 + math.exp(-max(-30.0, min(30.0, chance))))
+    probability = torch.tensor(chance, dtype=torch.double).sigmoid().item()
     name, next_name = names[label], names[second]
     unsure = wanted.threshold is not None and probability < wanted.threshold
     if unsure or speech < wanted.least_speech - STEP / 2:
