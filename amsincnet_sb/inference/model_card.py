@@ -107,7 +107,9 @@ def describe_training(hparams, records):
     name of the data folder where that is not somebody's home. It consists of
     text and numbers, for ``config.json``.
     """
-    keys = ("margin", "scale", "batch_size", "seed")
+    keys = ("loss", "margin", "scale", "batch_size", "seed")
+    if not hasattr(hparams.compute_cost, "margin"):
+        keys = ("loss", "batch_size", "seed")  # a plain softmax has neither
     found = {key: getattr(hparams, key, None) for key in keys}
     sets = {}
     for split in SPLITS:

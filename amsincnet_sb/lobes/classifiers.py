@@ -93,4 +93,6 @@ class SoftmaxClassifier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[batch, 1, input_size]`` to log-probabilities per speaker."""
-        return self.linear(x).log_softmax(dim=-1)
+        x = self.linear(x)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return x.log_softmax(dim=-1, dtype=wide)

@@ -15,6 +15,7 @@ from amsincnet_sb.nnet.windows import (
     valid_samples,
     window_samples,
 )
+from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["WindowedEmbedding"]
 
@@ -162,6 +163,11 @@ class WindowedEmbedding(nn.Module):
             x = self.embed_windows(windows.flatten(0, 1))
             return x.unflatten(0, (batch, -1)).mean(1, keepdim=True)
 
+        if torch.jit.is_tracing():
+            raise InputError(
+                "With lens, utterances have windows of their own, which a "
+                "trace would keep for all others; trace without lens."
+            )
         samples = valid_samples(lens.to(wavs.device), time).clamp(1, time)
         counts = count_windows(samples, self.window, self.hop)
         owner, nth = locate_windows(counts)

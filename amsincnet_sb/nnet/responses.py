@@ -186,7 +186,8 @@ class RandomDelay(nn.Module):
         """See :class:`RandomChannel`."""
         hz = frequencies(wavs, self.sample_rate)
         place = (1 + hz / 300.0).log()
-        place = place / place[-1] * (self.points - 1)
+        # Of a single sample, the only frequency is 0.
+        place = place / place[-1].clamp(min=1e-9) * (self.points - 1)
         nodes = torch.arange(self.points, device=wavs.device)
         between = (1 - (place - nodes[:, None]).abs()).clamp(min=0)
         most = (self.cycles / hz.clamp(min=1.0)).clamp(max=self.max_ms / 1000)

@@ -6,7 +6,7 @@ import speechbrain as sb
 from torch.nn import Module
 
 from amsincnet_sb.training.device import own_device
-from amsincnet_sb.training.distributed import world_size
+from amsincnet_sb.training.distributed import common_error, world_size
 from amsincnet_sb.training.permitted import check_options
 from amsincnet_sb.utils.errors import InputError
 
@@ -115,7 +115,7 @@ def check_network(hparams):
     network = hparams["embedding_model"]
     loss = hparams["compute_cost"]
     if world_size() > 1 and isinstance(loss, Module) and loss.state_dict():
-        raise InputError(
+        raise common_error(
             f"The loss {type(loss).__name__} follows the batches of one "
             "process; train with one, or with another --loss."
         )

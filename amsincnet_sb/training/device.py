@@ -26,12 +26,18 @@ def own_device(asked=None):
     under torchrun the GPU of the local rank. An InputError if there is none.
     """
     device = asked or infer_device()
-    if not device.startswith("cuda"):
-        return device
     if device == "cuda" and get_local_rank() is not None:
         device = f"cuda:{get_local_rank()}"
-    index = torch.device(device).index or 0
-    if index >= torch.cuda.device_count():
+    try:
+        place = torch.device(device)
+        if place.type != "cuda":
+            torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(
+            f"--device={device}: there is no such device here; give "
+            "--device=cpu."
+        ) from None
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise InputError(
             f"--device={device}: there is no such GPU here; give --device=cpu, "
             "or start as many processes as there are GPUs."

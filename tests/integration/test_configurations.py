@@ -218,8 +218,10 @@ def test_the_original_is_the_published_experiment():
 def test_a_debug_run_leaves_results_alone(recipe, tmp_path):
     output = recipe("am_sincnet.yaml", tmp_path / "results")
     kept = ("metrics.jsonl", "sentences.csv", "pretrained/classifier.ckpt")
+    kept += ("hyperparams.yaml",)
     before = [(output / name).read_bytes() for name in kept]
-    recipe("am_sincnet.yaml", output, debug=True)
+    recipe("am_sincnet.yaml", output, debug=True, number_of_epochs=3)
+    assert "debug: True" in (output / "train_log.txt").read_text()
     assert [(output / name).read_bytes() for name in kept] == before
 
 
@@ -242,4 +244,6 @@ def test_a_debug_epoch(name, recipe, tmp_path):
     kind = "SoftmaxClassifier" if softmax else "CosineClassifier"
     assert config["classifier"]["name"] == kind
     assert config["scale"] == (1.0 if softmax else 30.0)
+    has_margin = "margin" in config["training"]["settings"]
+    assert has_margin != name.startswith("sincnet")
     assert len(config["speakers"]) == 4

@@ -75,6 +75,15 @@ def test_a_limit_of_steps(recipe, results):
         assert [row["step"] for row in recipe.metrics(results)][-1] == limit
 
 
+def test_an_unfinished_training_is_evaluated_without_a_model(recipe, results):
+    """A sweep would take it for a finished one."""
+    recipe("sinc_tdnn.yaml", results, optimizer_step_limit=3)
+    shutil.rmtree(results / "pretrained")
+    recipe("sinc_tdnn.yaml", results, test_only=True)
+    assert not (results / "pretrained").exists()
+    assert recipe.metrics(results)[-1]["step"] == 3
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs to be without")
 def test_options_for_a_gpu(refused):
     assert "fp16" in refused(precision="fp16")

@@ -70,3 +70,11 @@ def test_bfloat16_of_a_cpu(monkeypatch, machine, place, name, known):
     assert has_bfloat16("cpu") is known
     precisions = {"precision": "bf16" if known else "fp32"}
     assert best_precisions("cpu") == {**precisions, "eval_precision": "fp32"}
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:abc", "cpu:x", "mps"])
+def test_a_device_that_is_none(device):
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(InputError, match=f"--device={device}: there is no"):
+        own_device(device)

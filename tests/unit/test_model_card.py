@@ -8,6 +8,7 @@ from amsincnet_sb.dataio.manifest import Utterance, write_manifest
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.model_card import describe_training
 from amsincnet_sb.inference.pretrained import write_pretrained
+from amsincnet_sb.nnet.losses import AMSoftmax
 
 RECORDS = [
     {"epoch": 1, "step": 10, "split": "test", "frame_error": 90.0},
@@ -34,6 +35,8 @@ def run(tmp_path):
         test_annotation=tmp_path / "test.csv",
         validation_sentences=0,
         data_folder="/home/jane/corpora/voices",
+        compute_cost=AMSoftmax(0.2),
+        loss="am",
         margin=0.2,
         seed=7,
     )

@@ -14,6 +14,7 @@ from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.losses import AMSoftmax, MarginWarmup, ReleasedAMSoftmax
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 from amsincnet_sb.nnet.sinc import SincConv
+from amsincnet_sb.utils.errors import InputError
 
 WINDOW = 200
 TARGETS = torch.tensor([[0], [2], [1], [0]])
@@ -160,6 +161,13 @@ def test_trace_and_export(name):
         again = [wavs, *inputs[1:]]
         for program in (traced, exported):
             torch.testing.assert_close(program(*again), module(*again))
+
+
+def test_a_trace_has_no_lens():
+    """It would keep the windows of one batch for all others."""
+    net = SincTDNN().eval()
+    with pytest.raises(InputError, match="trace without lens"):
+        torch.jit.trace(net, (torch.randn(2, 9600), torch.tensor([0.5, 1.0])))
 
 
 def test_features_in_onnx(tmp_path):

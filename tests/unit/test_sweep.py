@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -209,3 +210,14 @@ def test_without_a_train_py_it_is_the_recipes(recipe, tmp_path):
     sweep = Sweep(recipe / "am.yaml", tmp_path / "s", [0.1])
     assert sweep.script.parts[-3:] == ("TIMIT", "speaker_id", "train.py")
     assert sweep.script.is_file()
+
+
+def test_a_plain_softmax_has_no_margin():
+    """Though its file may inherit one."""
+    files = Path(__file__).parents[2] / "hparams"
+    found = {
+        name: sweep_script._own_margin(files / f"{name}.yaml")
+        for name in ("am_sincnet", "sincnet", "sincnet_original")
+    }
+    expected = {"am_sincnet": 0.3, "sincnet": None, "sincnet_original": None}
+    assert found == expected

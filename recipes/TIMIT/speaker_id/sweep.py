@@ -360,7 +360,11 @@ def _find_script(hparams):
 
 def _own_margin(file):
     """The margin of a hyperparameter file, None where it has none."""
-    margin = plain_options(file, {"data_folder": ""}).get("margin")
+    options = plain_options(file, {"data_folder": ""})
+    cost = getattr(options.get("compute_cost"), "tag", "")
+    if options.get("loss") == "softmax" or f"{cost}".endswith("nll_loss"):
+        return None
+    margin = options.get("margin")
     if margin is not None and not isinstance(margin, int | float):
         raise InputError(f"{file}: margin is {margin!r} but must be a number.")
     return margin

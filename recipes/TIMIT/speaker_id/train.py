@@ -319,7 +319,7 @@ class SpeakerBrain(CapturedBrain):
         """
         meta = {"epoch": epoch, "step": self.optimizer_step}
         self.hparams.train_logger.log_stats(
-            meta,
+            {**meta, **({"debug": True} if self.debug else {})},
             train_stats={k: f"{v:.3f}" for k, v in self.train_stats.items()},
             **{f"{split}_stats": {k: f"{v:.3f}" for k, v in stats.items()}},
         )
@@ -333,9 +333,14 @@ class SpeakerBrain(CapturedBrain):
                 split=split,
                 **{f"train_{k}": v for k, v in self.train_stats.items()},
                 **stats,
-                seconds=round(time.time() - self.started, 3),
+                **self.seconds(),
                 **self.fallback,
             )
+
+    def seconds(self):
+        """Seconds of this process, if it has trained: for a record."""
+        taken = round(time.time() - self.started, 3)
+        return {"seconds": taken} if self.train_stats else {}
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Gets called before the test stage, loads the last checkpoint.
@@ -355,6 +360,15 @@ class SpeakerBrain(CapturedBrain):
     def write_model(self):
         """Write the learning curves and the trained model."""
         if not self.writes_results:
+            return
+        per_epoch = self.train_sampler.batches_per_epoch
+        steps = per_epoch * self.hparams.number_of_epochs
+        if self.test_only and self.optimizer_step < steps:
+            logger.info(
+                "No model is written: the training is at step %d of %d.",
+                self.optimizer_step,
+                steps,
+            )
             return
         plot_curves(self.hparams.metrics_file, self.hparams.curves_file)
         # Last: by it a sweep knows that a run is done.
@@ -586,7 +600,8 @@ def main(started=None):
 
         # 3. Results folder
         sb.create_experiment_directory(hparams["output_folder"])
-        on_main(save_hyperparams, hparams_file, overrides)
+        if not run_opts["debug"] or run_opts["debug_persistently"]:
+            on_main(save_hyperparams, hparams_file, overrides)
         for line in report:
             logger.info(line)
 
