@@ -13,7 +13,7 @@ PROBED = 2000  # recordings of a list that are looked into
 BLOCK = 4096  # bytes at the start, in the middle and at the end of each
 
 
-def describe_list(path, data_folder):
+def describe_list(path, data_folder, speakers=None):
     """Describe a manifest and its recordings such that others differ.
 
     Paths in a manifest are relative, so that a corpus may be moved. Of at most
@@ -25,6 +25,8 @@ def describe_list(path, data_folder):
         See :func:`amsincnet_sb.dataio.manifest.read_manifest`.
     data_folder : str or Path
         What the paths in it are relative to.
+    speakers : set of str, optional
+        Those that are trained; InputError if the manifest names another.
 
     Returns
     -------
@@ -32,7 +34,7 @@ def describe_list(path, data_folder):
         ``utterances`` and ``speakers`` (counts), and hashes: ``names`` of the
         speakers in order, ``rows`` of the manifest, ``recordings``.
     """
-    rows = read_manifest(path)
+    rows = read_manifest(path, speakers)
     names = list(dict.fromkeys(row.spk_id for row in rows))
     wavs = sorted({row.wav for row in rows})
     probes = (_probe(Path(data_folder, w)) for w in _spread(wavs))

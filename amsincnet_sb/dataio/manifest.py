@@ -1,6 +1,6 @@
 """Manifests, an utterance a row, and what they were made from.
 
-A manifest is a CSV file for SpeechBrain's ``DynamicItemDataset.from_csv``
+A manifest is a CSV file as SpeechBrain's ``DynamicItemDataset.from_csv`` reads,
 with the columns ``ID, duration, wav, start, stop, spk_id``. Paths start with
 ``$data_root``, SpeechBrain's placeholder for CSV files (``{data_root}`` is the
 one for JSON), so a corpus can move without being prepared again.
@@ -30,6 +30,7 @@ __all__ = [
     "check_speaker",
     "check_unedited",
     "fingerprint",
+    "manifest_items",
     "read_manifest",
     "write_manifest",
     "write_preparation",
@@ -134,12 +135,13 @@ def _write_rows(file, utterances):
         writer.writerow(row)
 
 
-def read_manifest(path):
+def read_manifest(path, speakers=None):
     """Read a manifest as a list of Utterance, and check every row.
 
     The columns of :func:`write_manifest` may stand in any order and among
     others. Raises InputError, with the line, if one is missing, an ID occurs
-    twice, or a row is no Utterance.
+    twice, a row is no Utterance, or its speaker is none of `speakers`, those
+    that are trained.
     """
     rows = csv_rows(path, "prepare the corpus first")
     _, header = next(rows)
@@ -155,10 +157,35 @@ def read_manifest(path):
             utterance = _utterance(dict(zip(header, row)))
             if utterance.id in utterances:
                 raise InputError(f"ID {utterance.id!r} occurs twice.")
+            if speakers is not None and utterance.spk_id not in speakers:
+                raise InputError(
+                    f"speaker {utterance.spk_id!r} has no training utterance; "
+                    "remove the row, or add some to the training manifest."
+                )
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         utterances[utterance.id] = utterance
     return list(utterances.values())
+
+
+def manifest_items(path, data_folder):
+    """A manifest as the data of SpeechBrain's ``DynamicItemDataset``.
+
+    What :func:`read_manifest` accepts, `from_csv` may not: it stumbles over a
+    byte order mark, and over a $ in columns that nobody uses.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.csv"
+    >>> write_manifest(path, [Utterance("a-1", 1.0, "a/1.wav", 0, 9, "a")])
+    >>> manifest_items(path, "/corpus")["a-1"]["wav"]
+    '/corpus/a/1.wav'
+    """
+    items = {u.id: asdict(u) for u in read_manifest(path)}
+    for item in items.values():
+        del item["id"]  # SpeechBrain's own name for the key
+        item["wav"] = f"{data_folder}/{item['wav']}"
+    return items
 
 
 def _utterance(values):

@@ -26,7 +26,7 @@ from pathlib import Path
 from speechbrain.utils.distributed import if_main_process
 
 from amsincnet_sb.dataio.identity import describe_list
-from amsincnet_sb.dataio.manifest import Provenance
+from amsincnet_sb.dataio.manifest import Provenance, read_manifest
 from amsincnet_sb.training.arguments import is_text
 from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.permitted import HOW
@@ -199,11 +199,13 @@ def describe_lists(options):
     """Describe the lists of a run, which ``options`` names.
 
     Returns split -> :func:`amsincnet_sb.dataio.identity.describe_list`;
-    without "valid" where no utterance is held out.
+    without "valid" where no utterance is held out. Raises InputError for a
+    speaker who is tested or watched, but not trained.
     """
+    trained = {u.spk_id for u in read_manifest(options["train_annotation"])}
     return {
         split: describe_list(
-            options[f"{split}_annotation"], options["data_folder"]
+            options[f"{split}_annotation"], options["data_folder"], trained
         )
         for split in SPLITS
         if split != "valid" or options["validation_sentences"]

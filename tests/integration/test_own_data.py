@@ -104,6 +104,36 @@ def test_a_file_is_identified(trained, recordings, capsys):
     assert names == {"Ann", "Bob", "Cem", "Dora"}
 
 
+def edited(prepared, folder, name, change):
+    shutil.copytree(prepared, folder)
+    text = (folder / name).read_text(encoding="utf-8")
+    (folder / name).write_text(change(text), encoding="utf-8")
+    return folder
+
+
+def test_a_manifest_from_a_spreadsheet(recipe, recordings, prepared, tmp_path):
+    """A byte order mark, and a column that is not ours, do no harm."""
+
+    def change(text):
+        first, *rows = text.splitlines()
+        return "\n".join([f"\ufeff{first},price", *(f"{r},$5" for r in rows)])
+
+    folder = edited(prepared, tmp_path / "manifests", "train.csv", change)
+    options = {"data_folder": recordings, "manifest": folder}
+    output = recipe("am_sincnet_m035.yaml", tmp_path / "results", **options)
+    assert (output / "pretrained").is_dir()
+
+
+def test_tested_but_not_trained(refused, recordings, prepared, tmp_path):
+    def change(text):
+        return text.replace(",Bob\n", ",Eve\n")
+
+    folder = edited(prepared, tmp_path / "manifests", "test.csv", change)
+    sentence = refused(data_folder=recordings, manifest=folder)
+    assert "test.csv, line " in sentence and "speaker 'Eve'" in sentence
+    assert not (tmp_path / "results").exists()
+
+
 def test_refused_by_the_recipe(refused, tmp_path):
     """One sentence, before anything is made."""
     sentence = refused(manifest=tmp_path / "none")

@@ -19,6 +19,7 @@ from amsincnet_sb.dataio.manifest import (
     Provenance,
     Utterance,
     fingerprint,
+    manifest_items,
     read_manifest,
     write_manifest,
     write_preparation,
@@ -44,6 +45,23 @@ def test_columns_may_be_more_and_elsewhere(tmp_path):
     path.write_text(table(["x", *reversed(GOOD)], header=header))
     expected = Utterance("a-1", 1.0, "a/1.wav", 0, 16000, "a")
     assert read_manifest(path) == [expected]
+
+
+def test_speechbrain_gets_what_is_accepted(tmp_path):
+    path = tmp_path / "a.csv"
+    text = table([*GOOD, "$5"], header=[*COLUMNS, "price"])
+    path.write_text(text, encoding="utf-8-sig")
+    data = DynamicItemDataset(manifest_items(path, "/c")).data
+    assert data["a-1"]["wav"] == "/c/a/1.wav"
+    assert (data["a-1"]["start"], data["a-1"]["stop"]) == (0, 16000)
+
+
+def test_a_speaker_who_is_not_trained(tmp_path):
+    path = tmp_path / "test.csv"
+    path.write_text(table(GOOD, ["b-1", *GOOD[1:5], "b"]))
+    assert len(read_manifest(path, {"a", "b"})) == 2
+    with pytest.raises(InputError, match="test.csv, line 3: speaker 'b' has"):
+        read_manifest(path, {"a"})
 
 
 @pytest.mark.parametrize(

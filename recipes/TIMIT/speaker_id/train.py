@@ -33,6 +33,7 @@ from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
 from amsincnet_sb.dataio.codecs import coded_versions
 from amsincnet_sb.dataio.corpus import find_manifests
 from amsincnet_sb.dataio.label_file import keep_labels
+from amsincnet_sb.dataio.manifest import manifest_items
 from amsincnet_sb.inference.additions import fingerprint
 from amsincnet_sb.inference.model_card import describe_training
 from amsincnet_sb.inference.pretrained import read_pretrained, write_pretrained
@@ -427,9 +428,8 @@ def dataio_prep(hparams, device):
 
     def utterances(annotation):
         """A manifest as a data set."""
-        return sb.dataio.dataset.DynamicItemDataset.from_csv(
-            csv_path=annotation,
-            replacements={"data_root": hparams["data_folder"]},
+        return sb.dataio.dataset.DynamicItemDataset(
+            manifest_items(annotation, hparams["data_folder"]),
             dynamic_items=[audio_pipeline, label_pipeline],
             output_keys=["id", "wav", "sig", "spk_id_encoded"],
         )
