@@ -37,9 +37,10 @@ def prepare(options):
     example: amsincnet prepare recordings --output manifests
     """
     from amsincnet_sb.dataio.corpus import prepare_own_corpus, training_advice
+    from amsincnet_sb.dataio.manifest import Provenance
 
-    for split in ("train", "valid", "test"):
-        check_output(Path(options.output, f"{split}.csv"), options.source)
+    for name in ("train.csv", "valid.csv", "test.csv", Provenance.FILE):
+        check_output(Path(options.output, name), options.source)
     summary = prepare_own_corpus(
         options.source,
         options.output,

@@ -16,6 +16,7 @@ from amsincnet_sb.dataio.listings import list_corpus
 from amsincnet_sb.dataio.manifest import (
     Provenance,
     check_unedited,
+    earlier_preparation,
     fingerprint,
     write_preparation,
 )
@@ -243,8 +244,9 @@ def _shell_word(text):
 
 
 def check_output(folder):
-    """Refuse to replace manifests that somebody else wrote or changed."""
-    check_unedited(_paths(folder), Provenance.read(folder), _keep(folder))
+    """Refuse to replace files that somebody else wrote or changed."""
+    earlier = earlier_preparation(folder)
+    check_unedited(_paths(folder), earlier, _keep(folder))
 
 
 def _paths(folder):

@@ -14,8 +14,10 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from amsincnet_sb.dataio.lists import csv_rows
@@ -29,6 +31,7 @@ __all__ = [
     "Utterance",
     "check_speaker",
     "check_unedited",
+    "earlier_preparation",
     "fingerprint",
     "manifest_items",
     "read_manifest",
@@ -117,12 +120,24 @@ def write_manifest(path, utterances):
     >>> read_manifest(path)[0].stop
     9
     """
-    seen = set()
-    with atomic_write(path) as file:
-        for u in _write_rows(file, utterances):
-            if u.id in seen:
-                raise InputError(f"{path}: the ID {u.id!r} occurs twice.")
-            seen.add(u.id)
+    with ExitStack() as place:
+        _begin_manifest(place, path, utterances)
+
+
+def _begin_manifest(place, path, utterances):
+    """Write a manifest beside its place, given it when `place` is left."""
+    file, seen = place.enter_context(atomic_write(path)), set()
+    for u in _write_rows(file, utterances):
+        if u.id in seen:
+            raise InputError(f"{path}: the ID {u.id!r} occurs twice.")
+        seen.add(u.id)
+    _flush(file)
+
+
+def _flush(file):
+    """Have it all on the disk, or find now that the disk is full."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _write_rows(file, utterances):
@@ -216,8 +231,9 @@ def _utterance(values):
 def write_preparation(paths, splits, summary, keep=""):
     """Write manifests and, last, the prepare.json that makes them complete.
 
-    Nothing is written where a manifest would replace one that somebody wrote
-    or changed (see :func:`check_unedited`), or another process is writing.
+    Nothing is written where a file would replace one that somebody wrote or
+    changed (see :func:`check_unedited` and :func:`earlier_preparation`), or
+    another process is writing. Nothing is replaced before all is on the disk.
 
     Arguments
     ---------
@@ -232,25 +248,42 @@ def write_preparation(paths, splits, summary, keep=""):
     """
     folder = Path(paths["train"]).parent
     with sole_process(folder):
-        earlier = Provenance.read(folder)
+        earlier = earlier_preparation(folder)
         stale = set(earlier.manifests if earlier else ())
         made = {s: _hash_rows(own) for s, own in splits.items() if own}
         mine = {s: path for s, path in paths.items() if s in made or s in stale}
         check_unedited(mine, earlier, keep, made)
         summary.counts = {s: _totals(own) for s, own in splits.items() if own}
-        # Not a finished preparation until the end, and what it has written by
-        # then can still be told from what somebody else has.
+        summary.manifests, summary.written = made, []
         known = earlier.known if earlier else set()
-        summary.written = sorted(known | {*made.values()})
-        summary.write(folder, {})
-        for split, own in splits.items():
-            if own:
-                write_manifest(paths[split], own)
-            elif split in stale and paths[split]:
-                Path(paths[split]).unlink(missing_ok=True)
-        summary.written = []
-        summary.write(folder, {split: paths[split] for split in summary.counts})
+        with ExitStack() as place:
+            # It is left in reverse order: prepare.json takes its place last.
+            path = folder / Provenance.FILE
+            summary.dump(place.enter_context(atomic_write(path)))
+            for split in made:
+                _begin_manifest(place, paths[split], splits[split])
+            # Not a finished preparation until the end, and what it has written
+            # by then can still be told from what somebody else has.
+            written = sorted(known | {*made.values()})
+            replace(summary, written=written).write(folder, {})
+            for split in stale - made.keys():
+                if paths[split]:
+                    Path(paths[split]).unlink(missing_ok=True)
     return summary
+
+
+def earlier_preparation(folder):
+    """The Provenance of a preparation in a folder, finished or not, or None.
+
+    Raises InputError where prepare.json is somebody else's: it would be lost.
+    """
+    earlier, path = Provenance.read(folder), Path(folder, Provenance.FILE)
+    if not earlier and os.path.lexists(path):
+        raise InputError(
+            f"{path} exists and was not written by a preparation; it is not "
+            "replaced: move it away, or give another folder."
+        )
+    return earlier
 
 
 def check_unedited(paths, earlier, keep="", made=None):
@@ -319,8 +352,13 @@ class Provenance:
         """Write `prepare.json`; `manifests` are split -> CSV file in place."""
         self.manifests = {k: _hash(path) for k, path in manifests.items()}
         with atomic_write(Path(folder) / self.FILE) as file:
-            json.dump({"format": FORMAT, **asdict(self)}, file, indent=1)
-            file.write("\n")
+            self.dump(file)
+
+    def dump(self, file):
+        """Write it to an open file, and that to the disk."""
+        json.dump({"format": FORMAT, **asdict(self)}, file, indent=1)
+        file.write("\n")
+        _flush(file)
 
     @classmethod
     def read(cls, folder):

@@ -32,11 +32,13 @@ from amsincnet_sb.dataio.manifest import (
     Provenance,
     Utterance,
     check_unedited,
+    earlier_preparation,
     fingerprint,
     write_preparation,
 )
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import check_outputs
 
 logger = get_logger(__name__)
 
@@ -157,12 +159,13 @@ def prepare_timit(
     }
     files = corpus_files(Path(data_folder, root), SUFFIXES)
     current = fingerprint(options, ("\0".join(map(str, f)) for f in files))
-    earlier = Provenance.read(beside)
+    earlier = earlier_preparation(beside)
     if earlier and earlier.matches(current, wanted):
         logger.info(f"TIMIT is prepared and up to date in {beside}")
         return earlier
     if earlier:
         check_unedited(paths, earlier, KEEP)
+    check_outputs([*paths.values(), beside / Provenance.FILE])
 
     scan = scan_timit(data_folder, all_speakers)
     summary = write_preparation(

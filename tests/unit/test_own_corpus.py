@@ -1,6 +1,7 @@
 """Anybody's recordings: every description, every check, the split."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from amsincnet_sb.cli import main
 from amsincnet_sb.dataio.corpus import (
     find_manifests,
     prepare_own_corpus,
@@ -408,6 +410,19 @@ def test_nobody_elses_manifests_are_replaced(tree, out):
     assert "train.csv exists" in refused(tree, out)
     assert (out / "train.csv").read_text() == "mine"
     assert len(os.listdir(out)) == 1
+    (out / "train.csv").rename(out / "prepare.json")
+    assert "prepare.json exists and was not" in refused(tree, out)
+    assert (out / "prepare.json").read_text() == "mine"
+    assert len(os.listdir(out)) == 1
+
+
+def test_a_list_that_is_called_like_an_output(tree, capsys):
+    path = tree / "prepare.json"
+    path.write_text(json.dumps(ROWS))
+    with pytest.raises(SystemExit):
+        main(["prepare", str(path), "--output", str(tree)])
+    assert "prepare.json cannot be written: it is an" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == ROWS
 
 
 def test_found_by_the_recipe(tree, out):
@@ -427,12 +442,32 @@ def test_found_by_the_recipe(tree, out):
         find_manifests(out, 2)
 
 
+@pytest.mark.parametrize("written", range(4))
+def test_a_full_disk_loses_nothing(tree, out, monkeypatch, written):
+    """Whichever file is the one for which no room is left."""
+    summary = prepare_own_corpus(tree, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    no_room = OSError(errno.ENOSPC, "No space left on device")
+    full = Mock(side_effect=[None] * written + [no_room])
+    with monkeypatch.context() as patch:
+        patch.setattr("amsincnet_sb.dataio.manifest._flush", full)
+        assert "No space left" in refused(tree, out, seed=1)
+    assert before == {path.name: path.read_bytes() for path in out.iterdir()}
+    assert find_manifests(out)[0] == summary
+
+
 def test_unfinished(tree, out, monkeypatch):
     """Interrupted between two files, it is no preparation."""
     prepare_own_corpus(tree, out)
-    full = Mock(side_effect=InputError("The disk is full."))
+
+    def replace(old, new, real=os.replace):
+        """Rename no manifest but the first that takes its place."""
+        if Path(new).name == "train.csv":
+            raise OSError(errno.EIO, "broken")
+        real(old, new)
+
     with monkeypatch.context() as patch:
-        patch.setattr("amsincnet_sb.dataio.manifest.write_manifest", full)
+        patch.setattr(os, "replace", replace)
         refused(tree, out, seed=1)
     for name in ("train.csv", "test.csv", "prepare.json", None):
         with pytest.raises(InputError, match="not a finished preparation"):

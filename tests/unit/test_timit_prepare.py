@@ -219,6 +219,17 @@ def test_up_to_date_until_something_changes(
     assert not scanned()
 
 
+def test_files_of_the_same_name(timit, tmp_path):
+    train, own = tmp_path / "train.csv", tmp_path / "prepare.json"
+    for test, valid in ((train, None), (own, None), (tmp_path / "a", train)):
+        with pytest.raises(InputError, match="is to be written twice"):
+            timit_prepare.prepare_timit(timit, train, test, valid)
+    own.write_text("mine")
+    with pytest.raises(InputError, match="prepare.json exists"):
+        prepare(timit, tmp_path)
+    assert own.read_text() == "mine" and not train.exists()
+
+
 def test_skip_prep(tmp_path):
     assert prepare(tmp_path / "absent", tmp_path, skip_prep=True) is None
     assert os.listdir(tmp_path) == []
