@@ -22,6 +22,7 @@ __all__ = [
     "audio_info",
     "check_channel",
     "check_peak",
+    "check_resampling",
     "is_silent",
     "read_audio",
     "read_chunk",
@@ -166,13 +167,18 @@ def resample(path, wave, rate, sample_rate):
     # Imported on demand: it takes seconds, and most corpora never need it.
     from torchaudio.functional import resample as resampled
 
+    check_resampling(path, rate, sample_rate)
+    return resampled(wave, rate, sample_rate)
+
+
+def check_resampling(path, rate, sample_rate):
+    """Raise InputError, as :func:`resample`, for rates with little in common."""
     # torchaudio's kernel grows with both rates over their common divisor.
     if rate * sample_rate > MAX_RESAMPLING_TAPS * gcd(rate, sample_rate) ** 2:
         raise InputError(
             f"{path}: {rate} samples per second cannot be resampled to "
             f"{sample_rate} at a reasonable cost; convert it first."
         )
-    return resampled(wave, rate, sample_rate)
 
 
 def check_channel(path, channel, channels):
@@ -209,15 +215,15 @@ def is_silent(wave):
     return bool(np.ptp(wave.detach().cpu().numpy()) <= SILENT)
 
 
-def silence_of(path, channel=None):
-    """The InputError to raise for a file that :func:`is_silent`.
+def silence_of(path, channel=None, start=0, stop=None):
+    """The InputError to raise for a file, or a part, that :func:`is_silent`.
 
     Channels may cancel each other, as where one is wired the wrong way round.
     """
     info, alone = audio_info(path), None
     if info.channels > 1 and channel is None:
-        last = min(info.samples, BLOCK)
-        alone = read_audio(path, 0, last, info.sample_rate, 1)
+        last = min(info.samples if stop is None else stop, start + BLOCK)
+        alone = read_audio(path, start, last, info.sample_rate, 1)
     if alone is None or is_silent(alone):
         return InputError(f"{path}: it is silent; give a recording of speech.")
     return InputError(
@@ -326,9 +332,13 @@ def _mono(path, sound, start, stop, channel):
 
 def _diagnosis(path, error):
     """What to tell the user about a file that libsndfile refuses."""
-    if not os.path.getsize(path):
+    try:
+        empty, head = not os.path.getsize(path), _sphere(path)
+    except OSError as denied:  # or gone meanwhile
+        return f"it cannot be read ({denied.strerror}); check its permissions."
+    if empty:
         return "the file is empty; copy it again."
-    if b"shorten" in _sphere(path):
+    if b"shorten" in head:
         return (
             "it is a SPHERE file compressed with shorten; decompress it with "
             "sph2pipe or w_decode first."

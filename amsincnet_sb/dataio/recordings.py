@@ -7,7 +7,13 @@ from functools import partial
 
 from tqdm import tqdm
 
-from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
+from amsincnet_sb.dataio.audio import (
+    audio_info,
+    check_resampling,
+    is_silent,
+    read_audio,
+    silence_of,
+)
 from amsincnet_sb.dataio.manifest import Utterance
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError
@@ -26,8 +32,8 @@ OVERSHOOT = 0.5
 def check_recordings(listing):
     """Decode every utterance of a Listing once.
 
-    Left out, with the reason: what cannot be read, is cut short, silent, NaN
-    or infinite, or shorter than 200 ms; what contradicts its list; second
+    Left out, with the reason: what cannot be read, or resampled to 16 kHz, is
+    cut short, silent, NaN or infinite, or shorter than 200 ms; what contradicts its list; second
     copies of the same samples, in whatever file; and samples that two
     speakers claim, for both.
 
@@ -95,6 +101,7 @@ def _check(data_folder, listed):
     path = os.path.join(data_folder, listed.wav)
     try:
         info = audio_info(path)
+        check_resampling(path, info.sample_rate, USUAL_RATE)
         start, stop, beyond = _limits(listed, info)
         seconds = (stop - start) / info.sample_rate
         if seconds < SHORTEST:
@@ -109,7 +116,9 @@ def _check(data_folder, listed):
             samples.update(wave.numpy().tobytes())
             silent = silent and is_silent(wave)
         if silent:
-            return None, "it is silent"
+            # Whoever prepares a corpus has no --channel.
+            error = str(silence_of(path, None, start, stop))
+            raise InputError(error.rpartition(";")[0])
         utterance = Utterance(
             listed.id, seconds, listed.wav, start, stop, listed.speaker
         )

@@ -1,13 +1,19 @@
 """Reading audio: right samples from good files, plain words for bad ones."""
 
 import struct
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from amsincnet_sb.dataio.audio import audio_info, is_silent, read_audio
+from amsincnet_sb.dataio.audio import (
+    audio_info,
+    is_silent,
+    read_audio,
+    silence_of,
+)
 from amsincnet_sb.utils.errors import InputError
 
 RATE = 16000
@@ -196,9 +202,27 @@ def test_no_audio_file(tmp_path, name, words):
         read_audio(tmp_path / name)
 
 
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
+def test_what_cannot_be_opened_to_see_why(tmp_path, monkeypatch, error):
+    """Not that of another's recording, nor one that is gone meanwhile."""
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"no audio")
+    denied = Mock(side_effect=error(13, "not for you"))
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(InputError, match="a.wav: it cannot be read .not for"):
+        audio_info(path)
+
+
 def test_silence():
     for wave in (torch.zeros(0), torch.zeros(100), torch.full((100,), -0.3)):
         assert is_silent(wave)
     dither = torch.randint(-1, 2, (1000,)) / 2**15
     assert is_silent(dither)
     assert not is_silent(2 * dither)
+
+
+def test_a_part_without_sound_where_channels_cancel(tmp_path):
+    left = np.append(np.zeros(4000), noise()[:, 0])
+    path = write(tmp_path / "a.wav", np.stack([left, -left], 1))
+    assert "cancel" in str(silence_of(path, start=4000))
+    assert "it is silent" in str(silence_of(path, stop=4000))

@@ -116,6 +116,10 @@ def test_what_is_left_out_and_why(tree, out):
     put(tree / "stray.wav")
     (ann / "phone.m4a").write_bytes(b"\0\0\0 ftypM4A ")
     put(ann / "silent.wav", np.zeros(4000))
+    put(ann / "silent; stereo.wav", np.zeros((4000, 2)))
+    left = np.append(np.zeros(4000), noise("left"))
+    put(ann / "opposed.wav", np.stack([left, -left], 1))
+    soundfile.write(ann / "odd.wav", noise("odd", 12000), 44101)
     put(ann / "short.wav", noise("short", 1599))
     put(ann / "nan.wav", np.full(4000, np.nan), subtype="FLOAT")
     cut = put(ann / "cut.wav")
@@ -133,6 +137,9 @@ def test_what_is_left_out_and_why(tree, out):
         "stray.wav": "no speaker's folder",
         "phone.m4a": "cannot be read as audio",
         "silent.wav": "it is silent",
+        "silent; stereo.wav": "it is silent",
+        "opposed.wav": "its channels cancel each other",
+        "odd.wav": "44101 samples per second cannot be resampled to 16000",
         "short.wav": "it lasts 0.1999 s",
         "nan.wav": "NaN",
         "cut.wav": "cut short",
