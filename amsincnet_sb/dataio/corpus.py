@@ -24,6 +24,7 @@ from amsincnet_sb.dataio.recordings import SHORTEST, check_recordings
 from amsincnet_sb.dataio.splits import (
     divided,
     leaks,
+    real_files,
     split_notes,
     split_utterances,
 )
@@ -110,6 +111,7 @@ def prepare_own_corpus(
     )
     utterances, left_out, notes, digest = check_recordings(listing)
     groups = {u.id: u.group for u in listing.utterances}
+    files = real_files(utterances, listing.data_folder)
     splits, unsplit = _splits(
         source,
         listing,
@@ -118,6 +120,7 @@ def prepare_own_corpus(
         validation_sentences,
         seed,
         groups,
+        files,
     )
     left_out = unsplit + left_out
     learned = {u.spk_id for u in splits["train"]}
@@ -144,7 +147,11 @@ def prepare_own_corpus(
         fingerprint(options, [digest]),
         left_out=sorted(left_out),
         # What may be wrong comes before what is only worth knowing.
-        notes=[*listing.notes, *split_notes(splits, groups), *sorted(notes)],
+        notes=[
+            *listing.notes,
+            *split_notes(splits, groups, files),
+            *sorted(notes),
+        ],
     )
     return write_to_folder(output_folder, splits, summary)
 
@@ -260,11 +267,15 @@ def _keep(folder):
     )
 
 
-def _splits(source, listing, utterances, fraction, held_out, seed, groups):
+def _splits(
+    source, listing, utterances, fraction, held_out, seed, groups, files
+):
     """As the corpus says itself, or else drawn by split_utterances."""
     given = {u.id: u.split for u in listing.utterances}
     if not any(given.values()):
-        return split_utterances(utterances, fraction, held_out, seed, groups)
+        return split_utterances(
+            utterances, fraction, held_out, seed, groups, files
+        )
     if held_out:
         raise InputError(
             f"{source}: it says itself what is for training and what for "
@@ -288,7 +299,7 @@ def _splits(source, listing, utterances, fraction, held_out, seed, groups):
             )
     splits = divided(utterances, place)
     for split in ("test", "valid"):
-        leaked = leaks(splits[split], splits["train"])
+        leaked = leaks(splits[split], splits["train"], files)
         reason = "training utterances have samples of it"
         left_out += [(u.wav, reason) for u in leaked]
         splits[split] = [u for u in splits[split] if u not in leaked]

@@ -6,13 +6,20 @@ sessions). What may belong together is noted.
 """
 
 import hashlib
+import os
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-__all__ = ["divided", "leaks", "split_notes", "split_utterances"]
+__all__ = [
+    "divided",
+    "leaks",
+    "real_files",
+    "split_notes",
+    "split_utterances",
+]
 
 SPLITS = ("train", "valid", "test")
 IMBALANCE = 10  # times as many utterances of one speaker as of another
@@ -34,6 +41,7 @@ def split_utterances(
     validation_sentences=0,
     seed=1234,
     groups=None,
+    files=None,
 ):
     """Divide each speaker's utterances into train, valid and test.
 
@@ -43,13 +51,15 @@ def split_utterances(
     utterances alone: more speakers change nothing. Utterances with the same
     entry in `groups` (ID -> text, or "" for none), of whatever speaker, and
     those of a speaker that overlap in a recording stay together; the numbers
-    are then met as far as whole groups can.
+    are then met as far as whole groups can. `files` are those of
+    :func:`real_files`, where a recording may have several names.
 
     Returns split -> list of Utterance, in the order given, and (file, reason)
     of speakers with too few utterances, and of test utterances that speak
     over another speaker's training utterance.
     """
-    units = _units(utterances, groups or {})
+    files = files or {}
+    units = _units(utterances, groups or {}, files)
     own = Counter(u.spk_id for u in utterances)
     free = Counter(speaker for unit in units for speaker in unit.sizes)
     reasons = {
@@ -62,7 +72,7 @@ def split_utterances(
     ]
     if reasons:
         usable = [u for u in utterances if u.spk_id not in reasons]
-        units = _units(usable, groups or {})
+        units = _units(usable, groups or {}, files)
     # Those of several speakers first: the others adapt to them.
     units.sort(key=lambda unit: (len(unit.sizes) == 1, _drawn(seed, unit)))
     tested, place = {}, {}
@@ -79,7 +89,7 @@ def split_utterances(
     place |= {u: "train" for unit in units for u in unit.utterances}
     found = divided(utterances, place)
     for split in ("test", "valid"):
-        over = leaks(found[split], found["train"])
+        over = leaks(found[split], found["train"], files)
         reason = "it speaks over another speaker's training utterance"
         left_out += [(u.wav, reason) for u in over]
         if over:
@@ -155,7 +165,15 @@ def _drawn(seed, unit):
     return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
-def _units(utterances, groups):
+def real_files(utterances, data_folder):
+    """Path in the manifest -> the file, of which links are other names."""
+    return {
+        wav: os.path.realpath(os.path.join(data_folder, wav))
+        for wav in {u.wav for u in utterances}
+    }
+
+
+def _units(utterances, groups, files):
     """Lists of the utterances that must stay together."""
     parent = {u.id: u.id for u in utterances}
 
@@ -172,11 +190,12 @@ def _units(utterances, groups):
             parent[root(u.id)] = root(first.setdefault(group, u.id))
     last = {}  # speaker and file -> what goes furthest so far
     for u in sorted(utterances, key=lambda u: u.start):
-        other = last.get((u.spk_id, u.wav))
+        key = u.spk_id, files.get(u.wav, u.wav)
+        other = last.get(key)
         if other and u.start < other.stop:
             parent[root(u.id)] = root(other.id)
         if not other or u.stop > other.stop:
-            last[u.spk_id, u.wav] = u
+            last[key] = u
     units = defaultdict(list)
     for u in utterances:
         units[root(u.id)].append(u)
@@ -188,13 +207,21 @@ def _units(utterances, groups):
     ]
 
 
-def leaks(tested, trained):
-    """Test utterances with samples that training utterances have too."""
-    shared = {u.wav for u in tested} & {u.wav for u in trained}
+def leaks(tested, trained, files=None):
+    """Test utterances with samples that training utterances have too.
+
+    `files` are those of :func:`real_files`, or every path is a file's.
+    """
+
+    def file(u):
+        """The recording of an utterance."""
+        return (files or {}).get(u.wav, u.wav)
+
+    shared = {*map(file, tested)} & {*map(file, trained)}
     spans = defaultdict(list)
     for u in trained:
-        if u.wav in shared:
-            spans[u.wav].append((u.start, u.stop))
+        if file(u) in shared:
+            spans[file(u)].append((u.start, u.stop))
     merged = {}
     for wav, own in spans.items():
         whole = []
@@ -206,7 +233,7 @@ def leaks(tested, trained):
         merged[wav] = whole
     found = set()
     for u in tested:
-        whole = merged.get(u.wav, [])
+        whole = merged.get(file(u), [])
         # The last that begins before the utterance ends.
         at = bisect_left(whole, [u.stop]) - 1
         if at >= 0 and whole[at][1] > u.start:
@@ -214,7 +241,7 @@ def leaks(tested, trained):
     return found
 
 
-def split_notes(splits, groups):
+def split_notes(splits, groups, files=None):
     """What a user should know about a division.
 
     Arguments
@@ -223,6 +250,8 @@ def split_notes(splits, groups):
         Split -> list of Utterance.
     groups : dict
         ID -> what the user says belongs together; nothing is suspected then.
+    files : dict, optional
+        From :func:`real_files`.
 
     Returns
     -------
@@ -236,8 +265,9 @@ def split_notes(splits, groups):
             notes.append(f"{alone} utterances are in no group of --group")
     else:
         notes += _repeated(everything)
-        recordings = {u.wav for u in train}
-        parts = sum(u.wav in recordings for u in test)
+        files = files or {}
+        recordings = {files.get(u.wav, u.wav) for u in train}
+        parts = sum(files.get(u.wav, u.wav) in recordings for u in test)
         if parts:
             notes.append(
                 f"{parts} of {len(test)} test utterances are parts of "

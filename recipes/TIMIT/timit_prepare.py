@@ -252,11 +252,12 @@ def _find_timit(data_folder, all_speakers):
             "give the folder that holds TIMIT's TRAIN and TEST."
         ) from error
     wanted = ["test", "train"] if all_speakers else ["train"]
-    pending = ["."]
+    pending, complete = ["."], {}
     for folder in pending:
         names = _folders(data_folder, folder)
         if any(_FLAT_FOLDER.fullmatch(name.lower()) for name in names):
-            return folder
+            complete.setdefault(_real(data_folder, folder), folder)
+            continue
         halves = {
             n.lower()
             for n in names
@@ -265,15 +266,16 @@ def _find_timit(data_folder, all_speakers):
         }
         missing = [half for half in wanted if half not in halves]
         if halves and not missing:
-            return folder
-        if halves:
+            complete.setdefault(_real(data_folder, folder), folder)
+            continue
+        if halves and not complete:
             raise InputError(
                 f"data_folder {data_folder} has TIMIT's "
                 f"{' and '.join(sorted(halves)).upper()} but no "
                 f"{missing[0].upper()} folder with DR1 to DR8 in it; complete "
                 "the copy."
             )
-        if any(map(_is_region, names)):
+        if any(map(_is_region, names)) and not complete:
             raise InputError(
                 f"data_folder {data_folder} has DR folders but no TRAIN; give "
                 "the folder that holds TRAIN."
@@ -281,6 +283,13 @@ def _find_timit(data_folder, all_speakers):
         if folder.count("/") < 3:
             outer = (n for n in names if _OUTER.fullmatch(n.lower()))
             pending += [f"{folder}/{n}".removeprefix("./") for n in outer]
+    if len(complete) > 1:
+        raise InputError(
+            f"data_folder {data_folder} holds several copies of TIMIT, "
+            f"{' and '.join(complete.values())}; give the folder of one."
+        )
+    if complete:
+        return next(iter(complete.values()))
     raise InputError(
         f"data_folder {data_folder} is not TIMIT: TRAIN/DR1/<speaker>/SX1.WAV "
         "or dr1-<speaker>/sx1.wav was looked for, and it holds "
@@ -422,6 +431,10 @@ def _trains(utterance):
 
 def _is_region(name):
     return re.fullmatch(r"dr[1-8]", name.lower()) is not None
+
+
+def _real(*parts):
+    return os.path.realpath(os.path.join(*parts))
 
 
 def _folders(*parts):

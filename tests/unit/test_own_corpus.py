@@ -285,6 +285,38 @@ def test_a_split_column_wins(tree, out):
     assert "validation_sentences" in words
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_link_is_another_name_of_its_recording(tmp_path, out, given):
+    """Parts that share samples are on one side, whatever it is called."""
+    rows = []
+    for speaker in SPEAKERS:
+        put(tmp_path / f"{speaker}.wav", noise(speaker, 30000))
+        link = tmp_path / f"a link to {speaker}.wav"
+        link.symlink_to(tmp_path / f"{speaker}.wav")
+        for i, start in enumerate(range(0, 24000, 6000)):
+            for path, at in ((f"{speaker}.wav", 0), (link.name, 2000)):
+                row = {"path": path, "speaker": speaker}
+                row |= {"start": start + at, "stop": start + at + 4000}
+                split = "test" if (i == 0) == (at > 0) else "train"
+                rows.append(row | ({"split": split} if given else {}))
+    for speaker in SPEAKERS if given else ():  # to be tested with
+        put(tmp_path / f"more {speaker}.wav")
+        row = {"path": f"more {speaker}.wav", "speaker": speaker}
+        rows.append({**row, "start": 0, "stop": 4000, "split": "test"})
+    prepare_own_corpus(write_csv(tmp_path / "parts.csv", rows), out)
+    sides = {
+        split: {
+            (u.spk_id, i)
+            for u in found
+            for i in range(u.start, u.stop)
+            if not u.wav.startswith("more")
+        }
+        for split, found in splits(out).items()
+    }
+    assert not sides["train"] & sides["test"]
+    assert bool(sides["test"]) != given
+
+
 def test_parts_of_a_recording(tmp_path, out):
     rows = []
     for speaker in SPEAKERS:

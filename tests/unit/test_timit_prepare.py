@@ -135,6 +135,18 @@ def test_every_layout_gives_the_same(tmp_path, layout):
         assert (root / u.wav).is_file()
 
 
+def test_several_copies(tmp_path):
+    root = tmp_path / "corpus"
+    one = tree(root / "TIMIT")
+    (root / "timit_link").symlink_to(one)
+    prepare(root, tmp_path / "out")
+    assert rows(tmp_path / "out") == expected()
+    flat(root / "data" / "timit_8k")
+    words = "several copies of TIMIT, TIMIT and data/timit_8k; give"
+    with pytest.raises(InputError, match=words):
+        prepare(root, tmp_path / "out")
+
+
 def test_all_speakers(timit, tmp_path):
     summary = prepare(timit, tmp_path, all_speakers=True)
     assert rows(tmp_path) == expected(TRAIN + TEST)
