@@ -44,6 +44,7 @@ def sole_process(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = _lock(folder)
     except OSError as error:
+        _remove(made)
         raise InputError(
             f"{folder} cannot be written: {error.strerror or error}."
         ) from error
@@ -54,8 +55,14 @@ def sole_process(folder):
         _HELD.remove(key)
         with file, contextlib.suppress(OSError):
             (folder / LOCK).unlink()  # still locked: see _lock
-            for path in made:  # where nothing has been put into it
-                path.rmdir()
+            _remove(made)
+
+
+def _remove(folders):
+    """Remove those that were made, where nothing has been put into them."""
+    for path in folders:
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _lock(folder):
@@ -78,8 +85,13 @@ def _lock(folder):
             pass
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {platform.node()}\n")
-                file.flush()
+                holder = f"process {os.getpid()} on {platform.node()}\n"
+                try:
+                    os.ftruncate(handle, 0)
+                    os.write(handle, holder.encode())
+                except OSError:  # the disk is full
+                    with file, contextlib.suppress(OSError):
+                        path.unlink()  # still locked
+                    raise
                 return file
         file.close()  # its holder has removed it meanwhile

@@ -1,12 +1,14 @@
 """Another run, or another process, in an output folder is refused."""
 
 import csv
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -231,7 +233,7 @@ with sole_process(sys.argv[1]):
 """
 
 
-def test_a_lock_leaves_nothing(tmp_path):
+def test_a_lock_leaves_nothing(tmp_path, monkeypatch):
     with sole_process(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").is_dir()
     assert not (tmp_path / "a").exists()
@@ -242,6 +244,15 @@ def test_a_lock_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match="file cannot be written"):
         with sole_process(tmp_path / "file"):
             pass
+    # No room for the name of its holder.
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(os, "write", Mock(side_effect=full))
+        for folder in (tmp_path / "b" / "c", tmp_path / "a"):
+            with pytest.raises(InputError, match="No space left"):
+                with sole_process(folder):
+                    pass
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "file", "kept"]
     # A link in its place leads nowhere else.
     (tmp_path / "a" / ".lock").symlink_to(tmp_path / "victim")
     with pytest.raises(InputError, match="cannot be written"):
