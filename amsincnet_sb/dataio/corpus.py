@@ -126,8 +126,10 @@ def prepare_own_corpus(
     learned = {u.spk_id for u in splits["train"]}
     if len(learned) < 2 or not splits["test"]:
         raise InputError(_too_little(source, listing, splits, left_out))
-    untested = learned - {u.spk_id for u in splits["test"]}
-    notes += [f"speaker {name} has no test utterance" for name in untested]
+    for split, kind in (("test", "test"), ("valid", "validation")):
+        if split == "test" or validation_sentences or splits[split]:
+            lacking = learned - {u.spk_id for u in splits[split]}
+            notes += [f"speaker {s} has no {kind} utterance" for s in lacking]
     options = {
         "corpus": listing.kind,
         "source": os.path.abspath(source),

@@ -43,6 +43,7 @@ COLUMNS = ["ID", "duration", "wav", "start", "stop", "spk_id"]
 ROOT = "$data_root/"
 FORMAT = 1  # of prepare.json and of what the manifests mean
 SHOWN = 10  # left-out files named in the log
+LISTED = 10_000  # left-out files in prepare.json
 LARGEST = 2**26  # bytes of prepare.json, which may list many files
 
 # SpeechBrain would take $ for a placeholder; the rest does not survive CSV.
@@ -345,6 +346,7 @@ class Provenance:
     notes: list = field(default_factory=list)  # oddities of what was used
     manifests: dict = field(default_factory=dict)  # split -> hash; by write()
     written: list = field(default_factory=list)  # hashes, while unfinished
+    unlisted: int = 0  # left-out files beyond LISTED; by dump()
 
     FILE = "prepare.json"
 
@@ -355,7 +357,12 @@ class Provenance:
             self.dump(file)
 
     def dump(self, file):
-        """Write it to an open file, and that to the disk."""
+        """Write it to an open file, and that to the disk.
+
+        Of very many files that were left out, it keeps the first alone.
+        """
+        self.unlisted += len(self.left_out[LISTED:])
+        del self.left_out[LISTED:]
         json.dump({"format": FORMAT, **asdict(self)}, file, indent=1)
         file.write("\n")
         _flush(file)
@@ -397,11 +404,21 @@ class Provenance:
         ]
         events = [f"left out {file}: {why}" for file, why in self.left_out]
         for kind, messages in (("left out", events), ("noted", self.notes)):
-            lines += messages[:SHOWN]
+            lines += map(_printable, messages[:SHOWN])
             if len(messages) > SHOWN:
                 more = len(messages) - SHOWN
                 lines.append(f"and {more} more {kind}, listed in {self.FILE}")
+        if self.unlisted:
+            lines.append(f"and {self.unlisted} more left out, listed nowhere")
         return lines
+
+
+def _printable(text):
+    """Text whose control characters, of names of files, are spelt out."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 def _hash_rows(utterances):

@@ -143,10 +143,11 @@ def _speakers(data_folder):
 
     def measure(path):
         """Length and rate of a file, or what is wrong with it."""
+        full = os.path.join(data_folder, path)
         try:
-            info = audio_info(os.path.join(data_folder, path))
+            info = audio_info(full)
         except InputError as error:
-            return str(error)
+            return str(error).removeprefix(f"{full}: ").rstrip(".")
         return path, info.samples, info.sample_rate
 
     speakers, left_out = defaultdict(list), []

@@ -230,6 +230,21 @@ def test_provenance_that_cannot_be_trusted(tmp_path, text):
     assert Provenance.read(tmp_path) is None
 
 
+def test_very_many_left_out_files_are_counted(tmp_path):
+    left_out = [(f"{i}.wav", "empty " * 20) for i in range(600_000)]
+    made = Provenance({}, "", {}, left_out)
+    write_preparation({"train": tmp_path / "train.csv"}, {"train": ROWS}, made)
+    stored = Provenance.read(tmp_path)
+    assert stored == made and len(stored.left_out) == 10_000
+    assert "and 590000 more left out, listed nowhere" in stored.report()
+
+
+def test_names_in_the_report_do_nothing_to_a_terminal():
+    left_out = [("a\x1b[2Jä\udcff.wav", "empty")]
+    (line,) = Provenance({}, "", {}, left_out).report()
+    assert line == "left out a\\x1b[2Jä\\udcff.wav: empty"
+
+
 def test_report_is_bounded():
     left_out = [(f"{i}.wav", "empty") for i in range(25)]
     lines = Provenance({}, "", {}, left_out, ["odd"]).report()

@@ -455,6 +455,19 @@ def test_nobody_elses_manifests_are_replaced(tree, out):
     assert len(os.listdir(out)) == 1
 
 
+def test_speakers_without_a_validation_utterance(tree, out):
+    kinds = {"1": "test", "2": "valid", "3": "train", "4": "train"}
+    rows = [{**r, "split": kinds[Path(r["path"]).name[0]]} for r in ROWS]
+    for row in rows:
+        if row["speaker"] == "Zoë" and row["split"] == "valid":
+            row["split"] = "train"
+    summary = prepare_own_corpus(write_csv(tree / "all.csv", rows), out)
+    assert "speaker Zoë has no validation utterance" in summary.notes
+    assert sum("no validation" in note for note in summary.notes) == 1
+    summary = prepare_own_corpus(tree, out)
+    assert not any("no validation" in note for note in summary.notes)
+
+
 def test_a_list_that_is_called_like_an_output(tree, capsys):
     path = tree / "prepare.json"
     path.write_text(json.dumps(ROWS))
