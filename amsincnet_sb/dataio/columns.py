@@ -48,17 +48,39 @@ _ROLES = {
 }
 _TIME = re.compile(
     rf"(?:(?:segment|seg|utt|utterance|speech|audio|clip)_)?"
-    rf"({'|'.join(_ROLES)})(?:_({'|'.join(_UNITS)}))?"
+    # "starts" is no start in seconds, but "startsec" is.
+    rf"({'|'.join(_ROLES)})(?:(?:_|(?!s$))({'|'.join(_UNITS)}))?"
 )
 # Units of names without one; start and begin take that of the other column.
 _BARE = {"offset": "seconds", "onset": "seconds", "end": "seconds"}
 _BARE |= {"duration": "seconds", "dur": "seconds", "stop": "samples"}
-# Other names that may select a part of a recording: by a word, or as a whole.
-_WORDS = {*_ROLES, "samples", "sec", "secs", "seconds", "ms", "msec"} | set(
-    "chan ch channel channels side frame frames vad starts ends time times "
-    "timestamp timestamps t0 t1 tmin tmax xmin xmax".split()
+# Words of other names that may select a part of a recording.
+_PART = re.compile(
+    r"(?:start|beg|end|stop|onset|offset).*|.*(?:start|end|time)|duration|dur"
+    r"|length|len|samples?|secs?|seconds|ms|msec|from|to|fin|chan|ch|channels?"
+    r"|side|frames?|vad|times|timestamps?|timecodes?|t[01]|tmin|tmax|x(?:min|max)"
 )
-_NAMES = {"from", "to", "in", "out"}
+_NO_PART = set(
+    "beginner beginners endangered endonym stopword stopwords weekend "
+    "trend friend backend frontend legend daytime lifetime runtime".split()
+)
+# What makes words harmless: a sample's ID, the time of a date, from a country.
+_BESIDE = {
+    frozenset({"sample", "from", "to"}): set(
+        "id name text rate format width type size language lang country city "
+        "user source".split()
+    ),
+    frozenset({"time", "datetime", "timestamp"}): set(
+        "date datetime created recorded updated uploaded modified".split()
+    ),
+    frozenset({"end"}): {"punctuation"},
+}
+# "in" and "out" are ends where all words are like these: cut_in, but born_in.
+_ENDS = {"in", "out"}
+_ENDED = _ENDS | set(
+    "cut point mark marker pos position seg segment utt utterance clip audio "
+    "wav speech edit s".split()
+)
 # SpeechBrain's placeholders: $data_root in CSV files, {data_root} in JSON.
 _PLACEHOLDER = re.compile(r"(?:\$\w+|\$?\{\w+\})[/\\]+")
 _WHOLE = re.compile(r"[0-9]{1,15}")
@@ -188,13 +210,12 @@ class Columns:
         used = {*self.used.values(), self.group}
         self.rest = [name for name in self.names if name not in used]
         for name in self.rest:
-            word = plain(name)
-            if word in _NAMES or _WORDS & set(word.split("_")):
+            if _may_select(name):
                 raise InputError(
                     f"{self.source}: column {name!r} looks like a time or a "
                     "channel, but what it means is not known; call it start "
                     "and stop (samples), offset, duration or end (seconds), "
-                    "or channel, or remove it."
+                    "or channel; if it is something else, rename or remove it."
                 )
 
     def _check_units(self, rows):
@@ -326,6 +347,24 @@ def plain(name):
     """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", str(name))
     return re.sub(r"[\W_]+", "_", words).strip("_").lower()
+
+
+def _may_select(name):
+    """Whether a column's name may mean a part of a recording, or a channel.
+
+    Example
+    -------
+    >>> [_may_select(x) for x in ("tstart", "cut_in", "from_s", "first_sample")]
+    [True, True, True, True]
+    >>> [_may_select(x) for x in ("gender", "born_in", "weekend", "date_time")]
+    [False, False, False, False]
+    """
+    words = {*plain(name).split("_")}
+    found = {word for word in words if _PART.fullmatch(word)} - _NO_PART
+    for harmless, beside in _BESIDE.items():
+        if words & beside:
+            found -= harmless
+    return bool(found or words & _ENDS and words <= _ENDED)
 
 
 def _text(where, row, column):

@@ -63,6 +63,9 @@ HALVES = [(s, i * RATE, (i + 2) * RATE) for s in "ab" for i in (0, 2)]
         ("start,duration", "0,2e0", "2,2"),
         ("start_ms,dur[ms]", "0,2000", "2000,2000"),
         ("startSec,endSec", "0,2", "2,4.3"),
+        ("starttime,endtime", "0,2", "2,4"),
+        ("STARTTIME,ENDTIME", "0.0,2.0", "2.0,4.0"),
+        ("startms,endms", "0,2000", "2000,4000"),
         ("offset,segment_length_ms", "0,2000", "2,2000"),
         ("offset,duration,length", "0,2,2.0", "2,2,32000"),
         (",start,,stop", "x,0,,16000", "y,16000,z,32000"),
@@ -109,6 +112,29 @@ def test_times(here, columns, first, second):
 def test_what_is_not_clear_is_refused(here, columns, value, words):
     with pytest.raises(InputError, match=words):
         list_corpus(put(here, "l.csv", table(columns, value)))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    "tstart,tend start1,end1 first_sample,last_sample sample_from,sample_to "
+    "from_s,to_s beg,fin seg_beg,seg_fin cut_in,cut_out begintime_s,segend "
+    "InPoint,OutPoint starts,ends timestamp recording_time mic_channel".split(),
+)
+def test_what_may_be_a_part_is_refused(here, columns):
+    values = ",".join("1" for _ in columns.split(","))
+    with pytest.raises(InputError, match="looks like .* rename or remove it"):
+        list_corpus(put(here, "l.csv", table(columns, values)))
+
+
+def test_what_is_no_part_is_passed_over(here):
+    columns = (
+        "sentence,up_votes,down_votes,age,gender,accents,variant,locale,"
+        "segment,sentence_domain,weekend,extended,date_time,recorded_time,"
+        "utterance_end_punctuation,sample_id,from_country,born_in,first_name"
+    )
+    values = ",".join("x" for _ in columns.split(","))
+    listing = list_corpus(put(here, "l.csv", table(columns, values)))
+    assert listing.taken[1].endswith(columns.replace(",", ", "))
 
 
 @pytest.mark.parametrize(
