@@ -122,15 +122,16 @@ class Columns:
     rows : list of (str, dict)
         Where a row stands, and its values by column.
     speakers : bool
-        Whether a column must give the speaker.
+        Whether a column gives the speaker; else one that could is not used.
     group : str, optional
         Name of the column that says what stays together.
 
     Raises
     ------
     InputError
-        No column gives the path or the speaker, two give the same, or one
-        looks like a time or channel that is not understood.
+        No column gives the path or the speaker, two give the same or give it
+        differently, or one looks like a time or channel that is not
+        understood.
 
     Example
     -------
@@ -156,16 +157,41 @@ class Columns:
         self.used = {}
         for what, aliases in ALIASES.items():
             found = [known[a] for a in aliases.split() if a in known]
+            if what == "speaker" and not speakers:
+                found = []
             self.used[what] = found[0] if found else None
-            if not found and what in ("path", "speaker")[: 1 + speakers]:
-                raise InputError(
-                    f"{source}: no column gives the {what}; one of "
-                    f"{', '.join(aliases.split())} is needed, and there are "
-                    f"{', '.join(map(str, names))}."
-                )
+            if what in ("path", "speaker")[: 1 + speakers]:
+                self._check_named(what, found, rows)
         self.units = self._times(known)
         self._check_rest()
         self._check_units(rows)
+
+    def _check_named(self, what, found, rows):
+        """Refuse a list with no column for it, or several that differ."""
+        if not found:
+            aliases = ", ".join(ALIASES[what].split())
+            raise InputError(
+                f"{self.source}: no column gives the {what}; one of {aliases} "
+                f"is needed, and there are {', '.join(map(str, self.names))}."
+            )
+        first, *others = found
+        for other in others:
+            # A label beside a speaker is of something else.
+            if other == self.group or plain(other) == "label":
+                continue
+            pairs = {
+                (_scalar(row, first), _scalar(row, other)) for _, row in rows
+            }
+            pairs = {pair for pair in pairs if all(pair)}
+            same = all(one == another for one, another in pairs)
+            if what == "speaker":  # names for numbers, say
+                sides = [len({*side}) for side in zip(*pairs)]
+                same = all(side == len(pairs) for side in sides)
+            if not same:
+                raise InputError(
+                    f"{self.source}: {first} and {other} both look like the "
+                    f"{what}, and differ; remove or rename one."
+                )
 
     def _times(self, known):
         """Enter the columns of times; role -> unit."""
@@ -266,6 +292,8 @@ class Columns:
             what: "" if name is None else _text(where, row, name)
             for what, name in self.used.items()
         }
+        for role in self.units:  # a time that is no number is no missing one
+            text[role] = text[role] or _nan(row.get(self.used[role]))
         for what in ("path", "speaker"):
             if self.used[what] is not None and not text[what]:
                 raise InputError(f"{where}: the {what} is missing.")
@@ -367,9 +395,21 @@ def _may_select(name):
     return bool(found or words & _ENDS and words <= _ENDED)
 
 
+def _scalar(row, column):
+    """A value as text; empty where it is missing, or is none."""
+    value = row.get(column)
+    # pandas writes NaN for what is missing.
+    if value is None or isinstance(value, (dict, list)) or value != value:
+        return ""
+    return str(value).strip()
+
+
+def _nan(value):
+    return "NaN" if value != value else ""
+
+
 def _text(where, row, column):
     """A value of a list; empty where there is none."""
-    value = row.get(column)
-    if isinstance(value, (dict, list, bool)):
+    if isinstance(row.get(column), (dict, list, bool)):
         raise InputError(f"{where}: {column} must be text or a number.")
-    return "" if value is None else str(value).strip()
+    return _scalar(row, column)

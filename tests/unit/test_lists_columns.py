@@ -289,3 +289,52 @@ def test_names_that_cannot_be_kept(here, name):
     )
     with pytest.raises(InputError, match="rename the speaker"):
         list_corpus(source)
+
+
+@pytest.mark.parametrize(
+    "columns, values, words",
+    [
+        ("path,speaker,speaker_id", "a.wav,a,1 b.wav,b,1", "speaker_id both"),
+        ("path,speaker,client_id", "a.wav,a,1 b.wav,a,2", "client_id both"),
+        ("path,wav,speaker", "a.wav,b.wav,a b.wav,b.wav,b", "path and wav"),
+        ("path,speaker,speaker_id", "a.wav,a,1 b.wav,b,0", None),
+        ("path,speaker,spk_id", "a.wav,a,a b.wav,b,", None),
+        ("path,wav,speaker", "a.wav,a.wav,a b.wav,b.wav,b", None),
+        ("path,speaker,label", "a.wav,a,joy b.wav,b,joy", None),
+    ],
+)
+def test_two_columns_for_one_thing(here, columns, values, words):
+    text = "\n".join([columns, *values.split()])
+    source = put(here, "l.csv", text)
+    if words is None:
+        assert len(list_corpus(source).utterances) == 2
+        return
+    with pytest.raises(InputError, match=f"{words}.*remove or rename one"):
+        list_corpus(source)
+
+
+def test_a_pattern_needs_no_speakers_in_the_list(here):
+    """Not even where the list has an empty column of them."""
+    source = put(here, "l.csv", "path,speaker\na.wav,\nb.wav,\n")
+    listing = list_corpus(source, speaker_pattern=r"(.)\.wav")
+    assert [row.speaker for row in listing.utterances] == ["a", "b"]
+    assert listing.taken[1] == "path: path; not used: speaker"
+
+
+@pytest.mark.parametrize("key", ["speaker", "path", "offset"])
+def test_nan_is_nobody(here, key):
+    rows = [{"path": f"{s}.wav", "speaker": s, "offset": 0.5} for s in "ab"]
+    rows[1][key] = float("nan")
+    source = put(here, "l.jsonl", "\n".join(map(json.dumps, rows)))
+    words = f"the {key} is missing" if key != "offset" else "offset is 'NaN'"
+    with pytest.raises(InputError, match=f"line 2: {words}"):
+        list_corpus(source)
+
+
+def test_nan_is_no_group(here):
+    rows = [
+        {"path": f"{s}.wav", "speaker": s, "day": float("nan")} for s in "ab"
+    ]
+    source = put(here, "l.jsonl", "\n".join(map(json.dumps, rows)))
+    listing = list_corpus(source, group="day")
+    assert [row.group for row in listing.utterances] == ["", ""]
