@@ -81,8 +81,6 @@ _ENDED = _ENDS | set(
     "cut point mark marker pos position seg segment utt utterance clip audio "
     "wav speech edit s".split()
 )
-# SpeechBrain's placeholders: $data_root in CSV files, {data_root} in JSON.
-_PLACEHOLDER = re.compile(r"(?:\$\w+|\$?\{\w+\})[/\\]+")
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,30})?(?:[eE]-?[0-9]{1,3})?")
 
@@ -310,7 +308,7 @@ class Columns:
         if duration is not None and "stop" not in self.units:
             stop, duration = (start or 0) + duration, None
         return Listed(
-            _PLACEHOLDER.sub("", text["path"], count=1),
+            text["path"],
             unicodedata.normalize("NFC", text["speaker"]),
             text["id"],
             SPLITS.get(split),

@@ -17,12 +17,12 @@ from amsincnet_sb.dataio.columns import SPLITS, Columns, Listed
 from amsincnet_sb.dataio.kaldi import file_of_pipe, kaldi_rows
 from amsincnet_sb.dataio.lhotse_manifests import find_lhotse, lhotse_rows
 from amsincnet_sb.dataio.lists import (
-    Spellings,
     corpus_files,
     csv_rows,
     delimiter,
     first_line,
     json_rows,
+    on_disk,
 )
 from amsincnet_sb.dataio.manifest import check_speaker
 from amsincnet_sb.dataio.scp import scp_rows
@@ -111,6 +111,13 @@ def list_corpus(
         raise InputError(
             f"{source}: there is no such file or folder; check the path."
         )
+    if data_folder is not None:
+        data_folder = os.path.expanduser(data_folder)
+        if not os.path.isdir(data_folder):
+            raise InputError(
+                f"data folder {data_folder}: there is no such folder; check "
+                "the path."
+            )
     if speaker_level is not None and speaker_pattern is not None:
         raise InputError(
             "speaker_level and speaker_pattern both name the speakers; give "
@@ -334,7 +341,7 @@ def _located(kind, source, rows, left_out, data_folder, patterns, group):
         if channel:
             read = read._replace(claims=read.claims._replace(channel=channel))
         listed.append(read._replace(wav=path))
-    paths = _on_disk(base, [row.wav for row in listed])
+    paths, placeholder = on_disk(source, base, [row.wav for row in listed])
     missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -371,18 +378,9 @@ def _located(kind, source, rows, left_out, data_folder, patterns, group):
     taken = [f"{len(rows)} rows", columns.describe()]
     if patterns.speaker:
         taken.append(f"speakers: {patterns.speaker.pattern}")
+    if placeholder:
+        taken.append(f"{placeholder} in paths is read as {base}")
     return Listing(kind, root, utterances, left_out, tuple(taken))
-
-
-def _on_disk(base, names):
-    """Paths as the disk spells them: / for \\, one form of Unicode."""
-    paths = [os.path.normpath(os.path.join(base, name)) for name in names]
-    spellings = Spellings(base, lambda n: unicodedata.normalize("NFC", n))
-    for i, (path, name) in enumerate(zip(paths, names)):
-        if not os.path.isfile(path):
-            name = spellings.find(name.replace("\\", "/"))
-            paths[i] = os.path.normpath(os.path.join(base, name))
-    return paths
 
 
 def _by_patterns(patterns, row):

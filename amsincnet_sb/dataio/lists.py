@@ -4,6 +4,8 @@ import csv
 import gzip
 import json
 import os
+import re
+import unicodedata
 import zlib
 from contextlib import contextmanager
 
@@ -16,12 +18,15 @@ __all__ = [
     "delimiter",
     "first_line",
     "json_rows",
+    "on_disk",
     "read_text",
     "text_lines",
 ]
 
 # JSON lines compress ten- to thirtyfold; more than this is no list.
 MAX_EXPANSION = 200
+# SpeechBrain's placeholders: $data_root in CSV files, {data_root} in JSON.
+_PLACEHOLDER = re.compile(r"(?:\$(\w+)|\$?\{(\w+)\})[/\\]+")
 
 
 def corpus_files(folder, suffixes):
@@ -117,10 +122,51 @@ class Spellings:
         if folder not in self.folders:
             try:
                 names = os.listdir(folder)
-            except OSError:
+            except (OSError, ValueError):  # ValueError: no path at all
                 names = []
             self.folders[folder] = {self.fold(name): name for name in names}
         return self.folders[folder]
+
+
+def on_disk(source, base, names):
+    """Paths as the disk spells them: / for \\, one form of Unicode.
+
+    One that is not there may begin with ``~``, or with SpeechBrain's
+    placeholder, which then stands for `base`.
+
+    Returns
+    -------
+    list of str
+        Absolute paths, of what exists and what does not.
+    str or None
+        The placeholder, as it is written first.
+    """
+    spellings = Spellings(base, lambda n: unicodedata.normalize("NFC", n))
+    paths, placeholders = [], {}
+    for name in names:
+        path = os.path.normpath(os.path.join(base, name))
+        if not os.path.isfile(path):
+            path = _spelt(base, spellings, name)
+        if not os.path.isfile(path):
+            found = _PLACEHOLDER.match(name)
+            if found:
+                written = found[0].rstrip("/\\")
+                placeholders.setdefault(found[1] or found[2], written)
+                name = name[found.end() :]
+            path = _spelt(base, spellings, os.path.expanduser(name))
+        paths.append(path)
+    if len(placeholders) > 1:
+        first, other, *_ = placeholders.values()
+        raise InputError(
+            f"{source}: paths begin with {first} and with {other}, and one "
+            "data folder cannot stand for both; write the folders themselves."
+        )
+    return paths, next(iter(placeholders.values()), None)
+
+
+def _spelt(base, spellings, name):
+    found = spellings.find(name.replace("\\", "/"))
+    return os.path.normpath(os.path.join(base, found))
 
 
 def read_text(path, advice):

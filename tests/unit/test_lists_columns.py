@@ -338,3 +338,44 @@ def test_nan_is_no_group(here):
     source = put(here, "l.jsonl", "\n".join(map(json.dumps, rows)))
     listing = list_corpus(source, group="day")
     assert [row.group for row in listing.utterances] == ["", ""]
+
+
+def test_placeholders(here):
+    """They stand for the data folder, unless they are folders' names."""
+    for first in ("$root", "${root}", "{root}"):
+        text = f"path,speaker\n{first}/a.wav,a\n{first}/b.wav,b\n"
+        listing = list_corpus(put(here, "l.csv", text))
+        assert [row.wav for row in listing.utterances] == ["a.wav", "b.wav"]
+        assert listing.taken[2] == f"{first} in paths is read as {here}"
+        (here / first).mkdir()
+        (here / first / "a.wav").write_bytes((here / "a.wav").read_bytes())
+        listing = list_corpus(here / "l.csv")
+        assert [row.wav for row in listing.utterances] == [
+            f"{first}/a.wav",
+            "b.wav",
+        ]
+    source = put(here, "l.csv", "path,speaker\n$A/a.wav,a\n$B/b.wav,b\n")
+    with pytest.raises(InputError, match=r"with \$A and with \$B"):
+        list_corpus(source)
+    source = put(here, "l.csv", "path,speaker\nx/$A/a.wav,a\nb.wav,b\n")
+    with pytest.raises(InputError, match=r"x/\$A/a.wav does not exist"):
+        list_corpus(source)
+
+
+@pytest.mark.parametrize("path", ["x\0y/a.wav", "x\ud800y/a.wav"])
+def test_what_is_no_path(here, path):
+    rows = [{"path": path, "speaker": "a"}, {"path": "b.wav", "speaker": "b"}]
+    source = put(here, "l.jsonl", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError, match="line 1: .* does not exist"):
+        list_corpus(source)
+
+
+def test_paths_in_the_home_folder(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    (here / "lists").mkdir()
+    text = "path,speaker\n~/a.wav,a\n~/b.wav,b\n"
+    listing = list_corpus(put(here / "lists", "l.csv", text))
+    assert listing.data_folder == str(here)
+    assert list_corpus(here / "lists/l.csv", "~").data_folder == str(here)
+    with pytest.raises(InputError, match="gone: there is no such folder"):
+        list_corpus(here / "lists/l.csv", here / "gone")
