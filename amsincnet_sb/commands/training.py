@@ -39,6 +39,9 @@ def prepare(options):
     from amsincnet_sb.dataio.corpus import prepare_own_corpus, training_advice
     from amsincnet_sb.dataio.manifest import Provenance
 
+    _check_given("the source", options.source)
+    _check_given("--output", options.output)
+    _check_given("--data-folder", options.data_folder)
     for name in ("train.csv", "valid.csv", "test.csv", Provenance.FILE):
         check_output(Path(options.output, name), options.source)
     summary = prepare_own_corpus(
@@ -77,8 +80,19 @@ def prepare_librispeech(options):
 
     example: amsincnet prepare-librispeech LibriSpeech manifests
     """
+    _check_given("the source", options.source)
+    _check_given("the output", options.output)
     script = recipe_module("LibriSpeech/librispeech_prepare.py")
     script.main([options.source, options.output, f"--seed={options.seed}"])
+
+
+def _check_given(what, path):
+    """Refuse an empty path, such as an unset variable of a shell makes.
+
+    It would mean the current folder.
+    """
+    if path == "":
+        raise InputError(f"{what} is empty; give a path (. is this folder).")
 
 
 # Read by the scripts, which take files as well and have the options; here for

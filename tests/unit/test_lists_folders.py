@@ -432,3 +432,22 @@ def test_what_the_command_prints(tmp_path, capsys):
         "  24 recordings",
         "  speakers: folders of level 1 (p1, p2)",
     ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("", "--output", "out"),
+        ("c", "--output", ""),
+        ("c", "--output", "out", "--data-folder", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    tmp_path, capsys, monkeypatch, words
+):
+    microphones(tmp_path / "c")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["prepare", *words])
+    assert "is empty; give a path" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["c"]
