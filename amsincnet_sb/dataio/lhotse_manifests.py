@@ -4,10 +4,12 @@ lhotse itself reads them, and nothing else of it is used: paths, times and
 speakers are taken, and the audio is read as any other.
 """
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
 
+from amsincnet_sb.dataio.columns import ALIASES, plain
 from amsincnet_sb.dataio.kaldi import file_of_pipe
 from amsincnet_sb.dataio.lists import first_line
 from amsincnet_sb.utils.errors import InputError
@@ -16,7 +18,7 @@ __all__ = ["find_lhotse", "lhotse_rows"]
 
 _NAME = re.compile(r"(?:^|[_.-])(recordings|supervisions|cuts)(?=[_.-])")
 _SUFFIX = (".jsonl", ".jsonl.gz")
-# Keys that other lists have not.
+# Keys that other lists have seldom, and not without path and speaker.
 _KEYS = re.compile(
     r'"(?:sources|recording_id|supervisions)":|"type": ?"\w*Cut"'
 )
@@ -48,7 +50,8 @@ def find_lhotse(source):
     found = {}
     for path in files:
         name = _NAME.search(path.name)
-        if not _KEYS.search(first_line(path, "export it again")):
+        line = first_line(path, "export it again")
+        if not _KEYS.search(line) or _is_list(line):
             continue
         kind = name[1] if name else "cuts"
         if kind == "cuts":
@@ -74,17 +77,40 @@ def find_lhotse(source):
     return list(found.items())
 
 
+def _is_list(line):
+    """Whether a line of JSON has a path and a speaker, as lhotse's has not."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    names = {plain(name) for name in row} if isinstance(row, dict) else set()
+    return all(names & {*ALIASES[it].split()} for it in ("path", "speaker"))
+
+
 def lhotse_rows(manifests):
     """The rows of :func:`find_lhotse`'s manifests, for :class:`Columns`.
 
-    A supervision is an utterance, in seconds of its recording. Raises
-    InputError where lhotse is missing or cannot read a manifest, and for
-    recordings that are no file on the disk or are changed when they are read.
+    A supervision is an utterance, in seconds of its recording.
+
+    Returns
+    -------
+    rows : list of (str, dict)
+    left_out : list of (str, str)
+        Supervisions outside their cuts, and the reason.
+
+    Raises
+    ------
+    InputError
+        lhotse is missing or cannot read a manifest, a recording is no file
+        on the disk or is changed when it is read, or cuts have no
+        supervisions.
     """
-    rows = []
+    rows, left_out = [], []
     for first, second in manifests:
         if second is None:
-            rows += _of_cuts(first)
+            found, outside = _of_cuts(first)
+            rows += found
+            left_out += outside
             continue
         recordings = {item.id: item for item in _items(first, "Recording")}
         for number, item in enumerate(_items(second, "SupervisionSegment"), 1):
@@ -96,11 +122,11 @@ def lhotse_rows(manifests):
                 )
             recording = recordings[item.recording_id]
             rows.append((where, _row(where, recording, item, item.start)))
-    return rows
+    return rows, left_out
 
 
 def _of_cuts(path):
-    rows = []
+    rows, left_out = [], []
     for number, cut in enumerate(_items(path, "Cut"), 1):
         where = f"{path}, line {number}"
         if type(cut).__name__ not in ("MonoCut", "MultiCut"):
@@ -114,14 +140,23 @@ def _of_cuts(path):
             )
         for item in cut.supervisions:
             first, last = max(item.start, 0), min(item.end, cut.duration)
-            if first < last:  # the rest of it is outside the cut
-                row = _row(where, cut.recording, item, cut.start + first)
-                row["duration"] = f"{last - first:.9f}"
-                rows.append((where, row, f"{cut.id}-{row['id']}"))
+            if first >= last:
+                left_out.append((item.id, f"it is outside its cut {cut.id}"))
+                continue
+            # What is outside the cut is not meant.
+            row = _row(where, cut.recording, item, cut.start + first)
+            row["duration"] = f"{last - first:.9f}"
+            rows.append((where, row, f"{cut.id}-{row['id']}"))
+    if not rows:
+        raise InputError(
+            f"{path}: the cuts have no supervisions"
+            f"{' within them' if left_out else ''}, which say who speaks; make "
+            "them of recordings and supervisions."
+        )
     often = Counter(row["id"] for _, row, _ in rows)
     for _, row, longer in rows:
         row["id"] = longer if often[row["id"]] > 1 else row["id"]
-    return [(where, row) for where, row, _ in rows]
+    return [(where, row) for where, row, _ in rows], left_out
 
 
 def _row(where, recording, item, start):
@@ -169,7 +204,9 @@ def _items(path, kind):
     except Exception as error:  # of whatever kind lhotse's readers raise
         raise InputError(
             f"{path}: lhotse cannot read it ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason'})."
+            f"{str(error).splitlines()[0] if str(error) else 'no reason'}); "
+            "write it again with lhotse or, if it is a list of your own, give "
+            "each line a path and a speaker."
         ) from error
     names = {type(item).__name__ for item in items}
     wrong = [name for name in names if not name.endswith(kind)]

@@ -35,6 +35,8 @@ SUFFIXES = tuple(f".{name.lower()}" for name in soundfile.available_formats())
 SUFFIXES += (".aif", ".aifc", ".oga", ".opus", ".snd", ".sph")
 # Recordings that are not read, listed so that they are not lost silently.
 SUFFIXES += (".aac", ".amr", ".m4a", ".mp4", ".pcm", ".webm", ".wma")
+SUFFIXES += (".3gp", ".3g2", ".mkv", ".mka", ".mov", ".wv", ".ape", ".spx")
+SUFFIXES += (".shn", ".mp1", ".mp2", ".m4b")
 JSON_LINES = (".jsonl", ".ndjson", ".list", ".jsonl.gz")
 SHOWN = 5  # speakers named as examples
 
@@ -187,7 +189,7 @@ def _rows(source, data_folder):
             kind = "lhotse manifest of " + ", ".join(
                 f"{a.name} and {b.name}" if b else a.name for a, b in manifests
             )
-            return kind, manifests[0][0], lhotse_rows(manifests), []
+            return kind, manifests[0][0], *lhotse_rows(manifests)
         if source.is_dir():
             return "", source, None, []
     if name.endswith((".json", *JSON_LINES)):
@@ -195,7 +197,7 @@ def _rows(source, data_folder):
         kind = "JSON lines" if ", line " in rows[0][0] else "JSON"
         return f"{kind} manifest", source, rows, []
     if name.endswith((".csv", ".tsv")):
-        (_, header), *rows = csv_rows(source, "export it again", ",;\t")
+        (top, header), *rows = csv_rows(source, "export it again", ",;\t")
         if not rows:
             raise InputError(f"{source}: it has no rows below its header.")
         header = [
@@ -204,8 +206,7 @@ def _rows(source, data_folder):
         twice = [name for name in header if header.count(name) > 1]
         if twice:
             raise InputError(
-                f"{source}, line 1: column {twice[0]!r} occurs twice; remove "
-                "one."
+                f"{top}: column {twice[0]!r} occurs twice; remove one."
             )
         kind = "CSV manifest with tabs, quotation marks as text"
         if not name.endswith(".tsv"):

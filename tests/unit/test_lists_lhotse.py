@@ -84,6 +84,32 @@ def test_cuts(corpus, lhotse, tmp_path):
     assert prepared(tmp_path / "cuts.jsonl.gz", tmp_path) == halves
 
 
+def test_supervisions_outside_their_cuts(corpus, lhotse, tmp_path):
+    cuts = list(lhotse.CutSet.from_manifests(*corpus))
+    late = lhotse.SupervisionSegment("late", "ann", 9.0, 1.0, speaker="ann")
+    cuts[0].supervisions.append(late)
+    path = tmp_path / "cuts.jsonl"
+    lhotse.CutSet.from_cuts(cuts).to_file(path)
+    listing = list_corpus(path)
+    why = f"it is outside its cut {cuts[0].id}"
+    assert listing.left_out == [("late", why)] and len(listing.utterances) == 8
+    for kept, words in (([late], "supervisions within them"), ([], "no sup")):
+        cuts[0].supervisions = kept
+        lhotse.CutSet.from_cuts(cuts[:1]).to_file(path)
+        with pytest.raises(InputError, match=f"{words}.*, which say who"):
+            list_corpus(path)
+
+
+@pytest.mark.parametrize("key", ["recording_id", "sources", "supervisions"])
+def test_lists_with_keys_of_lhotse(tmp_path, key):
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(RATE), RATE)
+    rows = [{"audio_filepath": f"{s}.wav", "spk": s, key: [1]} for s in "ab"]
+    path = tmp_path / "l.jsonl"
+    path.write_text("\n" + "\n".join(map(json.dumps, rows)))
+    assert list_corpus(path).kind == "JSON lines manifest"
+
+
 def test_what_is_not_a_file_is_refused(corpus, lhotse, tmp_path):
     recordings, supervisions = corpus
     supervisions.to_file(tmp_path / "supervisions.jsonl")
@@ -112,7 +138,9 @@ def test_what_is_not_a_file_is_refused(corpus, lhotse, tmp_path):
 def test_a_damaged_manifest(lhotse, tmp_path):
     path = tmp_path / "cuts.jsonl"
     path.write_text('{"type": "MonoCut", "id": 3}\n')
-    with pytest.raises(InputError, match="lhotse cannot read it"):
+    with pytest.raises(
+        InputError, match="lhotse cannot read it.*path and a speaker"
+    ):
         list_corpus(path)
 
 

@@ -114,7 +114,8 @@ def test_folders_that_are_split_already(tmp_path, out):
 def test_what_is_left_out_and_why(tree, out):
     ann = tree / "ann"
     put(tree / "stray.wav")
-    (ann / "phone.m4a").write_bytes(b"\0\0\0 ftypM4A ")
+    for suffix in ("m4a", "3gp", "mkv", "m4b"):
+        (ann / f"phone.{suffix}").write_bytes(b"\0\0\0 ftypM4A ")
     put(ann / "silent.wav", np.zeros(4000))
     put(ann / "silent; stereo.wav", np.zeros((4000, 2)))
     left = np.append(np.zeros(4000), noise("left"))
@@ -136,6 +137,9 @@ def test_what_is_left_out_and_why(tree, out):
     expected = {
         "stray.wav": "no speaker's folder",
         "phone.m4a": "cannot be read as audio",
+        "phone.3gp": "cannot be read as audio",
+        "phone.mkv": "cannot be read as audio",
+        "phone.m4b": "cannot be read as audio",
         "silent.wav": "it is silent",
         "silent; stereo.wav": "it is silent",
         "opposed.wav": "its channels cancel each other",
