@@ -6,6 +6,7 @@ import shlex
 
 from amsincnet_sb.dataio.lists import text_lines
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import is_plain_file
 
 __all__ = ["file_of_pipe", "kaldi_rows"]
 
@@ -75,6 +76,7 @@ def kaldi_rows(source):
 
 def _pairs(path):
     """Key -> (where, value) of a file with a key and a value a line."""
+    is_plain_file(path)  # a pipe would block
     found = {}
     for where, line in text_lines(path, ADVICE):
         key, *value = line.split(maxsplit=1)

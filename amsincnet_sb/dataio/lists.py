@@ -10,6 +10,7 @@ import zlib
 from contextlib import contextmanager
 
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import is_plain_file
 
 __all__ = [
     "Spellings",
@@ -176,9 +177,16 @@ def read_text(path, advice):
 
 
 def first_line(path, advice):
-    """The first line of a list, or the first mebibyte of it."""
+    """The first line that is not blank, or the first mebibyte of it."""
     with _readable(path, advice) as file:
-        return file.readline(2**20)
+        return _not_blank(file)
+
+
+def _not_blank(file):
+    while line := file.readline(2**20):
+        if line.strip():
+            break
+    return line
 
 
 def text_lines(path, advice):
@@ -197,34 +205,44 @@ def csv_rows(path, advice, delimiters=","):
     a value runs over several lines: two stray quotation marks would swallow
     the rows between them.
     """
+    is_plain_file(path)  # a pipe would block
     with _readable(path, advice) as file:
         if str(path).lower().endswith(".tsv"):
             style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
         else:
-            style = {"delimiter": delimiter(file.readline(), delimiters)}
+            style = {"delimiter": delimiter(_not_blank(file), delimiters)}
             style["skipinitialspace"] = True
         file.seek(0)
         reader = csv.reader(file, strict=True, **style)
-        header = next(reader, [])
-        before = reader.line_num
-        yield f"{path}, line 1", header
-        for row in reader:
+        header, before = None, 0
+        while True:
             where = f"{path}, line {before + 1}"
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                raise InputError(
+                    f"{where}: it is not a CSV file ({error}); {advice}."
+                ) from error
+            if row is None:
+                break
             lines, before = reader.line_num - before, reader.line_num
-            if not row:  # blank lines are no rows
+            if len(row) < 2 and not "".join(row).strip():  # a blank line
                 continue
-            if lines > 1:
+            if lines > 1 and header:
                 raise InputError(
                     f"{where}: a value in quotation marks runs on to line "
                     f"{before}; remove its line breaks or, if quotation marks "
                     "are text here, save it as .tsv with tabs."
                 )
+            header = header or row
             if len(row) != len(header):
                 raise InputError(
                     f"{where}: there are {len(row)} values for {len(header)} "
                     "columns."
                 )
             yield where, row
+        if header is None:
+            yield f"{path}, line 1", []
 
 
 def delimiter(header, delimiters=",;\t"):
@@ -246,6 +264,7 @@ def json_rows(path):
     may be compressed (``.gz``). Raises InputError for anything else, and
     where a key occurs twice.
     """
+    is_plain_file(path)  # a pipe would block
     text, lines = read_text(path, "export it again"), None
     if ".json" != os.path.splitext(path)[1].lower():
         lines = text.split("\n")
@@ -328,10 +347,6 @@ def _readable(path, advice):
     except UnicodeError as error:
         raise InputError(
             f"{path}: it is not text in UTF-8 ({error.reason}); {advice}."
-        ) from error
-    except csv.Error as error:
-        raise InputError(
-            f"{path}: it is not a CSV file ({error}); {advice}."
         ) from error
 
 

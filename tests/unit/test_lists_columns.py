@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import numpy as np
 import pytest
@@ -224,7 +225,11 @@ def test_json_lines(here, name, rows):
         ("shard.list", "shards/0.tar\n", "line 1: it is not JSON"),
         ("l.tsv", "path\tspeaker\na.wav\n", "line 2: there are 1 values for 2"),
         ("l.csv", 'path,speaker,text\na.wav,a,"x\ny"\n', "line 2: .*line 3"),
-        ("l.csv", 'path;speaker\n"a.wav";a\n"b.wav;b\n', "CSV"),
+        ("l.csv", 'path;speaker\n"a.wav";a\n"b.wav;b\n', "line 3: .*CSV"),
+        ("l.csv", 'path,speaker,x\na.wav,a,"a" b\n', "line 2: .*CSV"),
+        ("l.csv", f"path,speaker\na.wav,{140_000 * 'x'}\n", "line 2: .*field"),
+        ("l.csv", "\n  \n\npath;speaker\n\na.wav\n", "line 6: there are 1"),
+        ("l.csv", "\npath,speaker,speaker\n,,\n", "line 2: column 'speaker'"),
     ],
 )
 def test_rows_that_cannot_be_read(here, name, text, words):
@@ -233,6 +238,22 @@ def test_rows_that_cannot_be_read(here, name, text, words):
         path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=words):
         list_corpus(path)
+
+
+def test_blank_lines_before_the_header(here):
+    source = put(here, "l.csv", "\n \npath;speaker\na.wav;a\nb.wav;b\n")
+    listing = list_corpus(source)
+    assert len(listing.utterances) == 2 and "';' between" in listing.kind
+
+
+@pytest.mark.parametrize("name", ["l.csv", "l.json", "l.jsonl", "k/utt2spk"])
+def test_a_named_pipe_is_refused(here, name):
+    (here / "k").mkdir()
+    put(here, "k/wav.scp", "a a.wav")
+    os.mkfifo(here / name)
+    source = here / "k" if "/" in name else here / name
+    with pytest.raises(InputError, match=f"{name} is a .*not a file"):
+        list_corpus(source)
 
 
 def test_a_small_file_that_expands_without_end(here):
