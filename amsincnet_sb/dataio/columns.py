@@ -58,7 +58,8 @@ _BARE |= {"duration": "seconds", "dur": "seconds", "stop": "samples"}
 _PART = re.compile(
     r"(?:start|beg|end|stop|onset|offset).*|.*(?:start|end|time)|duration|dur"
     r"|length|len|samples?|secs?|seconds|ms|msec|from|to|fin|chan|ch|channels?"
-    r"|side|frames?|vad|times|timestamps?|timecodes?|t[01]|tmin|tmax|x(?:min|max)"
+    r"|side|frames?|vad|intervals?|times|timestamps?|timecodes?|t[01]"
+    r"|[tx](?:min|max)"
 )
 _NO_PART = set(
     "beginner beginners endangered endonym stopword stopwords weekend "
@@ -67,11 +68,12 @@ _NO_PART = set(
 # What makes words harmless: a sample's ID, the time of a date, from a country.
 _BESIDE = {
     frozenset({"sample", "from", "to"}): set(
-        "id name text rate format width type size language lang country city "
-        "user source".split()
+        "id name text rate format width type size language lang accent country "
+        "city user translated response reply".split()
     ),
     frozenset({"time", "datetime", "timestamp"}): set(
-        "date datetime created recorded updated uploaded modified".split()
+        "date datetime day created recorded updated uploaded upload "
+        "modified".split()
     ),
     frozenset({"end"}): {"punctuation"},
 }
@@ -79,7 +81,7 @@ _BESIDE = {
 _ENDS = {"in", "out"}
 _ENDED = _ENDS | set(
     "cut point mark marker pos position seg segment utt utterance clip audio "
-    "wav speech edit s".split()
+    "wav speech edit t s".split()
 )
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,30})?(?:[eE]-?[0-9]{1,3})?")

@@ -34,9 +34,10 @@ __all__ = ["Listed", "Listing", "list_corpus"]
 SUFFIXES = tuple(f".{name.lower()}" for name in soundfile.available_formats())
 SUFFIXES += (".aif", ".aifc", ".oga", ".opus", ".snd", ".sph")
 # Recordings that are not read, listed so that they are not lost silently.
-SUFFIXES += (".aac", ".amr", ".m4a", ".mp4", ".pcm", ".webm", ".wma")
-SUFFIXES += (".3gp", ".3g2", ".mkv", ".mka", ".mov", ".wv", ".ape", ".spx")
-SUFFIXES += (".shn", ".mp1", ".mp2", ".m4b")
+SUFFIXES += tuple(
+    ".3g2 .3gp .aac .amr .ape .m4a .m4b .mka .mkv .mov .mp1 .mp2 .mp4 .pcm "
+    ".shn .spx .webm .wma .wv".split()
+)
 JSON_LINES = (".jsonl", ".ndjson", ".list", ".jsonl.gz")
 SHOWN = 5  # speakers named as examples
 

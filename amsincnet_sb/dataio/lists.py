@@ -154,7 +154,7 @@ def on_disk(source, base, names):
                 written = found[0].rstrip("/\\")
                 placeholders.setdefault(found[1] or found[2], written)
                 name = name[found.end() :]
-            path = _spelt(base, spellings, os.path.expanduser(name))
+            path = _spelt(base, spellings, _at_home(name))
         paths.append(path)
     if len(placeholders) > 1:
         first, other, *_ = placeholders.values()
@@ -163,6 +163,13 @@ def on_disk(source, base, names):
             "data folder cannot stand for both; write the folders themselves."
         )
     return paths, next(iter(placeholders.values()), None)
+
+
+def _at_home(name):
+    try:
+        return os.path.expanduser(name)
+    except ValueError:  # no path at all
+        return name
 
 
 def _spelt(base, spellings, name):

@@ -119,7 +119,8 @@ def test_what_is_not_clear_is_refused(here, columns, value, words):
     "columns",
     "tstart,tend start1,end1 first_sample,last_sample sample_from,sample_to "
     "from_s,to_s beg,fin seg_beg,seg_fin cut_in,cut_out begintime_s,segend "
-    "InPoint,OutPoint starts,ends timestamp recording_time mic_channel".split(),
+    "InPoint,OutPoint starts,ends timestamp recording_time mic_channel "
+    "interval t_in,t_out xmin,xmax".split(),
 )
 def test_what_may_be_a_part_is_refused(here, columns):
     values = ",".join("1" for _ in columns.split(","))
@@ -383,7 +384,7 @@ def test_placeholders(here):
         list_corpus(source)
 
 
-@pytest.mark.parametrize("path", ["x\0y/a.wav", "x\ud800y/a.wav"])
+@pytest.mark.parametrize("path", ["x\0y/a.wav", "x\ud800y/a.wav", "~\0/a.wav"])
 def test_what_is_no_path(here, path):
     rows = [{"path": path, "speaker": "a"}, {"path": "b.wav", "speaker": "b"}]
     source = put(here, "l.jsonl", "\n".join(map(json.dumps, rows)))
