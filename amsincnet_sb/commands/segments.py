@@ -2,11 +2,12 @@
 
 import contextlib
 import sys
+from itertools import chain, islice
 
 from amsincnet_sb.commands.common import CHANNEL, MODEL, answer, load
 from amsincnet_sb.options import argument, command
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write, check_outputs
+from amsincnet_sb.utils.files import atomic_write, check_outputs, growing_file
 
 STANDARD_INPUT = "-"
 
@@ -115,26 +116,26 @@ def _live(options, model, wanted, targets):
     pieces = read_stream(
         sys.stdin.buffer, options.rate or rate, rate, model.channel
     )
+    first = [*islice(pieces, 1)]  # where nothing comes, earlier files stay
     with contextlib.ExitStack() as stack:
         files = {
-            kind: stack.enter_context(open(path, "w", encoding="utf-8"))
+            kind: stack.enter_context(growing_file(path))
             for kind, path in targets.items()
         }
         if "csv" in files:
-            files["csv"].write(as_csv([]))
+            files["csv"](as_csv([]))
 
         def tell(found):
             """Print, and write what is complete."""
             for segment in found:
                 _print(options, segment)
-                for kind, file in files.items():
+                for kind, add in files.items():
                     if segment.end is not None:
                         keywords = {"header": False} if kind == "csv" else {}
-                        file.write(FORMATS[kind]([segment], "-", **keywords))
-                        file.flush()
+                        add(FORMATS[kind]([segment], "-", **keywords))
 
         try:
-            for wave in pieces:
+            for wave in chain(first, pieces):
                 tell(live.hear(wave))
         finally:  # a stream that ends, breaks off or is interrupted
             tell(live.finish())

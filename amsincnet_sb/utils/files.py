@@ -21,6 +21,7 @@ __all__ = [
     "check_output",
     "check_outputs",
     "exclusive",
+    "growing_file",
     "is_plain_file",
     "replaced_folder",
     "restore_folder",
@@ -31,6 +32,8 @@ __all__ = [
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 # What is being written, and what it replaces, are called so beside it.
 _NEW, _OLD = ".tmp", ".old"
+# Names of files need not be text.
+_TEXT = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
 @contextlib.contextmanager
@@ -51,9 +54,7 @@ def atomic_write(path, mode="w"):
     'whole'
     """
     path = Path(path)
-    text = {}
-    if "b" not in mode:  # names of files need not be text
-        text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    text = {} if "b" in mode else _TEXT
     _check_kind(path, stat.S_ISREG)
     with _written(path), _aside(path, _new_file) as temporary:
         with open(temporary, mode, **text) as file:
@@ -62,6 +63,40 @@ def atomic_write(path, mode="w"):
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def growing_file(path):
+    """Open a file for text that others may read while it grows.
+
+    Yields a function that adds text. The file's folder is made if need be.
+    Raises InputError, which names the file, where it cannot be written.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "new" / "a.txt"
+    >>> with growing_file(path) as add:
+    ...     add("first")
+    ...     path.read_text()
+    'first'
+    """
+    path = Path(path)
+    _check_kind(path, stat.S_ISREG)
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w", **_TEXT)
+
+    def add(text):
+        """Write it, for others to see."""
+        with _written(path):
+            file.write(text)
+            file.flush()
+
+    try:
+        yield add
+    finally:
+        with _written(path):
+            file.close()
 
 
 @contextlib.contextmanager

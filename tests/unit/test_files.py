@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write, exclusive, replaced_folder
+from amsincnet_sb.utils.files import (
+    atomic_write,
+    exclusive,
+    growing_file,
+    replaced_folder,
+)
 
 
 def tree(folder):
@@ -102,6 +107,21 @@ def test_a_full_disk_leaves_the_old_content(
         assert len(calls) < failing
         assert tree(tmp_path) == {"model/a.txt": "new"}
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_file_that_grows(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "new" / "a.txt"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(InputError, match=r"a\.txt cannot be written: File too"):
+        with growing_file(path) as add:
+            add("ann \udcff\n")
+            assert path.read_bytes() == b"ann \xff\n"
+            resource.setrlimit(resource.RLIMIT_FSIZE, (6, limits[1]))
+            try:
+                add("bob\n")
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @WRITERS

@@ -170,6 +170,39 @@ def test_what_came_before_it_broke_off():
     np.testing.assert_allclose(torch.cat(found), WAVE[:-500], atol=1e-4)
 
 
+@pytest.fixture
+def run(who, monkeypatch, capsys):
+    """Run ``segments`` on a stream; lines of both outputs."""
+    monkeypatch.setattr("amsincnet_sb.commands.segments.load", lambda _: who)
+
+    def run(content, *options, name="-"):
+        stdin = io.TextIOWrapper(io.BytesIO(content))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        status = 0
+        try:
+            cli.main(["segments", "model", name, *map(str, options)])
+        except SystemExit as end:
+            status = end.code
+        out, err = capsys.readouterr()
+        return status, out.splitlines(), err.splitlines()
+
+    return run
+
+
+def test_files_are_opened_when_something_comes(run, tmp_path):
+    old, new = tmp_path / "old.csv", tmp_path / "new" / "a.rttm"
+    old.write_text("earlier")
+    status, _, (line,) = run(b"", "--csv", old, "--rttm", new)
+    assert status == 2 and "no samples" in line
+    assert old.read_text() == "earlier" and not new.parent.exists()
+    wave = conversation((0, 2), (1, 2), (None, 1))
+    content = (wave * 2**15).astype("<i2").tobytes()
+    status, out, _ = run(content, "--csv", old, "--rttm", new)
+    assert status in (0, None) and len(out) == 4
+    assert len(old.read_text().splitlines()) == 3
+    assert len(new.read_text().splitlines()) == 2
+
+
 def test_what_was_decided_is_kept(who, tmp_path, monkeypatch, capsys):
     """The stream breaks off in a NaN."""
     monkeypatch.setattr("amsincnet_sb.commands.segments.load", lambda _: who)
