@@ -27,6 +27,7 @@ __all__ = [
     "read_audio",
     "read_chunk",
     "resample",
+    "silence",
     "silence_of",
 ]
 
@@ -224,7 +225,12 @@ def silence_of(path, channel=None, start=0, stop=None):
     if info.channels > 1 and channel is None:
         last = min(info.samples if stop is None else stop, start + BLOCK)
         alone = read_audio(path, start, last, info.sample_rate, 1)
-    if alone is None or is_silent(alone):
+    return silence(path, cancelled=alone is not None and not is_silent(alone))
+
+
+def silence(path, cancelled):
+    """The InputError about silence, whose channels may cancel each other."""
+    if not cancelled:
         return InputError(f"{path}: it is silent; give a recording of speech.")
     return InputError(
         f"{path}: its channels cancel each other; take one of them, as with "

@@ -11,11 +11,13 @@ from amsincnet_sb.dataio.audio import (
     MAX_CHANNELS,
     MAX_RATE,
     MIN_RATE,
+    SILENT,
     STREAMED,
     STREAMED_64,
     check_channel,
     check_peak,
     resample,
+    silence,
 )
 from amsincnet_sb.utils.errors import InputError
 
@@ -70,7 +72,8 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
     ------
     InputError
         It is empty, has samples that are NaN, infinite or far beyond full
-        scale, or is in another format; or, behind all pieces, it breaks off.
+        scale, or is in another format; or, behind all pieces, it breaks off,
+        or was silent.
 
     Example
     -------
@@ -91,13 +94,15 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
             )
     check_channel(name, channel, channels)
     change = _Resampler(name, rate, sample_rate)
-    empty = True
+    empty, before, after = True, _Range(), _Range()
     data = _Data(file, head, size)
     for samples in _samples(data, kind, channels):
         empty = False
+        before.add(samples)
         samples = (
             samples.mean(1) if channel is None else samples[:, channel - 1]
         )
+        after.add(samples)
         check_peak(name, abs(samples).max())
         wave = torch.from_numpy(samples.astype(np.float32)).clamp(-1, 1)
         wave = change(wave)
@@ -113,6 +118,26 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
             f"{name}: it breaks off, {data.missing} of the {size} bytes of data "
             "that its header promises are missing."
         )
+    if after.silent:
+        mixed = channels > 1 and channel is None
+        raise silence(name, cancelled=mixed and not before.silent)
+
+
+class _Range:
+    """Between what values the samples of each channel have been so far."""
+
+    def __init__(self):
+        self.low, self.high = np.inf, -np.inf
+
+    def add(self, samples):
+        """More of them, ``[time, ...]``."""
+        self.low = np.minimum(self.low, samples.min(0))
+        self.high = np.maximum(self.high, samples.max(0))
+
+    @property
+    def silent(self):
+        """Whether no channel has had a signal."""
+        return bool((self.high - self.low <= SILENT).all())
 
 
 def _exactly(file, count):

@@ -155,6 +155,10 @@ def test_streams(kind):
         (wav(WAVE * np.nan, subtype="FLOAT"), "it contains NaN"),
         (wav(WAVE * 1e9, subtype="FLOAT"), "its samples reach .*e[+]0"),
         (wav(WAVE)[:-1000], "it breaks off, 1000 of the 16000 bytes"),
+        (wav(0 * WAVE), "it is silent; give a recording of speech"),
+        (bytes(9000), "it is silent"),
+        (wav(np.stack([WAVE, 0 * WAVE], 1) * 1e-5), "it is silent"),
+        (wav(np.stack([WAVE, -WAVE], 1)), "its channels cancel each other"),
     ],
 )
 def test_streams_that_are_none(content, sentence):
