@@ -233,7 +233,9 @@ def describe(start, end, label, total, frames, names, wanted, certainty):
     its label, a position in ``names``.
     """
     means = total / frames
-    speech = float(frames * STEP)
+    start, end = round(float(start), 2), round(float(end), 2)
+    # The frames at its ends may reach beyond it.
+    speech = min(float(frames * STEP), end - start)
     rest = np.where(np.arange(len(means)) == label, -np.inf, means)
     second = int(rest.argmax())
     margin = float(means[label] - rest[second]) if len(means) > 1 else 1.0
@@ -247,11 +249,11 @@ def describe(start, end, label, total, frames, names, wanted, certainty):
             name, next_name = UNKNOWN, name
             probability, margin = 1 - probability, -margin
     return Segment(
-        round(float(start), 2),
-        round(float(end), 2),
+        start,
+        end,
         name,
         round(probability, 3),
-        round(speech, 1),
+        round(speech, 2),
         next_name,
         round(margin, 3),
     )

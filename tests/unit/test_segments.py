@@ -79,6 +79,13 @@ def test_enrolled_speaker_is_named(who):
     assert [s.speaker for s in found] == ["ann", "eve"]
 
 
+def test_speech_is_within_its_segment(who):
+    for seconds in (0.43, 0.62, 1.27, 2.05):
+        wave = conversation((None, 1), (0, seconds), (None, 1), (1, seconds))
+        for s in who.segments(wave):
+            assert s.speech <= s.end - s.start + 1e-6
+
+
 def test_no_speech(who, tmp_path):
     assert who.segments(1e-4 * np.ones(RATE, np.float32)) == []
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
