@@ -9,8 +9,6 @@ from amsincnet_sb.options import argument, command
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, check_outputs, growing_file
 
-STANDARD_INPUT = "-"
-
 
 @command(
     *MODEL,
@@ -50,6 +48,7 @@ def segments(options):
 
     example: amsincnet segments results/demo/1234 meeting.wav --rttm m.rttm
     """
+    from amsincnet_sb.inference.recordings import STANDARD_INPUT
     from amsincnet_sb.inference.segments import Wanted
     from amsincnet_sb.inference.timelines import FORMATS
 
@@ -65,7 +64,7 @@ def segments(options):
         options.count,
     )
     model = load(options)
-    if options.file == STANDARD_INPUT:
+    if options.file in STANDARD_INPUT:
         _live(options, model, wanted, targets)
         return
     if options.rate is not None:
@@ -114,7 +113,11 @@ def _live(options, model, wanted, targets):
     live = LiveSegments(model, wanted)
     rate = model.embedding_model.sample_rate
     pieces = read_stream(
-        sys.stdin.buffer, options.rate or rate, rate, model.channel
+        sys.stdin.buffer,
+        options.rate or rate,
+        rate,
+        model.channel,
+        options.file,
     )
     first = [*islice(pieces, 1)]  # where nothing comes, earlier files stay
     with contextlib.ExitStack() as stack:

@@ -207,6 +207,13 @@ def test_files_are_opened_when_something_comes(run, tmp_path):
     assert len(new.read_text().splitlines()) == 2
 
 
+def test_the_other_name_of_standard_input(run):
+    wave = conversation((0, 2), (1, 2), (None, 1))
+    content = (wave * 2**15).astype("<i2").tobytes()
+    expected = run(content)
+    assert expected[1] and run(content, name="/dev/stdin") == expected
+
+
 def test_what_was_decided_is_kept(who, tmp_path, monkeypatch, capsys):
     """The stream breaks off in a NaN."""
     monkeypatch.setattr("amsincnet_sb.commands.segments.load", lambda _: who)
