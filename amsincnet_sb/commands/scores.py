@@ -1,6 +1,7 @@
 """Commands that verify, measure and show."""
 
 import json
+import logging
 from pathlib import Path
 
 from amsincnet_sb.commands.common import (
@@ -15,6 +16,8 @@ from amsincnet_sb.commands.common import (
 from amsincnet_sb.options import argument, command
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, check_output
+
+logger = logging.getLogger(__name__)
 
 PUBLISHED = argument("--published", "draw TIMIT's published curves too", bool)
 
@@ -131,9 +134,16 @@ def evaluate(options):
     model.hop = model.embedding_model.hop
     model.use_float32()
     if options.cohort is not None:
+        before = model.calibration
         model.cohort = evaluation.cohort_from(
             model, options.cohort, corpus, left_out
         )
+        if model.calibration is not before and not options.calibrate:
+            logger.warning(
+                "Note: the threshold of verification was found with another "
+                "cohort, so that no errors at it are told; find one with "
+                "--calibrate."
+            )
     results = evaluation.evaluate_model(
         model, manifest, corpus, options.trials, left_out
     )

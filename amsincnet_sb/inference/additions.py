@@ -35,6 +35,7 @@ __all__ = [
     "MARK",
     "Additions",
     "carry_over",
+    "cohort_digest",
     "fingerprint",
     "read_additions",
     "save_additions",
@@ -93,7 +94,10 @@ def read_additions(folder, size, weights):
             found[name] = None
     calibration = found[CALIBRATION] or {}
     cohort = calibration.pop(OF_COHORT, None)
-    if COHORT not in outdated and cohort not in (None, _digest(found[COHORT])):
+    if COHORT not in outdated and cohort not in (
+        None,
+        cohort_digest(found[COHORT]),
+    ):
         outdated[CALIBRATION] = (
             f"{folder / CALIBRATION}: its threshold was found with another "
             f"cohort than {COHORT} has now, if any; {AGAIN[CALIBRATION]}."
@@ -271,11 +275,11 @@ def _write_calibration(folder, new, mark):
         vectors = new.cohort.cpu().float().numpy()
         _write_raw(folder / COHORT, {"vectors": vectors, MARK: mark})
     if new.calibration:
-        more = {MARK: mark, OF_COHORT: _digest(new.cohort)}
+        more = {MARK: mark, OF_COHORT: cohort_digest(new.cohort)}
         _write_raw(folder / CALIBRATION, {**new.calibration, **more})
 
 
-def _digest(cohort):
+def cohort_digest(cohort):
     """What thresholds know their cohort by; empty without one."""
     if cohort is None:
         return ""

@@ -13,6 +13,7 @@ from amsincnet_sb.inference.additions import (
     COHORT,
     ENROLLED,
     Additions,
+    cohort_digest,
     fingerprint,
     read_additions,
     update_additions,
@@ -69,10 +70,8 @@ class EnrollableModel(WindowAverages):
         # Additions in it that were made with other weights.
         self.outdated: dict[str, str] = {}
         self._saved = Additions({}, {}, None)  # as in the folder
+        self._cohort = None
         self.calibration = {}
-        # Directions [speakers, embedding_size] that normalise the scores of
-        # verification; saved with the calibration.
-        self.cohort = None
 
     @classmethod
     def from_results(
@@ -119,8 +118,8 @@ class EnrollableModel(WindowAverages):
             )
         model.outdated = additions.outdated
         model.classifier.set_enrolled(additions.enrolled)
-        model.calibration = additions.calibration
         model.cohort = additions.cohort
+        model.calibration = additions.calibration
         model._saved = model._additions()
         return model
 
@@ -159,16 +158,43 @@ class EnrollableModel(WindowAverages):
             "own_cosine", self.own_cosine
         )
 
+    @property
+    def cohort(self) -> torch.Tensor | None:
+        """Directions that normalise the scores of verification, or None.
+
+        They are ``[speakers, embedding_size]``, and saved with the
+        calibration. Another cohort takes the threshold of verification away,
+        which was found with the one before: set it before the calibration.
+        """
+        return self._cohort
+
+    @cohort.setter
+    def cohort(self, directions: torch.Tensor | None) -> None:
+        """Use another cohort, for which a threshold is to be found."""
+        changed = cohort_digest(directions) != cohort_digest(self._cohort)
+        self._cohort = directions
+        if changed and "verification" in self.calibration:
+            rest = {**self.calibration}
+            del rest["verification"]
+            self._calibration = rest  # the files in the folder stay
+
     def threshold(self, task: str) -> float:
         """The threshold found by ``amsincnet evaluate --calibrate``.
 
         It is a score for the task ``"verification"``, a probability for
         ``"identification"``. A model that has never been calibrated has
-        0.8 and 0.3, and a warning says so.
+        0.8 and 0.3, and a warning says so; with a cohort, it is an InputError
+        to ask for that of verification.
         """
         self.check_current(CALIBRATION)
         if task in self.calibration:
             return self.calibration[task]["threshold"]
+        if task == "verification" and self.cohort is not None:
+            raise InputError(
+                "No threshold of verification has been found with this "
+                "cohort, and one of cosines means nothing there; find one "
+                "with amsincnet evaluate --calibrate --cohort, or give one."
+            )
         default = DEFAULT_THRESHOLDS[task]
         logger.warning(
             "Note: this model has no calibrated threshold for %s, so that "

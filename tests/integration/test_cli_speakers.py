@@ -159,10 +159,15 @@ def test_of_three_speakers_none_is_unknown(model, corpus, capsys, tmp_path):
     assert "verification" in kept and "identification" not in kept
 
 
-def test_a_cohort(model, files, corpus, capsys):
+def test_a_cohort(model, files, corpus, capsys, caplog):
     cohort = model / "manifests" / "train.csv"
     _, (plain,), _ = evaluate(capsys, model, corpus)
+    # Thresholds of plain cosines say nothing about these scores.
+    evaluate(capsys, model, corpus, "--calibrate")
     _, (once,), _ = evaluate(capsys, model, corpus, "--cohort", cohort)
+    assert caplog.text.count("with another cohort") == 1
+    assert "calibrated" not in once["verification"]
+    assert once["open_set"].pop("calibrated")
     assert once["closed_set"] == plain["closed_set"]
     assert once["verification"]["threshold"] != pytest.approx(
         plain["verification"]["threshold"]

@@ -25,10 +25,10 @@ NAMES = ["ann", "bob"]
 @pytest.fixture
 def folder(saved, voice, analyse, tmp_path):
     """A model with an enrolled speaker, thresholds, a cohort and notes."""
-    saved.calibration = {"verification": {"threshold": 0.25}}
     saved.cohort = torch.stack(
         [analyse(saved, voice(p)).direction for p in (300, 1500, 2500, 4000)]
     )
+    saved.calibration = {"verification": {"threshold": 0.25}}
     saved.save()
     folder = tmp_path / "pretrained"
     (folder / "notes").mkdir()
@@ -145,6 +145,18 @@ def test_a_cohort_goes_with_the_thresholds_found_with_it(folder):
     assert len(list(folder.glob("cohort-*.npz"))) == 1
 
 
+def test_another_cohort_takes_the_threshold_away(folder, voice):
+    who = load(folder)
+    who.cohort = who.cohort.clone()  # the same one
+    assert who.threshold("verification") == 0.25
+    who.cohort = -who.cohort
+    with pytest.raises(InputError, match="found with this cohort"):
+        who.verify(voice(300), voice(300))
+    assert who.verify(voice(300), voice(300), 1.0)
+    who.cohort = None
+    assert who.threshold("verification") == 0.8
+
+
 def test_damaged_additions_are_kept_as_they_are(folder, other):
     (folder / "enrolled.npz").write_bytes(b"half")
     write_pretrained(folder, *other, NAMES, 10.0)
@@ -180,8 +192,8 @@ def test_killed_while_it_is_calibrated(folder, cohort):
 
     def calibrate():
         who = load(folder)
-        who.calibration = {"verification": {"threshold": 0.75}}
         who.cohort = -before.cohort if cohort else None
+        who.calibration = {"verification": {"threshold": 0.75}}
         who.save()
 
     calibrate()
