@@ -156,6 +156,11 @@ def evaluate(options):
             model.calibration = evaluation.calibration_from(results, manifest)
         certainty = certainty_from(model, manifest, corpus)
         model.calibration = {**model.calibration, **certainty}
+        # At thresholds of before; at those just found they are the equal ones.
+        for task in filter(
+            None, (results["open_set"], results["verification"])
+        ):
+            task.pop("calibrated", None)
     whole, det = json.dumps(results, indent=1), None
     if results["verification"]:
         det = results["verification"].pop("det")

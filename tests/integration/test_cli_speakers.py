@@ -130,7 +130,8 @@ def test_evaluate_agrees_with_the_recipe(recipe, model, corpus, capsys):
         assert mean == pytest.approx(shown[key]["eer"])
     assert path.read_text() == before
     # Once is enough: nothing was fitted to what is changed by it.
-    evaluate(capsys, model, corpus, "--calibrate")
+    _, (shown,), _ = evaluate(capsys, model, corpus, "--calibrate")
+    assert not any("calibrated" in shown[key] for key in tasks.values())
     first, second = json.loads(before), json.loads(path.read_text())
     assert second.keys() == first.keys() >= {"segments"}
     for key in ("threshold", "certainty"):
