@@ -167,12 +167,14 @@ def evaluate(options):
     try:  # neither a full disk nor a reader that is gone costs the other
         answer(options, results, *evaluation.report(results))
     finally:
-        if options.calibrate:
-            model.save()
-        with atomic_write(written[0]) as file:
-            file.write(whole)
-        if det:
-            plot_det(path=written[1], **det)
+        try:
+            with atomic_write(written[0]) as file:
+                file.write(whole)
+            if det:
+                plot_det(path=written[1], **det)
+        finally:
+            if options.calibrate:
+                model.save()
     return max([0, *map(complain, left_out)])
 
 

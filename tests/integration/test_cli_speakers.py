@@ -140,6 +140,18 @@ def test_evaluate_agrees_with_the_recipe(recipe, model, corpus, capsys):
     assert second["segments"] == first["segments"]
 
 
+def test_the_errors_outlast_a_failed_save(model, corpus, capsys, monkeypatch):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SpeakerIdentifier, "save", full)
+    (model / "evaluation.json").unlink(missing_ok=True)
+    status, (shown,), (line,) = evaluate(capsys, model, corpus, "--calibrate")
+    assert status == 2 and "No space left" in line
+    written = json.loads((model / "evaluation.json").read_text())
+    assert written["closed_set"] == shown["closed_set"]
+
+
 def test_of_three_speakers_none_is_unknown(model, corpus, capsys, tmp_path):
     """Of the two that remain one is always sure."""
     rows = (model / "manifests" / "test.csv").read_text().splitlines()
