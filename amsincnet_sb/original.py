@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from amsincnet_sb.dataio.scp import read_labels, speaker_table
-from amsincnet_sb.inference.pretrained import write_pretrained
+from amsincnet_sb.inference.pretrained import find_pretrained, write_pretrained
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.utils.errors import InputError
@@ -100,8 +100,15 @@ def import_original(path, output_folder, labels=None, cfg=None):
     (``TIMIT_labels.npy``) that the model was trained with: speakers are named
     by :func:`~amsincnet_sb.dataio.scp.speaker_table`; those that it does not
     name, and all without it, by their labels. ``path`` and ``cfg`` are those
-    of :func:`load_original`.
+    of :func:`load_original`. An InputError says that the folder holds a model
+    or a training already: neither is replaced.
     """
+    place = find_pretrained(output_folder)  # one half replaced is restored
+    for held in (place, place / "config.json", Path(output_folder) / "save"):
+        if held != Path(output_folder) and os.path.lexists(held):
+            raise InputError(
+                f"{held} exists already; name a new folder for the model."
+            )
     network, classifier = load_original(path, cfg)
     classes = classifier.linear.out_features
     names = {} if labels is None else speaker_table(read_labels(labels))

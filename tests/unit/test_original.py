@@ -335,6 +335,16 @@ def test_import(tmp_path, names, speakers):
     _assert_equals_theirs(read_pretrained(tmp_path / "16kHz")[:2])
 
 
+@pytest.mark.parametrize("held", ["pretrained", "save", "."])
+def test_import_replaces_no_model(tmp_path, held):
+    folder = tmp_path / "out" / held
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("mine")
+    with pytest.raises(InputError, match="out.* exists already; name a new"):
+        import_original(MODEL, tmp_path / "out")
+    assert [*folder.iterdir()] == [folder / "config.json"]
+
+
 def test_import_with_labels_of_another_model(tmp_path):
     labels = _save_labels(tmp_path, [f"spk{i}" for i in range(11)])
     with pytest.raises(InputError, match="labels.npy: it has a class 10"):
