@@ -11,7 +11,9 @@ from amsincnet_sb.training.permitted import check_options
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.reading import read_json
 
-__all__ = ["OWN_COSINE", "read_config"]
+__all__ = ["FORMAT", "OWN_COSINE", "read_config"]
+
+FORMAT = 1  # of config.json; the first versions do not say it
 
 NETWORKS = {kind.__name__: kind for kind in (SincNet, SincTDNN)}
 CLASSIFIERS = {
@@ -32,6 +34,11 @@ def read_config(path):
     range that training permits.
     """
     config = read_json(path, REWRITE)
+    if (found := config.get("format", FORMAT)) != FORMAT:
+        raise InputError(
+            f"{path} was written by a later version (format {found!r}); "
+            "update amsincnet_sb."
+        )
     try:
         config["speakers"] = [str(name) for name in config["speakers"]]
         _check_names(config["speakers"])

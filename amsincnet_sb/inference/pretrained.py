@@ -16,7 +16,7 @@ from amsincnet_sb.inference.additions import (
     save_additions,
 )
 from amsincnet_sb.inference.model_card import CARD, put_card
-from amsincnet_sb.inference.model_config import OWN_COSINE, read_config
+from amsincnet_sb.inference.model_config import FORMAT, OWN_COSINE, read_config
 from amsincnet_sb.kernels.finiteness import all_finite
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.utils.errors import InputError
@@ -125,7 +125,7 @@ def write_pretrained(
         to_bytes = _safetensors().save
     cosines = type(classifier) is CosineClassifier
     config = {
-        "format": 1,
+        "format": FORMAT,
         "network": type(embedding_model).__name__,
         "embedding_model": embedding_model.arguments,
         "classifier": {

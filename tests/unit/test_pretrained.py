@@ -225,6 +225,13 @@ def test_config_with_bad_values(folder, key, value, complaint):
     assert complaint in message(folder)
 
 
+def test_a_later_version(folder):
+    change(folder, "format", KeyError)
+    assert read_pretrained(folder)
+    change(folder, "format", 2)
+    assert "later version; update amsincnet_sb" in message(folder)
+
+
 def test_speakers_are_text(folder):
     change(folder, "speakers", [1, 2, 3])
     assert read_pretrained(folder)[2]["speakers"] == ["1", "2", "3"]
