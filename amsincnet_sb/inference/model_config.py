@@ -1,6 +1,7 @@
 """``config.json`` of a trained model: what it may say, and the modules it means."""
 
 import math
+import re
 
 import torch
 
@@ -72,6 +73,10 @@ def _check_names(speakers):
     for name in speakers:
         if name in seen:
             raise ValueError(f"speakers has {name!r} twice")
+        # As manifests refuse them: they would write into a terminal. Others
+        # that cannot be printed (a no-break space) and "unknown" are trained.
+        if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", name):
+            raise ValueError(f"{name!r} cannot be the name of a speaker")
         seen.add(name)
 
 

@@ -194,7 +194,13 @@ BAD = {
     "classifier.name": ["os.system", ["CosineClassifier"]],
     "classifier.input_size": ["8", -8, KeyError],
     "network": ["os.system", ["SincNet"], None],
-    "speakers": [None, 3, KeyError],
+    "speakers": [
+        None,
+        3,
+        KeyError,
+        ["a\x1b[2J", "b", "c"],
+        ["a\nb", "b", "c"],
+    ],
     "scale": ["much", None, [30]],
     "own_cosine": ["x", None],
 }
@@ -229,7 +235,7 @@ def test_a_later_version(folder):
     change(folder, "format", KeyError)
     assert read_pretrained(folder)
     change(folder, "format", 2)
-    assert "later version; update amsincnet_sb" in message(folder)
+    assert "later version (format 2); update amsincnet_sb" in message(folder)
 
 
 def test_speakers_are_text(folder):
