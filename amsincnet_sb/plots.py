@@ -4,8 +4,11 @@ Every ``plot_*`` function writes a PNG, ``path``, and returns whether it did:
 there is none where matplotlib is not installed.
 """
 
+import contextlib
 import csv
 import logging
+import re
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -30,12 +33,29 @@ __all__ = [
     "read_sentences",
 ]
 
+logger = logging.getLogger(__name__)
+
 PAIRS = 15  # of speakers taken for one another, the most frequent ones
 MATRIX = 40  # speakers of a confusion matrix whose names can be read
 ERRORS = {
     "frame_error": "Frame error (%)",
     "sentence_error": "Sentence error (%)",
 }
+# For names in letters that matplotlib's own font lacks, where installed.
+FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK KR",
+    "WenQuanYi Micro Hei",
+    "Noto Sans Arabic",
+    "Noto Sans Hebrew",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+)
 CURVES = Path(__file__).parent / "data" / "published_curves.csv"
 PUBLISHED = "published AM-SincNet (TIMIT)", "published SincNet (TIMIT)"
 
@@ -51,9 +71,37 @@ def _pyplot():
     matplotlib.rcParams["text.parse_math"] = False
     # SpeechBrain's log.txt takes everything, and fonts are looked at in detail.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    from matplotlib import pyplot
+    from matplotlib import font_manager, pyplot
 
+    families = matplotlib.rcParams["font.family"]
+    more = {*FONTS} & {font.name for font in font_manager.fontManager.ttflist}
+    more -= {*families}
+    matplotlib.rcParams["font.family"] = [
+        *families,
+        *filter(more.__contains__, FONTS),
+    ]
     return pyplot
+
+
+@contextlib.contextmanager
+def _noting_boxes(path):
+    """One note about letters that no font has, in place of warnings."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.filterwarnings("always", "Glyph ")
+        yield
+    boxes = 0
+    for one in told:
+        if re.match("Glyph .* missing", str(one.message)):
+            boxes += 1
+        else:
+            where = one.category, one.filename, one.lineno
+            warnings.warn_explicit(one.message, *where)
+    if boxes:
+        logger.warning(
+            "Note: %s has boxes for letters that no font here has; install "
+            "one of them, such as Noto Sans CJK.",
+            path,
+        )
 
 
 def _short(name):
@@ -70,8 +118,8 @@ def _draw(path, panels, size, fill):
     figure, axes = plt.subplots(
         1, panels, figsize=size, layout="constrained", squeeze=False
     )
-    fill(figure, *axes[0])
-    with atomic_write(path, "wb") as file:
+    with _noting_boxes(path), atomic_write(path, "wb") as file:
+        fill(figure, *axes[0])
         figure.savefig(file, dpi=150, bbox_inches="tight", format="png")
     plt.close(figure)
     return True

@@ -114,6 +114,14 @@ def test_confusions(figures, tmp_path):
     assert right.get_title() == "3 of 5 utterances wrong"
 
 
+def test_letters_that_no_font_has(tmp_path, caplog, recwarn):
+    path = tmp_path / "sentences.csv"
+    path.write_text("speaker,decision\n\U000f0000,b\n\U000f0001,b\n")
+    assert plot_confusions(path, tmp_path / "c.png")
+    (record,) = caplog.records
+    assert "c.png has boxes" in record.getMessage() and not recwarn.list
+
+
 def test_confusions_of_names_that_are_shortened_alike(figures, tmp_path):
     path, long = tmp_path / "sentences.csv", "x" * 60
     rows = [f"{long}{a},{long}{b}" for a, b in ("12", "13", "21")]
