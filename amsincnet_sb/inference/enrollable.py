@@ -266,6 +266,8 @@ class EnrollableModel(WindowAverages):
 
     def remove(self, name: str) -> None:
         """Remove an enrolled speaker; InputError if there is no such one."""
+        if name not in self.classifier.enrolled:
+            self.check_current(ENROLLED)  # who may be in that file
         self.classifier.remove(name)
 
     def save(

@@ -87,6 +87,7 @@ def test_other_weights(folder, models, other, voice, caplog, marked):
         lambda: who.speakers,
         lambda: who.identify(voice(300)),
         lambda: who.save(folder.parent / "copy"),
+        lambda: who.remove("çat"),
     ):
         with pytest.raises(InputError, match="enrolled.npz: 'çat' was enro.*"):
             ask()
