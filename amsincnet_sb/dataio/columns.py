@@ -183,7 +183,8 @@ class Columns:
                 (_scalar(row, first), _scalar(row, other)) for _, row in rows
             }
             pairs = {pair for pair in pairs if all(pair)}
-            same = all(one == another for one, another in pairs)
+            # The name of a file beside its path says nothing else.
+            same = all(another in (one, _base(one)) for one, another in pairs)
             if what == "speaker":  # names for numbers, say
                 sides = [len({*side}) for side in zip(*pairs)]
                 same = all(side == len(pairs) for side in sides)
@@ -393,6 +394,10 @@ def _may_select(name):
         if words & beside:
             found -= harmless
     return bool(found or words & _ENDS and words <= _ENDED)
+
+
+def _base(path):
+    return re.split(r"[/\\]", path)[-1]
 
 
 def _scalar(row, column):

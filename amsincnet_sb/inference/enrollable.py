@@ -70,7 +70,7 @@ class EnrollableModel(WindowAverages):
         # Additions in it that were made with other weights.
         self.outdated: dict[str, str] = {}
         self._saved = Additions({}, {}, None)  # as in the folder
-        self._cohort = None
+        self._cohort: torch.Tensor | None = None
         self.calibration = {}
 
     @classmethod

@@ -322,6 +322,7 @@ def test_names_that_cannot_be_kept(here, name):
         ("path,speaker,speaker_id", "a.wav,a,1 b.wav,b,0", None),
         ("path,speaker,spk_id", "a.wav,a,a b.wav,b,", None),
         ("path,wav,speaker", "a.wav,a.wav,a b.wav,b.wav,b", None),
+        ("path,wav,speaker", "./a.wav,a.wav,a ./b.wav,b.wav,b", None),
         ("path,speaker,label", "a.wav,a,joy b.wav,b,joy", None),
     ],
 )
