@@ -94,7 +94,9 @@ def audio_info(path):
         )
 
 
-def read_audio(path, start=0, stop=None, sample_rate=16000, channel=None):
+def read_audio(
+    path, start=0, stop=None, sample_rate=16000, channel=None, clip=True
+):
     """Read a mono waveform.
 
     Channels are averaged unless one is chosen, other rates are resampled, and
@@ -111,11 +113,14 @@ def read_audio(path, start=0, stop=None, sample_rate=16000, channel=None):
         Rate of the returned waveform, in Hz.
     channel : int, optional
         The only one to read, counted from 1.
+    clip : bool
+        To full scale, as training has it, which may keep 16 bits. A model
+        that is asked removes a gain by itself.
 
     Returns
     -------
     torch.Tensor
-        ``[T]`` float32 in [-1, 1].
+        ``[T]`` float32, in [-1, 1] if clipped.
 
     Raises
     ------
@@ -141,7 +146,7 @@ def read_audio(path, start=0, stop=None, sample_rate=16000, channel=None):
     if rate != sample_rate:
         wave = resample(path, wave, rate, sample_rate)
         peak = MAX_PEAK  # the low-pass filter may overshoot
-    return wave.clamp_(-1.0, 1.0) if peak > 1.0 else wave
+    return wave.clamp_(-1.0, 1.0) if clip and peak > 1.0 else wave
 
 
 def read_chunk(path, start, stop, sample_rate):

@@ -104,8 +104,7 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
         )
         after.add(samples)
         check_peak(name, abs(samples).max())
-        wave = torch.from_numpy(samples.astype(np.float32)).clamp(-1, 1)
-        wave = change(wave)
+        wave = change(torch.from_numpy(samples.astype(np.float32)))
         if len(wave):
             yield wave
     if empty:

@@ -164,7 +164,8 @@ def blocks_of(audio, sample_rate, channel=None, block=None):
         stop = min(start + step, frames)
         first = max(0, start - margin)
         last = min(stop + margin, frames)
-        wave = read_audio(audio, first, last, sample_rate, channel)
+        # As an array would be: what exceeds full scale is kept.
+        wave = read_audio(audio, first, last, sample_rate, channel, clip=False)
         skip = (start - first) // rate * sample_rate
         if last > stop:
             wave = wave[: skip + (stop - start) // rate * sample_rate]

@@ -105,7 +105,9 @@ def _conversation(model, groups, data_folder, rng):
         try:
             longest = int(LONGEST * audio_info(path).sample_rate)
             stop = min(stop, start + longest)
-            wave = read_audio(path, start, stop, rate, model.channel)
+            wave = read_audio(
+                path, start, stop, rate, model.channel, clip=False
+            )
         except InputError:  # told where the errors are measured
             continue
         parts += [wave, torch.zeros(int(BETWEEN * rate))]

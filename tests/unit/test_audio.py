@@ -100,6 +100,7 @@ def test_samples_stay_in_range(tmp_path):
     loud = np.float32([0.5, 1.5, -1.5])
     path = write(tmp_path / "a.wav", loud, subtype="FLOAT")
     assert read_audio(path).tolist() == [0.5, 1.0, -1.0]
+    assert read_audio(path, clip=False).tolist() == loud.tolist()
     square = np.sign(np.sin(np.arange(4000) / 20 + 0.01))
     path = write(tmp_path / "a.wav", square, 8000, subtype="FLOAT")
     assert read_audio(path).abs().max() == 1.0

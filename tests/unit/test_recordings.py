@@ -61,6 +61,14 @@ def test_another_rate_is_resampled(tmp_path, who, rate):
     assert who.identify((samples, same)) == who.identify(path)
 
 
+def test_beyond_full_scale(who, tmp_path):
+    """A file that was mixed too loud is the same as its samples."""
+    path = tmp_path / "a.wav"
+    for rate in (16000, 8000):
+        soundfile.write(path, 7 * WAVE.numpy(), rate, "FLOAT")
+        assert who.identify(path) == who.identify((7 * WAVE, rate))
+
+
 def test_file_like_objects(who, tmp_path):
     path = tmp_path / "a.flac"
     soundfile.write(path, STEPS.astype("int16"), 16000)

@@ -141,6 +141,13 @@ def test_streams(kind):
     assert abs(found - right).max() < limit
 
 
+def test_streams_beyond_full_scale():
+    content = wav(9 * WAVE, subtype="FLOAT")
+    assert abs(9 * WAVE).max() > 1
+    found = torch.cat([*read_stream(io.BytesIO(content), RATE, RATE)])
+    np.testing.assert_array_equal(found, 9 * WAVE)
+
+
 @pytest.mark.parametrize(
     "content, sentence",
     [
