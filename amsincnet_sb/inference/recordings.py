@@ -34,13 +34,15 @@ Recording: TypeAlias = (
 
 BLOCK = 2**20  # bytes copied at a time
 STANDARD_INPUT = "-", "/dev/stdin"
+HANDLES = "/proc/self/fd"  # Linux has open files there, with names or not
 
 
 class FileLike(os.PathLike):
     """The content of a binary file-like object, as a file with its name.
 
     It is read from its start if it can be, to its end, into a temporary file,
-    which lives as long as this object.
+    which lives as long as this object. On Linux it has no name, so that
+    nothing is left of it however the process ends.
 
     Example
     -------
@@ -53,11 +55,14 @@ class FileLike(os.PathLike):
     def __init__(self, file, name=None):
         own = getattr(file, "name", None)
         self.name = name or (own if isinstance(own, str) else "the recording")
-        handle, self.path = tempfile.mkstemp(prefix="recording.")
-        weakref.finalize(self, _remove, self.path)
+        handle, self.path, nameless = _temporary()
+        if nameless:
+            weakref.finalize(self, os.close, handle)
+        else:
+            weakref.finalize(self, _remove, self.path)
         with contextlib.suppress(AttributeError, OSError):  # a pipe
             file.seek(0)
-        with open(handle, "wb") as copy:
+        with open(handle, "wb", closefd=not nameless) as copy:
             while len(block := file.read(BLOCK)):
                 if not isinstance(block, bytes | bytearray):
                     raise InputError(
@@ -216,6 +221,21 @@ def _mono(samples, channel=None):
         )
     with np.errstate(over="ignore"):  # it becomes infinite
         return torch.from_numpy(np.array(samples, np.float32))
+
+
+def _temporary():
+    """A new file: its handle, a path to it, and whether it has no name."""
+    handle, path = tempfile.mkstemp(prefix="recording.")
+    link = f"{HANDLES}/{handle}"
+    if not os.path.exists(link):
+        return handle, path, False
+    os.unlink(path)
+    try:
+        open(link, "rb").close()
+    except OSError:  # a file system that knows files by their names alone
+        os.close(handle)
+        return *tempfile.mkstemp(prefix="recording."), False
+    return handle, link, True
 
 
 def _remove(path):

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 import pickle
 from functools import partial
 
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 import torch
 
+from amsincnet_sb.inference import recordings
 from amsincnet_sb.inference.answers import Analysis, ranked
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.recordings import (
@@ -83,6 +85,24 @@ def test_file_like_objects(who, tmp_path):
     with open(tmp_path / "b.wav", "rb") as file:
         with pytest.raises(InputError, match=r"b\.wav: it cannot be read as"):
             who.identify(file)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_copies_leave_nothing_behind(tmp_path, monkeypatch, named):
+    """Not even if the process is killed, where they have no name."""
+    if named:
+        monkeypatch.setattr(recordings, "HANDLES", "/none")
+    elif not os.path.exists(recordings.HANDLES):
+        pytest.skip("the system gives every file a name")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    copied = recordings.FileLike(io.BytesIO(b"abc"))
+    assert len(os.listdir(tmp_path)) == named
+    for _ in range(2):
+        with open(copied, "rb") as file:
+            assert file.read() == b"abc"
+    path = os.fspath(copied)
+    del copied
+    assert not os.listdir(tmp_path) and not os.path.exists(path)
 
 
 NO_RECORDINGS = {
