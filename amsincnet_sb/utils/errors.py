@@ -83,8 +83,8 @@ def exit_on_input_error():
         return
     except (Exception, KeyboardInterrupt) as error:
         unread = isinstance(error, BrokenPipeError) and _is_unread()
-        _finish_output()
-        status = UNREAD if unread else _tell(error)
+        lost = _finish_output()
+        status = UNREAD if unread else _tell(error, lost)
     sys.exit(status)
 
 
@@ -147,19 +147,24 @@ def _is_unread():
 
 
 def _finish_output():
-    """Write what is left, if that is possible."""
+    """Write what is left; the OSError if that is not possible."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except OSError:
+    except OSError as error:
         # Python would try again at its exit, and complain.
         with contextlib.suppress(OSError):
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, sys.stdout.fileno())
+        return error
+    return None
 
 
-def _tell(error):
-    """Say what has happened, once; the exit status for it."""
+def _tell(error, lost=None):
+    """Say what has happened, once; the exit status for it.
+
+    ``lost`` is what keeps the standard output from being written.
+    """
     status, sentence = WRONG, f"Error: {error}"
     clashing = "--debug" not in sys.argv and clash(error)
     if isinstance(error, InputError):
@@ -174,6 +179,8 @@ def _tell(error):
     elif isinstance(error, OSError) and "--debug" not in sys.argv:
         reason = error.strerror or str(error) or type(error).__name__
         where = error.filename or "Reading or writing failed"
+        if lost and (error.errno, error.filename) == (lost.errno, None):
+            where = "The standard output cannot be written"
         sentence = f"Error: {where}: {reason}."
     else:
         sys.excepthook(type(error), error, error.__traceback__)

@@ -13,7 +13,9 @@ from amsincnet_sb.utils.errors import exit_on_input_error
 with exit_on_input_error():
     {}
 """
-FULL = "Error: Reading or writing failed: No space left on device.\n"
+FULL = (
+    "Error: The standard output cannot be written: No space left on device.\n"
+)
 # Code, what the shell does with it, status, the end of standard error.
 PROCESSES = {
     "a reader that has seen enough": (
@@ -35,6 +37,12 @@ PROCESSES = {
         "Error: Reading or writing failed: Broken pipe.\n",
     ),
     "a full disk": ("print('line')", "{} > /dev/full", 2, FULL),
+    "a full disk elsewhere": (
+        "os.write(os.open('/dev/full', os.O_WRONLY), b'x')",
+        "{} > /dev/null",
+        2,
+        "Error: Reading or writing failed: No space left on device.\n",
+    ),
     "a full disk, and help": (
         "print('line'); sys.exit(0)",
         "{} > /dev/full",
