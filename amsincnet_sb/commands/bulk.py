@@ -30,7 +30,8 @@ def in_parts(options, command, join, suffix, *more):
     Each part is a command that can be run by hand, whose output has this
     suffix and lies in the folder ``OUTPUT.parts``; those that are done are
     passed over. ``more`` are options of the command; ``join`` makes a file of
-    paths. Complaints about single recordings are printed. Raises InputError,
+    paths, and returns of how many recordings. Complaints about single
+    recordings are printed, and what all parts note once. Raises InputError,
     when all parts have ended, if one has no output.
     """
     from tqdm import tqdm
@@ -84,26 +85,42 @@ def in_parts(options, command, join, suffix, *more):
             )
         parts = [path for path in commands if path.exists()]
         if parts:
-            join(parts, output)
-        status = max([status, *map(_complaints, commands)])
+            count = join(parts, output)
+        status = max([status, *_complaints(asked)])
         shutil.rmtree(work)
     if not parts:
         return status
-    answer(options, {"output": output, "files": len(names)}, output)
+    answer(options, {"output": output, "files": count}, output)
     return status
 
 
-def _complaints(path):
-    """Print those of a part; the exit status."""
-    return max([0, *map(complain, _errors(path)[1])])
+def _complaints(asked):
+    """Print those of all parts, and their notes once; exit statuses."""
+    notes = {}
+    for path, names in asked.items():
+        lines, errors = _errors(path, names)
+        for line in lines:
+            if line.startswith("Note: ") and line not in notes:
+                notes[line] = print(line, file=sys.stderr, flush=True)
+        yield from map(complain, errors)
 
 
-def _errors(path):
+def _errors(path, names):
     """Lines of a part's log, and what those say that are errors."""
     log = path.parent.with_suffix(".log")
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = log.read_bytes().decode(errors="replace")
+    # A name may have line breaks in it, and another one begin like it.
+    for name in sorted(map(_as_logged, names), key=len, reverse=True):
+        if "\n" in name:
+            text = text.replace(name, name.replace("\n", "\0"))
+    lines = [x.replace("\0", "\n") for x in text.split("\n") if x]
     mark = "Error: "
     return lines, [x[len(mark) :] for x in lines if x.startswith(mark)]
+
+
+def _as_logged(name):
+    """A name as it is in a log, whatever bytes it has."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _reason(future, path, names):
@@ -115,8 +132,11 @@ def _reason(future, path, names):
         return f"{future.exception()}"
     if path.exists():
         return None
-    lines, errors = _errors(path)
-    if all(any(name in error for error in errors) for name in names):
+    lines, errors = _errors(path, names)
+    if all(
+        any(name in error for error in errors)
+        for name in map(_as_logged, names)
+    ):
         return None
     said = lines[-1] if lines else f"status {future.result()}"
     return said.removeprefix("Error: ")

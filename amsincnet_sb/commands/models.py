@@ -1,6 +1,5 @@
 """Commands that ask or change a trained model."""
 
-import shutil
 from pathlib import Path
 
 from amsincnet_sb.commands.bulk import EXECUTOR, in_parts
@@ -79,10 +78,14 @@ def _identify(options, names, recordings):
 
 
 def _join_lines(paths, output):
+    count = 0
     with atomic_write(output) as file:
         for path in paths:
             with open(path, encoding="utf-8") as part:
-                shutil.copyfileobj(part, file)
+                for line in part:
+                    file.write(line)
+                    count += 1
+    return count
 
 
 @command(
@@ -208,6 +211,7 @@ def _join_embeddings(paths, output):
     files = [name for part in parts for name in part["files"].tolist()]
     embeddings = np.concatenate([part["embeddings"] for part in parts])
     write_embeddings(output, files, torch.from_numpy(embeddings))
+    return len(files)
 
 
 @command(*MODEL, argument("output", "*.onnx, or a new folder"))

@@ -103,11 +103,12 @@ def test_recordings_in_parts(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setattr("amsincnet_sb.commands.bulk.PART", 2)
     files = sorted(map(str, corpus.glob("TRAIN/*/*/SI*.WAV")))[:3]
-    bad = tmp_path / "bad.wav"
+    bad = tmp_path / "two\nlines.wav"
     bad.write_text("no audio")
     scheduler = tmp_path / "scheduler.json"
     scheduler.write_text(json.dumps({"address": cluster.scheduler_address}))
-    ask = ["identify", str(finished), *files, str(bad), "--top=2"]
+    model = shutil.copytree(finished / "pretrained", tmp_path / "model")
+    ask = ["identify", str(model), *files, str(bad), "--top=2", "--unknown"]
     alone, together = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
     assert main([*ask, "--output", str(alone)]) == 2
     first = capsys.readouterr()
@@ -115,8 +116,10 @@ def test_recordings_in_parts(
     options = ["--output", str(together), f"--executor={scheduler}"]
     assert main([*ask, *options]) == 2
     second = capsys.readouterr()
-    assert second.err.splitlines()[-1] == first.err.splitlines()[-1]
-    assert json.loads(second.out) == {"output": str(together), "files": 4}
+    assert second.err.splitlines()[-2:] == first.err.splitlines()[-2:]
+    assert f"Error: {bad}: " in second.err
+    assert second.err.count("Note: this model has no calibrated") == 1
+    assert json.loads(second.out) == {"output": str(together), "files": 3}
     pairs = zip(*map(answers, (alone, together)), strict=True)
     for (file, speaker, score), (other, same, close) in pairs:
         assert (file, speaker) == (other, same)
@@ -132,7 +135,7 @@ def test_recordings_in_parts(
     # The second part has nothing that can be used.
     ask += [str(bad), f"--output={output}", f"--executor={scheduler}"]
     assert main(ask) == 2
-    assert str(bad) in capsys.readouterr().err.splitlines()[-1]
+    assert f"Error: {bad}: " in capsys.readouterr().err
     together = np.load(output)
     assert together["files"].tolist() == expected[0] == files[:2]
     np.testing.assert_allclose(
