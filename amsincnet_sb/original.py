@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from amsincnet_sb.dataio.manifest import check_speaker
 from amsincnet_sb.dataio.scp import read_labels, speaker_table
 from amsincnet_sb.inference.pretrained import find_pretrained, write_pretrained
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
@@ -118,6 +119,8 @@ def import_original(path, output_folder, labels=None, cfg=None):
             f"the classes 0 to {classes - 1}; give the dictionary that it "
             "was trained with."
         )
+    for name in names.values():
+        check_speaker(name, labels)
     digits = speaker_table({str(label): label for label in range(classes)})
     speakers = list({**digits, **names}.values())
     if len(set(speakers)) < classes:  # a folder is called like another's label

@@ -55,6 +55,8 @@ def segments(options):
     targets = {name: getattr(options, name) for name in FORMATS}
     targets = {name: path for name, path in targets.items() if path is not None}
     check_outputs([*targets.values(), options.plot], options.file)
+    if options.plot and not options.plot.lower().endswith(".png"):
+        raise InputError(f"--plot={options.plot} must end with .png.")
     among = options.among and tuple(options.among)
     wanted = Wanted(
         options.minimum,

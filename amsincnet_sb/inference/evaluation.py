@@ -135,7 +135,9 @@ def _analyses(model, utterances, data_folder, left_out, measure=None):
         for u in utterances:
             try:
                 path = Path(data_folder) / u.wav
-                yield read_audio(path, u.start, u.stop, rate, model.channel)
+                yield read_audio(
+                    path, u.start, u.stop, rate, model.channel, clip=False
+                )
             except InputError as error:
                 yield error
 

@@ -345,6 +345,12 @@ def test_import_replaces_no_model(tmp_path, held):
     assert [*folder.iterdir()] == [folder / "config.json"]
 
 
+def test_import_with_names_that_no_model_can_have(tmp_path):
+    labels = _save_labels(tmp_path, [f"spk\n{i}" for i in range(10)])
+    with pytest.raises(InputError, match="rename the speaker"):
+        import_original(MODEL, tmp_path / "out", labels)
+
+
 def test_import_with_labels_of_another_model(tmp_path):
     labels = _save_labels(tmp_path, [f"spk{i}" for i in range(11)])
     with pytest.raises(InputError, match="labels.npy: it has a class 10"):
