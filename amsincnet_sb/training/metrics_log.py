@@ -66,12 +66,15 @@ class MetricsLog:
         """Add a record of numbers and strings.
 
         An evaluation that is done again (same epoch, step and split) replaces
-        its earlier record and keeps those of its fields that are not given.
+        its earlier record and keeps those of its fields that are not given,
+        and the seconds of the training that it belongs to.
         """
         key = ("epoch", "step", "split")
         others = []
         for earlier in self.records():
             if all(earlier.get(name) == record.get(name) for name in key):
+                if "train_loss" not in record and "seconds" in earlier:
+                    record["seconds"] = earlier["seconds"]
                 record = {**earlier, **record}
             else:
                 others.append(earlier)

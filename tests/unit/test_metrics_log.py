@@ -36,7 +36,7 @@ def test_one_json_object_per_line(log):
 
 def test_an_evaluation_done_again_replaces_its_record(log):
     log.append(epoch=2, step=200, split="valid", seconds=3.0)
-    log.append(epoch=2, step=200, split="valid", frame_error=7.0)
+    log.append(epoch=2, step=200, split="valid", frame_error=7.0, seconds=1.0)
     again = {**RECORDS[2], "seconds": 3.0, "frame_error": 7.0}
     assert log.records() == [*RECORDS[:2], RECORDS[3], again]
 

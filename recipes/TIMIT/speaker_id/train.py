@@ -334,14 +334,9 @@ class SpeakerBrain(CapturedBrain):
                 split=split,
                 **{f"train_{k}": v for k, v in self.train_stats.items()},
                 **stats,
-                **self.seconds(),
+                seconds=round(time.time() - self.started, 3),
                 **self.fallback,
             )
-
-    def seconds(self):
-        """Seconds of this process, if it has trained: for a record."""
-        taken = round(time.time() - self.started, 3)
-        return {"seconds": taken} if self.train_stats else {}
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Gets called before the test stage, loads the last checkpoint.
