@@ -133,7 +133,7 @@ def on_disk(source, base, names):
     """Paths as the disk spells them: / for \\, one form of Unicode.
 
     One that is not there may begin with ``~``, or with SpeechBrain's
-    placeholder, which then stands for `base`.
+    placeholder, which then stands for ``base``.
 
     Returns
     -------

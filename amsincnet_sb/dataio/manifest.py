@@ -126,7 +126,7 @@ def write_manifest(path, utterances):
 
 
 def _begin_manifest(place, path, utterances):
-    """Write a manifest beside its place, given it when `place` is left."""
+    """Write a manifest beside its place, given it when ``place`` is left."""
     file, seen = place.enter_context(atomic_write(path)), set()
     for u in _write_rows(file, utterances):
         if u.id in seen:
@@ -156,7 +156,7 @@ def read_manifest(path, speakers=None):
 
     The columns of :func:`write_manifest` may stand in any order and among
     others. Raises InputError, with the line, if one is missing, an ID occurs
-    twice, a row is no Utterance, or its speaker is none of `speakers`, those
+    twice, a row is no Utterance, or its speaker is none of ``speakers``, those
     that are trained.
     """
     rows = csv_rows(path, "prepare the corpus first")
@@ -187,7 +187,7 @@ def read_manifest(path, speakers=None):
 def manifest_items(path, data_folder):
     """A manifest as the data of SpeechBrain's ``DynamicItemDataset``.
 
-    What :func:`read_manifest` accepts, `from_csv` may not: it stumbles over a
+    What :func:`read_manifest` accepts, ``from_csv`` may not: it stumbles over a
     byte order mark, and over a $ in columns that nobody uses.
 
     Example

@@ -51,7 +51,7 @@ def split_utterances(
     utterances alone: more speakers change nothing. Utterances with the same
     entry in `groups` (ID -> text, or "" for none), of whatever speaker, and
     those of a speaker that overlap in a recording stay together; the numbers
-    are then met as far as whole groups can. `files` are those of
+    are then met as far as whole groups can. ``files`` are those of
     :func:`real_files`, where a recording may have several names.
 
     Returns split -> list of Utterance, in the order given, and (file, reason)
@@ -210,7 +210,7 @@ def _units(utterances, groups, files):
 def leaks(tested, trained, files=None):
     """Test utterances with samples that training utterances have too.
 
-    `files` are those of :func:`real_files`, or every path is a file's.
+    ``files`` are those of :func:`real_files`, or every path is a file's.
     """
 
     def file(u):

@@ -120,7 +120,8 @@ class OnnxCheck(NamedTuple):
 
     ``difference`` is the largest one of any score or dimension of a d-vector,
     relative to the largest of them, over recordings from half a window to
-    10 s, one of them silent for a while; the times are medians of five runs on 3 s of audio.
+    10 s, one of them silent for a while; the times are medians of five runs on
+    3 s of audio.
     """
 
     difference: float
