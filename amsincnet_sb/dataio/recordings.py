@@ -33,9 +33,9 @@ def check_recordings(listing):
     """Decode every utterance of a Listing once.
 
     Left out, with the reason: what cannot be read, or resampled to 16 kHz, is
-    cut short, silent, NaN or infinite, or shorter than 200 ms; what contradicts its list; second
-    copies of the same samples, in whatever file; and samples that two
-    speakers claim, for both.
+    cut short, silent, NaN or infinite, or shorter than 200 ms; what contradicts
+    its list; second copies of the same samples, in whatever file; and samples
+    that two speakers claim, for both.
 
     Returns the utterances in the order given, (file, reason) of what is left
     out, notes, and a hash of all samples, names and speakers.
