@@ -20,6 +20,7 @@ from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
     "audio_info",
+    "channels_cancel",
     "check_channel",
     "check_peak",
     "check_resampling",
@@ -221,16 +222,21 @@ def is_silent(wave):
     return bool(np.ptp(wave.detach().cpu().numpy()) <= SILENT)
 
 
-def silence_of(path, channel=None, start=0, stop=None):
-    """The InputError to raise for a file, or a part, that :func:`is_silent`.
+def silence_of(path, channel=None):
+    """The InputError to raise for a file that :func:`is_silent`."""
+    return silence(path, channel is None and channels_cancel(path))
 
-    Channels may cancel each other, as where one is wired the wrong way round.
+
+def channels_cancel(path, start=0, stop=None):
+    """Whether a file, or a part, is silent for its channels cancel each other.
+
+    As where one is wired the wrong way round.
     """
-    info, alone = audio_info(path), None
-    if info.channels > 1 and channel is None:
-        last = min(info.samples if stop is None else stop, start + BLOCK)
-        alone = read_audio(path, start, last, info.sample_rate, 1)
-    return silence(path, cancelled=alone is not None and not is_silent(alone))
+    info = audio_info(path)
+    if info.channels == 1:
+        return False
+    last = min(info.samples if stop is None else stop, start + BLOCK)
+    return not is_silent(read_audio(path, start, last, info.sample_rate, 1))
 
 
 def silence(path, cancelled):

@@ -5,15 +5,13 @@ import os
 import zlib
 from pathlib import Path
 
-from amsincnet_sb.dataio.manifest import read_manifest
-
 __all__ = ["describe_list"]
 
 PROBED = 2000  # recordings of a list that are looked into
 BLOCK = 4096  # bytes at the start, in the middle and at the end of each
 
 
-def describe_list(path, data_folder, speakers=None):
+def describe_list(path, rows, data_folder):
     """Describe a manifest and its recordings such that others differ.
 
     Paths in a manifest are relative, so that a corpus may be moved. Of at most
@@ -22,11 +20,11 @@ def describe_list(path, data_folder, speakers=None):
     Arguments
     ---------
     path : str or Path
-        See :func:`amsincnet_sb.dataio.manifest.read_manifest`.
+        The manifest.
+    rows : list of Utterance
+        What :func:`amsincnet_sb.dataio.manifest.read_manifest` makes of it.
     data_folder : str or Path
         What the paths in it are relative to.
-    speakers : set of str, optional
-        Those that are trained; InputError if the manifest names another.
 
     Returns
     -------
@@ -34,7 +32,6 @@ def describe_list(path, data_folder, speakers=None):
         ``utterances`` and ``speakers`` (counts), and hashes: ``names`` of the
         speakers in order, ``rows`` of the manifest, ``recordings``.
     """
-    rows = read_manifest(path, speakers)
     names = list(dict.fromkeys(row.spk_id for row in rows))
     wavs = sorted({row.wav for row in rows})
     probes = (_probe(Path(data_folder, w)) for w in _spread(wavs))

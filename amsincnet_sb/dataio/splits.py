@@ -58,7 +58,6 @@ def split_utterances(
     of speakers with too few utterances, and of test utterances that speak
     over another speaker's training utterance.
     """
-    files = files or {}
     units = _units(utterances, groups or {}, files)
     own = Counter(u.spk_id for u in utterances)
     free = Counter(speaker for unit in units for speaker in unit.sizes)
@@ -173,6 +172,11 @@ def real_files(utterances, data_folder):
     }
 
 
+def _file(utterance, files):
+    """Its recording, whatever name it has there."""
+    return (files or {}).get(utterance.wav, utterance.wav)
+
+
 def _units(utterances, groups, files):
     """Lists of the utterances that must stay together."""
     parent = {u.id: u.id for u in utterances}
@@ -190,7 +194,7 @@ def _units(utterances, groups, files):
             parent[root(u.id)] = root(first.setdefault(group, u.id))
     last = {}  # speaker and file -> what goes furthest so far
     for u in sorted(utterances, key=lambda u: u.start):
-        key = u.spk_id, files.get(u.wav, u.wav)
+        key = u.spk_id, _file(u, files)
         other = last.get(key)
         if other and u.start < other.stop:
             parent[root(u.id)] = root(other.id)
@@ -212,16 +216,12 @@ def leaks(tested, trained, files=None):
 
     ``files`` are those of :func:`real_files`, or every path is a file's.
     """
-
-    def file(u):
-        """The recording of an utterance."""
-        return (files or {}).get(u.wav, u.wav)
-
-    shared = {*map(file, tested)} & {*map(file, trained)}
+    shared = {_file(u, files) for u in tested}
+    shared &= {_file(u, files) for u in trained}
     spans = defaultdict(list)
     for u in trained:
-        if file(u) in shared:
-            spans[file(u)].append((u.start, u.stop))
+        if _file(u, files) in shared:
+            spans[_file(u, files)].append((u.start, u.stop))
     merged = {}
     for wav, own in spans.items():
         whole = []
@@ -233,7 +233,7 @@ def leaks(tested, trained, files=None):
         merged[wav] = whole
     found = set()
     for u in tested:
-        whole = merged.get(file(u), [])
+        whole = merged.get(_file(u, files), [])
         # The last that begins before the utterance ends.
         at = bisect_left(whole, [u.stop]) - 1
         if at >= 0 and whole[at][1] > u.start:
@@ -265,9 +265,8 @@ def split_notes(splits, groups, files=None):
             notes.append(f"{alone} utterances are in no group of --group")
     else:
         notes += _repeated(everything)
-        files = files or {}
-        recordings = {files.get(u.wav, u.wav) for u in train}
-        parts = sum(files.get(u.wav, u.wav) in recordings for u in test)
+        recordings = {_file(u, files) for u in train}
+        parts = sum(_file(u, files) in recordings for u in test)
         if parts:
             notes.append(
                 f"{parts} of {len(test)} test utterances are parts of "

@@ -155,10 +155,14 @@ class RunRecord:
                 )
         epochs = described["number_of_epochs"]
         same = known and known["options"]["number_of_epochs"] == epochs
-        real = not self.run_opts.debug or self.run_opts.debug_persistently
-        if real and not same:
+        if self.real and not same:
             with atomic_write(path) as file:
                 json.dump(new, file, indent=1)
+
+    @property
+    def real(self):
+        """Whether the run leaves results, as one that is debugged does not."""
+        return not self.run_opts.debug or self.run_opts.debug_persistently
 
     def _described(self, options):
         """The options of a run as JSON has them."""
@@ -202,14 +206,15 @@ def describe_lists(options):
     without "valid" where no utterance is held out. Raises InputError for a
     speaker who is tested or watched, but not trained.
     """
-    trained = {u.spk_id for u in read_manifest(options["train_annotation"])}
-    return {
-        split: describe_list(
-            options[f"{split}_annotation"], options["data_folder"], trained
-        )
-        for split in SPLITS
-        if split != "valid" or options["validation_sentences"]
-    }
+    found, trained = {}, None
+    for split in SPLITS:  # "train" is the first
+        if split == "valid" and not options["validation_sentences"]:
+            continue
+        path = options[f"{split}_annotation"]
+        rows = read_manifest(path, trained)
+        trained = trained or {row.spk_id for row in rows}
+        found[split] = describe_list(path, rows, options["data_folder"])
+    return found
 
 
 @contextlib.contextmanager

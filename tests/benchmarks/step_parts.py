@@ -10,7 +10,6 @@ so half of their taps count.
 """
 
 import argparse
-import ctypes
 import sys
 import time
 from pathlib import Path
@@ -24,15 +23,10 @@ from amsincnet_sb.kernels import cpu  # noqa: E402
 from amsincnet_sb.kernels.cpu.matmul import matmul_t  # noqa: E402
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN  # noqa: E402
 from amsincnet_sb.nnet.pooling import statistics  # noqa: E402
+from amsincnet_sb.training.device import keep_freed_memory  # noqa: E402
 
 TURNS = 7
 SLICE = 16  # chunks whose filters are one matmul
-
-
-def keep_freed_memory():
-    """In a training glibc gives none back; of single parts it would, each time."""
-    trim_threshold = -1  # of mallopt(3)
-    ctypes.CDLL(None).mallopt(trim_threshold, 2**30)
 
 
 def least(run):
@@ -130,7 +124,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    keep_freed_memory()
+    keep_freed_memory()  # as a training does
     dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
     net = SincTDNN(band_mask=20).train()
     chunks = 0.1 * torch.randn(args.batch, net.window)

@@ -595,7 +595,7 @@ def main(started=None):
 
         # 3. Results folder
         sb.create_experiment_directory(hparams["output_folder"])
-        if not run_opts["debug"] or run_opts["debug_persistently"]:
+        if record.real:
             on_main(save_hyperparams, hparams_file, overrides)
         for line in report:
             logger.info(line)
