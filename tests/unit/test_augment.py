@@ -8,6 +8,7 @@ from amsincnet_sb.nnet.augmentation import (
     BandMask,
     RandomEqualizer,
     RandomMixture,
+    RandomSpeed,
 )
 
 
@@ -20,6 +21,7 @@ def channel(*responses):
     [
         (RandomEqualizer(6.0), (4, 3200)),
         (RandomMixture(1.0), (4, 3200)),
+        (RandomSpeed(), (4, 3200)),
         (BandMask(20), (4, 30, 80)),
         (channels.RandomNoise(1.0), (8, 3200)),
         (channels.RandomBabble(1.0), (8, 3200)),
@@ -78,6 +80,44 @@ def test_a_mixture_keeps_the_ratio_of_powers():
     assert torch.equal(silent, torch.zeros(3, 3200))
 
 
+def test_speed_moves_frequencies_and_keeps_their_level():
+    """Every example by its own factor, uniformly distributed."""
+    torch.manual_seed(0)
+    time = torch.arange(3200) / 16000
+    tones = sum(torch.sin(6.2831853 * hz * time) for hz in (500, 3000))
+    out = RandomSpeed(0.06)(tones.expand(300, -1))
+    spectra = torch.fft.rfft(out * torch.hann_window(3200), 64000).abs()
+    low = spectra[:, :4000].argmax(1) / 4 / 500
+    high = (spectra[:, 4000:].argmax(1) + 4000) / 4 / 3000
+    torch.testing.assert_close(low, high, rtol=0, atol=2e-3)
+    assert 0.94 <= high.min() < 0.945 and 1.055 < high.max() <= 1.06
+    assert high.mean().item() == pytest.approx(1, abs=0.01)
+    levels = out.square().mean(1)
+    torch.testing.assert_close(levels, torch.ones(300), rtol=0, atol=0.02)
+
+
+def test_speed_stays_within_the_recording():
+    """Exact where the tones are low; short and unchanged ones, too."""
+    torch.manual_seed(0)
+    time = torch.arange(3200.0)
+    wavs = torch.cos(0.05 * (time - 1599.5)).expand(50, -1)
+    out = RandomSpeed(0.05)(wavs)
+    near = {"rtol": 0, "atol": 0.02}
+    # Arc cosines fall and rise as the angle does.
+    angles = out[:, 1600:1630].acos()
+    factors = (angles[:, -1] - angles[:, 0]) / 29 / 0.05
+    want = torch.cos(0.05 * factors[:, None] * (time - 1599.5))
+    torch.testing.assert_close(out[:, 200:3000], want[:, 200:3000], **near)
+    assert out.abs().max() < 1.1
+    for size in (1, 2, 9):
+        assert RandomSpeed(0.4)(torch.ones(3, size)).shape == (3, size)
+    wavs = torch.randn(200, 400)
+    some = RandomSpeed(0.06, probability=0.3)(wavs)
+    same = torch.isclose(some, wavs, atol=1e-5).all(1).float().mean()
+    assert 0.6 < same < 0.8
+    assert torch.equal(RandomSpeed(0.0)(wavs), wavs)
+
+
 def test_a_band_mask_silences_neighbours():
     torch.manual_seed(0)
     x = torch.ones(500, 3, 80)
@@ -95,6 +135,8 @@ def test_a_band_mask_silences_neighbours():
     [
         lambda: RandomEqualizer(-1.0),
         lambda: RandomMixture(1.5),
+        lambda: RandomSpeed(0.6),
+        lambda: RandomSpeed(probability=-0.1),
         lambda: BandMask(-1),
     ],
 )
