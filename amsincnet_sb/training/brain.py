@@ -174,10 +174,14 @@ class CapturedBrain(GuardedBrain):
         return time.perf_counter() - start
 
     def _make_captured_step(self):
+        # torch's own within SpeechBrain's, at which the compiler would break
+        # the step into pieces.
+        autocast = getattr(self.training_ctx, "context", self.training_ctx)
+
         def loss_fn(wavs, labels, utterance):
             """Loss of one batch, which is added to the totals."""
             batch = WaveBatch(wavs, labels.squeeze(1), utterance)
-            with self.training_ctx:
+            with autocast:
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)
                 loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
             self.totals.add(loss=loss.detach(), steps=1)

@@ -89,6 +89,19 @@ def test_captured_loop_equals_the_ordinary_one(tmp_path, chunks, monkeypatch):
         assert torch.allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_is_one_program(tmp_path, chunks, monkeypatch, precision):
+    """Broken into pieces it takes longer to compile, and each step, too."""
+    monkeypatch.setattr(Toy, "_can_capture", lambda self: True)
+    brain = toy(tmp_path, precision=precision)
+    brain.fit(range(1, 2), loader(chunks))
+    batch = chunks.batch(0)
+    tensors = batch.sig.data, batch.spk_id_encoded.data, batch.utterance
+    loss_fn = brain.captured_step._loss_fn
+    whole = torch.compile(loss_fn, fullgraph=True, backend="eager")
+    torch.testing.assert_close(whole(*tensors), loss_fn(*tensors))
+
+
 FORMS = pytest.mark.parametrize("captured", [False, True])
 
 
