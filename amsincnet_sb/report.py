@@ -13,9 +13,9 @@ from amsincnet_sb.plots import (
     plot_det,
     plot_filters,
     plot_margins,
-    read_sentences,
 )
 from amsincnet_sb.training.metrics_log import MetricsLog
+from amsincnet_sb.training.results import read_sentences
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, check_output, is_plain_file
 from amsincnet_sb.utils.reading import read_json

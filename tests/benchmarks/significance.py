@@ -21,7 +21,7 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from amsincnet_sb.plots import read_sentences  # noqa: E402
+from amsincnet_sb.training.results import read_sentences  # noqa: E402
 from amsincnet_sb.utils.errors import (  # noqa: E402
     InputError,
     exit_on_input_error,

@@ -33,10 +33,10 @@ from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.original import load_original
-from amsincnet_sb.plots import read_margins, read_sentences
 from amsincnet_sb.report import read_evaluation
 from amsincnet_sb.training.hparams import plain_options
 from amsincnet_sb.training.metrics_log import MetricsLog
+from amsincnet_sb.training.results import read_margins, read_sentences
 from amsincnet_sb.utils.errors import InputError
 
 MEMORY = 2**18  # kB

@@ -20,8 +20,8 @@ from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.losses import AMSoftmax, ReleasedAMSoftmax
 from amsincnet_sb.nnet.sinc import SincConv
 from amsincnet_sb.original import _their_names, load_original
-from amsincnet_sb.plots import published_curves
 from amsincnet_sb.training.metrics import SentenceErrors
+from amsincnet_sb.training.results import published_curves
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MARGINS = [m / 100 for m in range(5, 100, 5)]
