@@ -170,7 +170,9 @@ class Listener:
 
     def _first_sample(self, frame):
         """Counted from half a window before the recording."""
-        return int(round(int(frame) * STEP * self.rate))
+        # Halves up, always: frames are never farther apart than their time,
+        # rounded up, so that the window of each that has come is whole.
+        return int(int(frame) * STEP * self.rate + 0.5)
 
     def _chance(self, frame, around):
         """The largest probability of speech in so many seconds around it."""

@@ -83,6 +83,15 @@ def test_memory_does_not_grow(who):
     assert max(map(max, sizes[20:])) <= max(map(max, sizes[:20]))
 
 
+def test_a_tenth_of_a_second_need_not_be_whole_samples(who):
+    """A rate and pieces with which a window ended one sample too early."""
+    who.embedding_model.sample_rate, samples = 11025, 2591
+    live, wave = LiveSegments(who, Wanted()), torch.from_numpy(voice(0, 3))
+    found = [live.hear(piece) for piece in wave.float().split(samples)]
+    (last,) = live.finish()
+    assert any(found) and last.end == round(len(wave) / 11025, 2)
+
+
 def wav(samples, rate=RATE, subtype="PCM_16", kind="WAV"):
     file = io.BytesIO()
     soundfile.write(file, samples, rate, subtype, format=kind)
