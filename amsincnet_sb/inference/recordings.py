@@ -1,7 +1,6 @@
 """What stands for a recording: files, file-like objects and waveforms."""
 
 import contextlib
-import math
 import os
 import sys
 import tempfile
@@ -13,7 +12,13 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 import torch
 
-from amsincnet_sb.dataio.audio import MAX_CHANNELS, check_channel, resample
+from amsincnet_sb.dataio.audio import (
+    MAX_CHANNELS,
+    MAX_RATE,
+    MIN_RATE,
+    check_channel,
+    resample,
+)
 from amsincnet_sb.dataio.listings import SUFFIXES
 from amsincnet_sb.dataio.lists import corpus_files
 from amsincnet_sb.utils.errors import InputError
@@ -127,8 +132,11 @@ def as_source(recording, sample_rate, channel=None):
     rate = sample_rate
     if _has_rate(recording):
         recording, rate = recording
-        if not 0 < rate < math.inf or rate != int(rate):
-            raise InputError(f"The recording's sample rate is {rate} Hz.")
+        if not MIN_RATE <= rate <= MAX_RATE or rate != int(rate):
+            raise InputError(
+                f"The recording's sample rate is {rate} but must be a whole "
+                f"number of Hz, from {MIN_RATE} to {MAX_RATE}."
+            )
     if not isinstance(recording, np.ndarray | torch.Tensor):
         raise InputError(
             f"A {type(recording).__name__} is no recording; give a path, a "

@@ -123,6 +123,7 @@ NO_RECORDINGS = {
     "sparse": (WAVE.to_sparse(), "Sparse"),
     "no rate": ((WAVE, float("nan")), "sample rate is nan"),
     "a negative rate": ((WAVE, -8000), "sample rate is -8000"),
+    "a rate in kHz": ((WAVE, 16), "sample rate is 16 but must be .* Hz"),
     "nothing": (np.zeros(0), "empty"),
     "no channel": (np.zeros((0, 9)), "empty"),
     "NaN": (np.full(9, np.nan), "NaN"),
