@@ -73,6 +73,8 @@ class Wanted(NamedTuple):
         for name in ("minimum", "threshold", "least_speech"):
             value = getattr(self, name)
             check_number(name, value)
+            if value is None and name != "threshold":
+                raise InputError(f"{name} is None but must be a number.")
             if value is not None and value < 0:
                 raise InputError(f"{name} is {value} but must be at least 0.")
         if self.minimum > 10:

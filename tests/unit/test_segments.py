@@ -124,6 +124,8 @@ def test_music_is_no_speech():
         ({"among": ["zoe"]}, "'zoe' in among is no speaker"),
         ({"minimum": -1}, "minimum is -1 but must be"),
         ({"minimum": 11}, "minimum is 11 but must be"),
+        ({"minimum": None}, "minimum is None but must be a number"),
+        ({"least_speech": None}, "least_speech is None but must be"),
         ({"threshold": "x"}, "threshold is 'x' but must be"),
         ({"count": 0}, "count is 0 but must be"),
         ({"count": 1.5}, "count is 1.5 but must be a whole number"),
