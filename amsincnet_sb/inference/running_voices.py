@@ -8,6 +8,7 @@ from amsincnet_sb.inference.voices import (
     AVERAGED,
     LEAST_OWN,
     MOST,
+    NEVER,
     OWN,
     SAME,
     SAME_ALL,
@@ -93,7 +94,7 @@ class RunningVoices:
         level = 0.3 + self.ahead * self._own
         if self._levels:
             level = sum(self._levels) / len(self._levels)
-        found = np.where(self.allowed, likeness, -9.0)
+        found = np.where(self.allowed, likeness, NEVER)
         if self._models:
             models, offsets = self._models
             own = models @ direction.astype(np.float32) - offsets

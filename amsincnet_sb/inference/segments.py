@@ -38,9 +38,10 @@ class Segment(NamedTuple):
     ``speaker`` is a name of the model, ``"unknown"``, or ``"unknown 1"``,
     ``"unknown 2"``, … where unknown voices are told apart. ``probability`` is
     that of the answer being right, ``speech`` the seconds without pauses,
-    ``second`` the speaker who comes next, and ``margin`` how far behind: 1 is
-    the distance from a voice's own windows to those of nobody like it. While
-    somebody still speaks, all but ``start`` and ``speaker`` are None.
+    ``second`` the speaker who comes next, None where nobody else can be there,
+    and ``margin`` how far behind: 1 is the distance from a voice's own windows
+    to those of nobody like it. While somebody still speaks, all but ``start``
+    and ``speaker`` are None.
     """
 
     start: float
@@ -240,11 +241,12 @@ def describe(start, end, label, total, frames, names, wanted, certainty):
     speech = min(float(frames * STEP), end - start)
     rest = np.where(np.arange(len(means)) == label, -np.inf, means)
     second = int(rest.argmax())
-    margin = float(means[label] - rest[second]) if len(means) > 1 else 1.0
+    alone = np.isneginf(rest[second])  # nobody else can be there
+    margin = 1.0 if alone else float(means[label] - rest[second])
     weighed = zip(certainty, evidence(margin, speech))
     chance = sum(weight * value for weight, value in weighed)
     probability = torch.tensor(chance, dtype=torch.double).sigmoid().item()
-    name, next_name = names[label], names[second]
+    name, next_name = names[label], None if alone else names[second]
     unsure = wanted.threshold is not None and probability < wanted.threshold
     if unsure or speech < wanted.least_speech - STEP / 2:
         if not is_unknown(name):

@@ -1,6 +1,7 @@
 """Who speaks when, with the voices of bands.py."""
 
 import json
+from unittest.mock import ANY
 
 import bands
 import numpy as np
@@ -11,7 +12,8 @@ from bands import RATE, conversation, voice
 
 from amsincnet_sb import cli
 from amsincnet_sb.inference import activity, voices
-from amsincnet_sb.inference.segments import Segment
+from amsincnet_sb.inference.live import LiveSegments
+from amsincnet_sb.inference.segments import Segment, Wanted
 from amsincnet_sb.inference.timelines import as_csv, as_labels, as_rttm
 from amsincnet_sb.utils.errors import InputError
 
@@ -63,6 +65,16 @@ def test_who_can_be_there(who):
     assert names == ["ann", "unknown 1", "cat"]
     names = {s.speaker for s in who.segments(wave, count=1)}
     assert len(names) == 1
+
+
+def test_nobody_comes_second_where_nobody_else_can_be_there(who):
+    wave = conversation((None, 1), (0, 1))
+    (segment,) = who.segments(wave, among=[])
+    live = LiveSegments(who, Wanted(among=()))
+    *_, last = live.hear(torch.from_numpy(wave)) + live.finish()
+    for found in (segment, last):
+        assert found[2:] == ("unknown", ANY, ANY, None, 1.0)
+        assert 0.9 < found.probability < 1
 
 
 def test_little_speech_and_little_certainty(who):
