@@ -54,7 +54,10 @@ def segments(options):
 
     targets = {name: getattr(options, name) for name in FORMATS}
     targets = {name: path for name, path in targets.items() if path is not None}
-    check_outputs([*targets.values(), options.plot], options.file)
+    streamed = options.file in STANDARD_INPUT
+    # The second of its names leads to a file that is redirected to it.
+    inputs = STANDARD_INPUT if streamed else [options.file]
+    check_outputs([*targets.values(), options.plot], *inputs)
     if options.plot and not options.plot.lower().endswith(".png"):
         raise InputError(f"--plot={options.plot} must end with .png.")
     among = options.among and tuple(options.among)
@@ -66,7 +69,7 @@ def segments(options):
         options.count,
     )
     model = load(options)
-    if options.file in STANDARD_INPUT:
+    if streamed:
         _live(options, model, wanted, targets)
         return
     if options.rate is not None:

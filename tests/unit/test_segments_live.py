@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import sys
 
@@ -221,6 +222,23 @@ def test_files_are_opened_when_something_comes(run, tmp_path):
     assert status in (0, None) and len(out) == 4
     assert len(old.read_text().splitlines()) == 3
     assert len(new.read_text().splitlines()) == 2
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/fd"), reason="no names of open files"
+)
+def test_what_is_heard_is_not_written_over(run, tmp_path):
+    path, before = tmp_path / "a.wav", os.dup(0)
+    path.write_bytes(wav(WAVE))
+    with open(path, "rb") as file:
+        os.dup2(file.fileno(), 0)
+    try:
+        status, _, (line,) = run(wav(WAVE), "--csv", path)
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+    assert status == 2 and "it is an input as well" in line
+    assert path.read_bytes() == wav(WAVE)
 
 
 def test_the_other_name_of_standard_input(run):
