@@ -77,13 +77,15 @@ def segments(options):
             "--rate is for raw samples from - alone; leave it out."
         )
     found = model.segments(options.file, **wanted._asdict())
-    for kind, path in targets.items():
-        with atomic_write(path) as file:
-            file.write(FORMATS[kind](found, options.file))
-    if options.plot is not None:
-        _draw(found, options.plot)
-    for segment in found:
-        _print(options, segment)
+    try:  # neither a full disk nor a reader that is gone costs the other
+        for kind, path in targets.items():
+            with atomic_write(path) as file:
+                file.write(FORMATS[kind](found, options.file))
+        if options.plot is not None:
+            _draw(found, options.plot)
+    finally:
+        for segment in found:
+            _print(options, segment)
 
 
 def _draw(found, path):
@@ -134,13 +136,15 @@ def _live(options, model, wanted, targets):
             files["csv"](as_csv([]))
 
         def tell(found):
-            """Print, and write what is complete."""
-            for segment in found:
-                _print(options, segment)
+            """Write what is complete, and print; neither costs the other."""
+            whole = [segment for segment in found if segment.end is not None]
+            try:
                 for kind, add in files.items():
-                    if segment.end is not None:
-                        keywords = {"header": False} if kind == "csv" else {}
-                        add(FORMATS[kind]([segment], "-", **keywords))
+                    keywords = {"header": False} if kind == "csv" else {}
+                    add(FORMATS[kind](whole, "-", **keywords))
+            finally:
+                for segment in found:
+                    _print(options, segment)
 
         try:
             for wave in chain(first, pieces):

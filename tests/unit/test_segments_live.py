@@ -15,6 +15,7 @@ from bands import RATE, conversation, voice
 
 from amsincnet_sb import cli
 from amsincnet_sb.dataio.streams import read_stream
+from amsincnet_sb.inference import timelines
 from amsincnet_sb.inference.live import DELAY, LiveSegments
 from amsincnet_sb.inference.segments import Wanted
 from amsincnet_sb.utils.errors import InputError
@@ -263,3 +264,38 @@ def test_what_was_decided_is_kept(who, tmp_path, monkeypatch, capsys):
     names = [row["speaker"] for row in rows if row["end"]]
     assert names == ["ann", "bob"]
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+
+
+# A stream is heard no further than to the first answer that fails.
+HEARD = pytest.mark.parametrize(
+    "name, names", [("-", ["ann"]), ("a.wav", ["ann", "bob"])]
+)
+
+
+@HEARD
+def test_no_reader_costs_no_file(run, tmp_path, monkeypatch, name, names):
+    def broken(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("amsincnet_sb.commands.segments.answer", broken)
+    monkeypatch.chdir(tmp_path)
+    content = wav(conversation((0, 2), (1, 2)))
+    (tmp_path / "a.wav").write_bytes(content)
+    run(content, "--csv", "a.csv", name=name)
+    rows = (tmp_path / "a.csv").read_text().splitlines()
+    assert [row.split(",")[2] for row in rows[1:]] == names
+
+
+@HEARD
+def test_a_full_disk_costs_no_answer(run, tmp_path, monkeypatch, name, names):
+    def full(*_):
+        raise InputError("a.rttm cannot be written: No space left on device.")
+
+    monkeypatch.setitem(timelines.FORMATS, "rttm", full)
+    monkeypatch.chdir(tmp_path)
+    content = wav(conversation((0, 2), (1, 2)))
+    (tmp_path / "a.wav").write_bytes(content)
+    status, out, (line,) = run(content, "--rttm", "a.rttm", name=name)
+    assert status == 2 and "No space left" in line
+    found = [json.loads(row)["speaker"] for row in out]
+    assert [*dict.fromkeys(found)] == names
