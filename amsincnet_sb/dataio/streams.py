@@ -39,6 +39,9 @@ ELSE = {
     rb"OggS": "Ogg",
     rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xeb]": "MP3",
     rb"FORM": "AIFF",
+    rb"RIFX|RIFF": "another kind of RIFF",
+    rb"riff\x2e\x91\xcf\x11": "W64",
+    rb"caff": "CAF",
     rb"NIST": "SPHERE",
     rb"\.snd": "AU",
     rb"....ftyp": "MP4",
@@ -83,7 +86,8 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
     """
     head = _exactly(file, 12)
     (kind, channels), size = (TYPES[1, 16], 1), None
-    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
+    # Or the beginning of one, which is cut short.
+    if head[:4] in (b"RIFF", b"RF64") and b"WAVE".startswith(head[8:]):
         kind, channels, rate, size = _header(file, name)
         head = b""
     for magic, format in ELSE.items():

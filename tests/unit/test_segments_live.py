@@ -164,7 +164,12 @@ def test_streams_beyond_full_scale():
     [
         (b"", "it holds no samples"),
         (wav(WAVE)[:30], "its header is cut short"),
+        (wav(WAVE)[:5], "its header is cut short"),
         (wav(WAVE)[:44], "it holds no samples"),
+        (b"RIFX" + wav(WAVE)[4:], "it is another kind of RIFF, not WAV or"),
+        (b"RIFF\x24\x10\0\0AVI " + bytes(99), "it is another kind of RIFF"),
+        (wav(WAVE, kind="W64"), "it is W64, not WAV or raw samples"),
+        (wav(WAVE, kind="CAF"), "it is CAF, not WAV or raw samples"),
         (b"fLaC" + bytes(99), "it is FLAC, not WAV or raw samples"),
         (b"\xff\xf3\x84\xc4" + bytes(99), "it is MP3"),
         (b"\0\0\0\x1cftypM4A " + bytes(99), "it is MP4"),
