@@ -67,17 +67,23 @@ class MetricsLog:
 
         An evaluation that is done again (same epoch, step and split) replaces
         its earlier record and keeps those of its fields that are not given,
-        and the seconds of the training that it belongs to.
+        and the seconds of the training that it belongs to. Figures of the
+        training that are not given are those of the step's other records.
         """
-        key = ("epoch", "step", "split")
-        others = []
+        step = record.get("epoch"), record.get("step")
+        others, training = [], {}
         for earlier in self.records():
-            if all(earlier.get(name) == record.get(name) for name in key):
+            same_step = (earlier.get("epoch"), earlier.get("step")) == step
+            if same_step:
+                training |= _figures_of_training(earlier)
+            if same_step and earlier.get("split") == record.get("split"):
                 if "train_loss" not in record and "seconds" in earlier:
                     record["seconds"] = earlier["seconds"]
                 record = {**earlier, **record}
             else:
                 others.append(earlier)
+        for name, value in training.items():
+            record.setdefault(name, value)
         self._write([*others, record])
 
     def rewind(self, step):
@@ -88,6 +94,10 @@ class MetricsLog:
     def _write(self, records):
         with atomic_write(self.path) as file:
             file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def _figures_of_training(record):
+    return {k: v for k, v in record.items() if k.startswith("train_")}
 
 
 def _is_right(key, value):

@@ -95,4 +95,5 @@ def test_a_signal_within_it(recipe, evaluated, monkeypatch, tmp_path):
     assert not (output / "sentences.csv").exists()
     recipe(HPARAMS, output, **HELD_OUT)
     assert recipe.state(output) == recipe.state(whole)
+    assert recipe.metrics(output) == recipe.metrics(whole)
     assert recipe.sentences(output) == recipe.sentences(whole)

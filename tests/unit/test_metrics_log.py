@@ -41,6 +41,15 @@ def test_an_evaluation_done_again_replaces_its_record(log):
     assert log.records() == [*RECORDS[:2], RECORDS[3], again]
 
 
+def test_evaluations_of_a_step_share_the_figures_of_its_training(log):
+    """Resumed behind its last step, a run does not know them any more."""
+    log.append(epoch=4, step=400, split="valid", train_loss=2.0, loss=1.0)
+    log.append(epoch=4, step=400, split="test", loss=3.0)
+    log.append(epoch=4, step=401, split="test", loss=4.0)
+    assert [r.get("train_loss") for r in log.records()[-3:]] == [2.0, 2.0, None]
+    assert log.records()[-2]["loss"] == 3.0
+
+
 def test_no_file_no_records(tmp_path):
     log = MetricsLog(tmp_path / "none.jsonl")
     assert log.records() == []
