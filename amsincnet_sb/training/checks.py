@@ -14,6 +14,7 @@ __all__ = [
     "check_network",
     "check_run_options",
     "check_sharpness",
+    "given_run_options",
     "step_changes",
 ]
 
@@ -53,6 +54,36 @@ def check_run_options(run_opts):
             "out, or use --compile."
         )
     return replace(run_opts, device=own_device(run_opts["device"]))
+
+
+def given_run_options(run_opts, options):
+    """Options of SpeechBrain on the command line that are keys as well.
+
+    Such as ``precision``: as overrides they get into ``hyperparams.yaml``,
+    which repeats the run.
+
+    Arguments
+    ---------
+    run_opts : RunOptions
+        From the command line.
+    options : dict
+        Plain values of the recipe.
+
+    Returns
+    -------
+    dict
+
+    Example
+    -------
+    >>> options = {"precision": "auto", "seed": 1}
+    >>> given = sb.utils.run_opts.RunOptions.from_dictionary(
+    ...     {"precision": "bf16", "device": "cpu"}
+    ... )
+    >>> given_run_options(given, options)
+    {'precision': 'bf16'}
+    """
+    both = run_opts.overridden_args & options.keys()
+    return {key: run_opts[key] for key in sorted(both)}
 
 
 def step_changes(option):

@@ -46,7 +46,7 @@ GENERATED = (
 # Keys that nothing else in a file is made from, or that everything follows.
 ALONE = {
     *("data_folder", "manifest", "output_folder"),
-    *("start_from", "filters_from"),
+    *("start_from", "filters_from", "max_grad_norm"),
 }
 
 OPEN = {"codecs"}  # mappings whose keys are not those of the file

@@ -70,12 +70,27 @@ def test_an_utterance_is_decided_by_all_its_windows(finished, recipe, tested):
 def test_the_resolved_yaml_repeats_the_run(finished, recipe, tmp_path):
     flat = finished / "hyperparams.yaml"
     nothing_else = dict.fromkeys(["data_folder", *recipe.small])
-    nothing_else["precision"] = "fp32"  # not of the recipe
     before = _contents(finished)
     output = recipe(flat, tmp_path / "again", **nothing_else)
     assert _contents(finished) == before
     for view in (recipe.state, recipe.metrics, recipe.sentences):
         assert view(output) == view(finished)
+
+
+def test_it_repeats_options_that_are_speechbrains_too(recipe, tmp_path):
+    given = {
+        "max_grad_norm": 0.1,
+        "precision": "fp32",
+        "eval_precision": "bf16",
+    }
+    output = recipe("am_sincnet.yaml", tmp_path / "results", **given)
+    nothing_else = dict.fromkeys(["data_folder", *recipe.small])
+    flat = output / "hyperparams.yaml"
+    again = recipe(flat, tmp_path / "again", **nothing_else)
+    assert recipe.state(again) == recipe.state(output)
+    assert recipe.metrics(again) == recipe.metrics(output)
+    # Nothing is made of it, so that it can be changed there.
+    recipe(flat, tmp_path / "other", max_grad_norm="inf", **nothing_else)
 
 
 def _contents(folder):

@@ -52,6 +52,7 @@ from amsincnet_sb.training.checks import (
     check_network,
     check_run_options,
     check_sharpness,
+    given_run_options,
 )
 from amsincnet_sb.training.device import best_precisions, has_bfloat16
 from amsincnet_sb.training.distributed import (
@@ -576,6 +577,7 @@ def main(started=None):
     check_options(options)
     epochs_or_minutes(options, overrides)
     run_opts = check_run_options(run_opts)
+    overrides.update(given_run_options(run_opts, options))
     check_sharpness(options["sharpness_radius"], run_opts.__getitem__)
     sb.utils.distributed.ddp_init_group(run_opts)
 
