@@ -25,7 +25,7 @@ from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import is_plain_file, replaced_folder
 from amsincnet_sb.utils.reading import check_tensors, read_json, read_text
 
-__all__ = ["AtomicCheckpointer"]
+__all__ = ["AtomicCheckpointer", "steps_done"]
 
 logger = sb.utils.logger.get_logger(__name__)
 
@@ -304,6 +304,12 @@ class AtomicCheckpointer(Checkpointer):
             for path in super()._list_checkpoint_dirs()
             if _has_readable_meta(path)
         ]
+
+
+def steps_done(checkpointer):
+    """Steps that the training of a checkpointer's folder has done."""
+    newest = checkpointer.find_checkpoint()
+    return max(0, _steps(newest)[0]) if newest else 0
 
 
 def _steps(checkpoint):

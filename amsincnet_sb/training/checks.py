@@ -1,16 +1,19 @@
 """What a recipe checks before it trains."""
 
+import math
 from dataclasses import replace
 
 import speechbrain as sb
 from torch.nn import Module
 
+from amsincnet_sb.training.checkpoints import steps_done
 from amsincnet_sb.training.device import own_device
 from amsincnet_sb.training.distributed import common_error, world_size
 from amsincnet_sb.training.permitted import check_options
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
+    "check_length",
     "check_network",
     "check_run_options",
     "check_sharpness",
@@ -132,6 +135,25 @@ def check_sharpness(radius, option):
         raise InputError(
             f"sharpness_radius is {radius:g} and cannot be combined with "
             f"{given[0]}; leave it out, or give --sharpness_radius=0."
+        )
+
+
+def check_length(hparams):
+    """Refuse fewer epochs than a run that goes on has trained already.
+
+    Arguments
+    ---------
+    hparams : dict
+        The hyperparameters.
+    """
+    epochs, length = hparams["number_of_epochs"], hparams["batches_per_epoch"]
+    done = steps_done(hparams["checkpointer"])
+    if done > epochs * length:
+        raise InputError(
+            f"{hparams['output_folder']} holds a run that has trained {done} "
+            f"steps; with number_of_epochs of {epochs} it would have "
+            f"{epochs * length}: give at least {math.ceil(done / length)}, or "
+            "another --output_folder."
         )
 
 

@@ -131,6 +131,17 @@ def test_what_may_change(recipe, own, tmp_path):
     assert [record["epoch"] for record in recipe.metrics(output)] == epochs
 
 
+def test_fewer_epochs_than_are_done(recipe, refused, tmp_path):
+    """The model would be called that of a shorter training."""
+    output = recipe(HPARAMS, tmp_path / "results")
+    before = contents(output)
+    sentence = "trained 6 steps; with number_of_epochs of 1 it would have 3"
+    assert sentence in refused(HPARAMS, number_of_epochs=1)
+    assert "at least 2" in refused(HPARAMS, number_of_epochs=1, test_only=True)
+    assert contents(output) == before
+    recipe(HPARAMS, output, number_of_epochs=1, debug=True)
+
+
 def test_manifests_of_the_run_are_put_back(recipe, refused, corpus, tmp_path):
     """TIMIT is prepared in the folder before it can be compared."""
     output = recipe(HPARAMS, tmp_path / "results")

@@ -49,6 +49,7 @@ from amsincnet_sb.training.budget import (
     process_start,
 )
 from amsincnet_sb.training.checks import (
+    check_length,
     check_network,
     check_run_options,
     check_sharpness,
@@ -593,6 +594,8 @@ def main(started=None):
             hparams = load_recipe(hparams_file, overrides)
             for start in starts:
                 on_main(start.check, hparams["embedding_model"])
+            if record.real:
+                on_main(check_length, hparams)
             on_main(record.keep, overrides, lists, weights)
 
         # 3. Results folder
