@@ -72,10 +72,10 @@ class Decoder:
     def settle(self, left):
         """Decide the oldest frames, but for so many; returns their speakers.
 
-        As many as the minimum are left, unless there is a pause.
+        The last ones, one less than the minimum or as many as there are since
+        a pause, are always left: a turn may begin there that is still shorter.
         """
-        if self._entries:
-            left = max(left, self.minimum)
+        left = max(left, len(self._entries))
         told = []
         while self.frames - self._first > left:
             told.append(self._decide())

@@ -41,25 +41,29 @@ def test_the_best_sequence_is_found(seed):
     found = decode(scores, starts, minimum, costs, PAUSE, CHANGE)
     assert found.tolist() == right
     # Where nothing is decided early, it is the same frame by frame.
-    for left in (50, 3):
-        decoder, told = Decoder(minimum, costs), []
+    for left in (50, 3, 0):
+        decoder, told, since = Decoder(minimum, costs), [], 0
         for frame, row in enumerate(scores):
             if frame in starts:
                 decoder.close()
+                since = 0
             decoder.push(row, PAUSE if frame in starts else CHANGE)
             told += decoder.settle(left)
-            assert decoder.frames - len(told) <= max(left, minimum)
+            since += 1
+            most = max(left, min(minimum - 1, since))
+            assert decoder.frames - len(told) <= most
         told += decoder.finish()
-        assert len(told) == frames and (left == 3 or told == right)
+        assert len(told) == frames and (left < 50 or told == right)
 
 
-def test_what_is_decided_goes_on_as_one_sequence():
+@pytest.mark.parametrize("left", [8, 0])
+def test_what_is_decided_goes_on_as_one_sequence(left):
     """No turn is shorter than the minimum, wherever it is cut."""
     rng = np.random.default_rng(0)
     decoder, told = Decoder(4, np.zeros(5)), []
     for row in rng.normal(size=(500, 5)):
         decoder.push(row, 1.0)
-        told += decoder.settle(8)
+        told += decoder.settle(left)
     told += decoder.finish()
     changes = np.flatnonzero(np.diff(told)) + 1
     assert len(changes) > 20
