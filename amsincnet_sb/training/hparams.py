@@ -353,7 +353,13 @@ def _check_keys(changes, base, where, base_file, prefix=""):
     """Every changed key must be one of the base's, with its tag."""
     for key, value in changes.items():
         at = where if where == COMMAND_LINE else where + _line(changes, key)
-        if key not in base or (key == RECIPE and not prefix):
+        if key == RECIPE and key in base and not prefix:
+            raise InputError(
+                f"{at}: `{RECIPE}` is the file that {base_file} includes, and "
+                "stays; give single keys on the command line, or include "
+                "another file."
+            )
+        if key not in base:
             meant = did_you_mean(key, base, f"`{prefix}{{}}`")
             raise InputError(
                 f"{at}: there is no key `{prefix}{key}` in {base_file}{meant}"

@@ -150,6 +150,14 @@ def test_unknown_keys(write, text, expected):
     assert ("did you mean" in found) == expected.endswith("?")
 
 
+def test_what_an_included_file_includes_stays(write):
+    middle = write("m.yaml", INCLUDE + "    margin: 0.1")
+    path = write("n.yaml", "recipe: !include:m.yaml\n    recipe: {margin: 0.2}")
+    expected = f"`recipe` is the file that {middle} includes, and stays; "
+    assert f"{path} (line 2): {expected}" in message(path)
+    assert f"The command line: {expected}" in message(middle, "recipe: x")
+
+
 def test_unknown_keys_of_the_command_line(write):
     path = write("m.yaml", INCLUDE + "    margin: 0.1")
     text = message(path, "margni: 0.2")
