@@ -31,7 +31,7 @@ def own_device(asked=None):
     try:
         place = torch.device(device)
         if place.type != "cuda":
-            torch.empty(0, device=place)
+            torch.empty(1, device=place).item()  # "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(
             f"--device={device}: there is no such device here; give "

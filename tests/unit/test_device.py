@@ -32,6 +32,12 @@ def test_each_local_rank_has_its_own_gpu(four_gpus, monkeypatch):
             own_device(asked)
 
 
+@pytest.mark.parametrize("asked", ["meta", "xyz"])
+def test_no_device(asked):
+    with pytest.raises(InputError, match=f"--device={asked}: there is no such"):
+        own_device(asked)
+
+
 def test_gpus_are_named_as_for_other_processes(four_gpus, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus() == ["0", "1", "2", "3"]
