@@ -115,6 +115,8 @@ class AtomicCheckpointer(Checkpointer):
                 _write_checksums(self._unfinished)
         except (InputError, RuntimeError) as error:
             reason = str(error).split("\n")[0].rstrip(".")
+            if isinstance(error, RuntimeError):  # of torch: not the system's
+                reason = f"is the disk full? torch says: {reason}"
             raise InputError(
                 f"{self.checkpoints_dir}: a checkpoint cannot be written "
                 f"({reason}); those before it are intact."

@@ -107,6 +107,20 @@ def test_a_full_disk_keeps_the_older_ones(tmp_path, monkeypatch):
     assert recovered(tmp_path) == 1.0 and len(names(tmp_path)) == 1
 
 
+def test_a_disk_that_fills_up_under_torch(tmp_path):
+    """Whose writer keeps the system's reason to itself."""
+    resource = pytest.importorskip("resource")
+    save(tmp_path, 1.0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(InputError, match="is the disk full.* are intact"):
+            save(tmp_path, 2.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert recovered(tmp_path) == 1.0 and len(names(tmp_path)) == 1
+
+
 def test_scalars_of_torch_and_numpy_in_the_meta_data(tmp_path):
     meta = {"a": torch.tensor(1.5), "b": np.float32(2.5), "c": "text"}
     save(tmp_path, 1.0, meta=meta)
