@@ -179,6 +179,8 @@ def _tell(error, lost=None):
     elif isinstance(error, OSError) and "--debug" not in sys.argv:
         reason = error.strerror or str(error) or type(error).__name__
         where = error.filename or "Reading or writing failed"
+        if error.filename2:  # of a copy, and it may be either
+            where = f"{where}, to {error.filename2}"
         if lost and (error.errno, error.filename) == (lost.errno, None):
             where = "The standard output cannot be written"
         sentence = f"Error: {where}: {reason}."

@@ -43,6 +43,12 @@ PROCESSES = {
         2,
         "Error: Reading or writing failed: No space left on device.\n",
     ),
+    "a copy": (
+        "os.link('none', 'new')",
+        "{}",
+        2,
+        "Error: none, to new: No such file or directory.\n",
+    ),
     "a full disk, and help": (
         "print('line'); sys.exit(0)",
         "{} > /dev/full",
