@@ -155,6 +155,7 @@ def test_a_key_of_the_grid_may_be_one_of_the_metrics(recipe, tmp_path, capsys):
         (["dropuot", "1"], "has no key dropuot; did you mean dropout?"),
         (["margin", "1"], "--grid margin: use --margins"),
         (["dropout"], "--grid dropout has no value"),
+        (["dropout", "1", "--grid", "dropout", "2"], "dropout is there twice"),
     ],
 )
 def test_a_grid_that_is_none(recipe, tmp_path, grid, complaint):

@@ -426,10 +426,13 @@ def main(arguments=None, prog=None):
         places.append(f"--{key}={place}")
     # Before a folder is made.
     own = _own_margin(options.hparams)
-    grid = {key: values for key, *values in options.grid or []}
-    for key, values in grid.items():
+    grid = {}
+    for key, *values in options.grid or []:
+        if key in grid:
+            raise InputError(f"--grid {key} is there twice; join its values.")
         if not values:
             raise InputError(f"--grid {key} has no value.")
+        grid[key] = values
     if own is None and (options.margins or not grid):
         raise InputError(f"{options.hparams} has no margin to sweep over.")
     for file in options.baselines:
