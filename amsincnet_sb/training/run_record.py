@@ -161,8 +161,9 @@ class RunRecord:
 
     @property
     def real(self):
-        """Whether the run leaves results, as one that is debugged does not."""
-        return not self.run_opts.debug or self.run_opts.debug_persistently
+        """Whether the run trains for good: is not debugged, or only tested."""
+        debugged = self.run_opts.debug and not self.run_opts.debug_persistently
+        return not (debugged or self.run_opts.test_only)
 
     def _described(self, options):
         """The options of a run as JSON has them."""

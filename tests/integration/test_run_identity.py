@@ -137,9 +137,18 @@ def test_fewer_epochs_than_are_done(recipe, refused, tmp_path):
     before = contents(output)
     sentence = "trained 6 steps; with number_of_epochs of 1 it would have 3"
     assert sentence in refused(HPARAMS, number_of_epochs=1)
-    assert "at least 2" in refused(HPARAMS, number_of_epochs=1, test_only=True)
     assert contents(output) == before
     recipe(HPARAMS, output, number_of_epochs=1, debug=True)
+
+
+def test_a_test_leaves_the_record_of_the_training(recipe, tmp_path):
+    """Which is another length, and other options, than it is asked for."""
+    output = recipe(HPARAMS, tmp_path / "results")
+    kept = output / "save" / "run.json", output / "hyperparams.yaml"
+    before = [path.read_bytes() for path in kept]
+    for options in ({"number_of_epochs": 5}, {"eval_precision": "bf16"}):
+        recipe(HPARAMS, output, test_only=True, **options)
+        assert [path.read_bytes() for path in kept] == before
 
 
 def test_manifests_of_the_run_are_put_back(recipe, refused, corpus, tmp_path):
