@@ -14,6 +14,7 @@ from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
     "check_length",
+    "check_lists",
     "check_network",
     "check_run_options",
     "check_sharpness",
@@ -154,6 +155,25 @@ def check_length(hparams):
             f"steps; with number_of_epochs of {epochs} it would have "
             f"{epochs * length}: give at least {math.ceil(done / length)}, or "
             "another --output_folder."
+        )
+
+
+def check_lists(options, overrides):
+    """Refuse single lists of a command line beside ``manifest``, which has all.
+
+    Arguments
+    ---------
+    options : dict
+        Plain values of the recipe.
+    overrides : dict
+        Keys of the command line.
+    """
+    given = [key for key in overrides if key.endswith("_annotation")]
+    if options["manifest"] and given:
+        raise InputError(
+            f"--{given[0]} has no effect beside the manifest "
+            f"{options['manifest']}, which has a list of its own; prepare the "
+            "list with `amsincnet prepare`, and give its folder as --manifest."
         )
 
 

@@ -134,6 +134,17 @@ def test_tested_but_not_trained(refused, recordings, prepared, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_list_beside_the_manifests(refused, recordings, prepared, tmp_path):
+    """Training would be on another than is given."""
+    sentence = refused(
+        data_folder=recordings,
+        manifest=prepared,
+        train_annotation=prepared / "test.csv",
+    )
+    assert "--train_annotation has no effect beside the manifest" in sentence
+    assert not (tmp_path / "results").exists()
+
+
 def test_refused_by_the_recipe(refused, tmp_path):
     """One sentence, before anything is made."""
     sentence = refused(manifest=tmp_path / "none")

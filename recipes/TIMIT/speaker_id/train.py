@@ -50,6 +50,7 @@ from amsincnet_sb.training.budget import (
 )
 from amsincnet_sb.training.checks import (
     check_length,
+    check_lists,
     check_network,
     check_run_options,
     check_sharpness,
@@ -576,6 +577,7 @@ def main(started=None):
     options = plain_options(hparams_file, overrides, HINTS)
     check_complete(hparams_file, options)
     check_options(options)
+    check_lists(options, overrides)
     epochs_or_minutes(options, overrides)
     run_opts = check_run_options(run_opts)
     overrides.update(given_run_options(run_opts, options))
