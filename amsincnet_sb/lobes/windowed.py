@@ -161,7 +161,7 @@ class WindowedEmbedding(nn.Module):
                 return self.embed_windows(wavs).unsqueeze(1)
             windows = cut_windows(wavs, self.window, self.hop)
             x = self.embed_windows(windows.flatten(0, 1))
-            return x.unflatten(0, (batch, -1)).mean(1, keepdim=True)
+            return x.unflatten(0, windows.shape[:2]).mean(1, keepdim=True)
 
         if torch.jit.is_tracing():
             raise InputError(

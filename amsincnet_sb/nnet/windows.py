@@ -62,7 +62,7 @@ def locate_windows(counts, begin=0, end=None):
     (tensor([0, 1, 1, 1]), tensor([0, 0, 1, 2]))
     """
     ends = counts.cumsum(0)
-    end = int(ends[-1]) if end is None else end
+    end = int(counts.sum()) if end is None else end
     number = torch.arange(begin, end, device=counts.device)
     recording = torch.searchsorted(ends, number, right=True)
     return recording, number - (ends - counts)[recording]

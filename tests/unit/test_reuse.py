@@ -106,6 +106,15 @@ def test_deep_copy_and_pickle(name):
     assert torch.equal(module(*inputs), expected)
 
 
+@pytest.mark.parametrize("name", ["SincNet", "SincTDNN", "SincFeatures"])
+@pytest.mark.parametrize("time", [150, 400, 700])
+def test_a_batch_of_none(name, time):
+    """Shorter than a window, one, and several."""
+    module, _ = build(name)
+    (shape,) = {module(noise(0, time), lens).shape for lens in (None, noise(0))}
+    assert shape == (0, *module(noise(4, time)).shape[1:])
+
+
 @every_module
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(name, dtype):
