@@ -89,7 +89,7 @@ class AMSoftmax(nn.Module):
         predictions : torch.Tensor
             Cosines, ``[batch, 1, classes]`` or ``[batch, classes]``.
         targets : torch.Tensor
-            Labels, ``[batch, 1]`` or ``[batch]``; or one-hot floats
+            Labels, integers ``[batch, 1]`` or ``[batch]``; or one-hot floats
             ``[batch, classes]``, as ``LogSoftmaxWrapper`` passes them to its
             ``loss_fn``, from which it wants logits.
         length : torch.Tensor, optional
@@ -104,7 +104,7 @@ class AMSoftmax(nn.Module):
             cosines = _flat_float(predictions)
             if targets.is_floating_point():
                 return self._logits(cosines, targets.argmax(-1))
-            targets = targets.flatten()
+            targets = targets.flatten().long()
             return F.cross_entropy(self._logits(cosines, targets), targets)
 
     def _logits(self, scores, targets):
@@ -161,7 +161,7 @@ class ReleasedAMSoftmax(AMSoftmax):
             )
         with torch.autocast(predictions.device.type, enabled=False):
             p = _flat_float(predictions)
-            targets = targets.flatten()
+            targets = targets.flatten().long()
             q = p / (p.norm(dim=0, keepdim=True) + self.eps)
             logits = self._logits(q, targets)
             total = logits.logsumexp(-1)

@@ -35,6 +35,16 @@ def test_shapes_and_lengths(kind):
     assert torch.equal(loss(x[:, None], labels[:, None], lengths), expected)
 
 
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integers(kind, dtype):
+    """As ``LogSoftmaxWrapper`` takes them, in whose place it stands."""
+    predictions = torch.randn(4, 1, 3).log_softmax(-1)
+    labels = torch.tensor([[0], [2], [1], [0]])
+    loss = kind(0.2)
+    assert loss(predictions, labels.to(dtype)) == loss(predictions, labels)
+
+
 def test_extreme_cosines_stay_finite():
     x = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], requires_grad=True)
     loss = AMSoftmax(1.0, scale=1000.0)(x, torch.tensor([1, 0]))
