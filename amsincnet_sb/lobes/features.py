@@ -99,7 +99,8 @@ class SincFeatures(nn.Module):
             raise ValueError(
                 f"SincFeatures: hop_length is {hop:g} samples, which is not a "
                 f"whole number of strides of {stride}; choose a stride that "
-                "divides it."
+                "divides it"
+                + (", and a hop_length of whole samples." if hop % 1 else ".")
             )
         if win_length < hop_length:
             raise ValueError(

@@ -155,6 +155,7 @@ def test_a_state_says_how_far_its_filters_moved(factor, caplog):
         ({"stride": 7}, "hop_length is 160 samples"),
         ({"stride": 320}, "stride"),
         ({"sample_rate": 44100}, "441 samples"),
+        ({"sample_rate": 22050}, "220.5 samples.*hop_length of whole samples"),
         ({"win_length": 5}, "win_length"),
     ],
 )
