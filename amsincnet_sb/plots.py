@@ -190,6 +190,7 @@ def plot_det(miss, false_alarm, path):
     The rates, from 0 to 1, are those of :func:`amsincnet_sb.inference.scoring
     .det_points`. Both axes are scaled by the quantiles of a normal
     distribution, on which the curve of normally distributed scores is straight.
+    Rates of zero are beyond the axes: without errors there is no curve to see.
     """
     percent = np.array([0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 60])
     rates = np.array([false_alarm, miss], dtype=float)
@@ -200,6 +201,9 @@ def plot_det(miss, false_alarm, path):
     most = 0.6
     ticks = percent[(percent / 100 >= least) & (percent / 100 <= most)]
     limits = _quantiles([least, most])
+    title = "Detection error trade-off"
+    if not rates.sum(0).all():
+        title += ": a threshold has no errors"
 
     def fill(_, axis):
         """Draw into the axes."""
@@ -211,7 +215,7 @@ def plot_det(miss, false_alarm, path):
             labels = [f"{tick:g}" for tick in ticks]
             axes.set_ticks(_quantiles(ticks / 100), labels)
         axis.set(
-            title="Detection error trade-off",
+            title=title,
             xlabel="False alarms (%)",
             ylabel="Misses (%)",
             xlim=limits,

@@ -100,6 +100,14 @@ def test_det(figures, tmp_path):
     assert x[1] == y[1] == pytest.approx(normal.icdf(torch.tensor(0.1)))
 
 
+def test_det_without_errors_says_so(figures, tmp_path):
+    """Both rates are zero somewhere, so that the curve is out of sight."""
+    for miss in ([0.0, 0.0, 0.5], [0.0, 0.1, 0.5]):
+        assert plot_det(miss, [0.5, 0.0, 0.0], tmp_path / "d.png")
+    titles = [figure.axes[0].get_title() for figure in figures]
+    assert ["no errors" in title for title in titles] == [True, False]
+
+
 def test_confusions(figures, tmp_path):
     path = tmp_path / "sentences.csv"
     rows = ["a,a", "a,b", "a,b", "b,b", "c,a"]
