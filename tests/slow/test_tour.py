@@ -29,3 +29,4 @@ def test_the_tour():
     assert int(right) >= 0.7 * int(all_of_them)
     same, different = re.search(r"speaker: (\S+), .* one: (\S+)", said).groups()
     assert float(same) > float(different)
+    assert "accepted: True, False" in said
