@@ -159,6 +159,17 @@ def test_compile_captures_it_whole(name):
     torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["SincNet", "SincTDNN"])
+def test_compiled_with_lens(name):
+    """With graph breaks: they say how many windows there are."""
+    module, _ = build(name)
+    module.fast = False
+    inputs = noise(4, 900), torch.tensor([1.0, 0.5, 0.75, 1.0])
+    torch._dynamo.reset()
+    y = torch.compile(module, backend="aot_eager")(*inputs)
+    torch.testing.assert_close(y, module(*inputs), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @every_network
