@@ -185,10 +185,9 @@ def _unknown_names(labels, voices, known):
     """Names of the unknown voices, by who speaks first, and of the rest."""
     last = voices.of_voice.shape[1]
     order = [x for x in dict.fromkeys(labels.tolist()) if known <= x < last]
-    number = {label: n for n, label in enumerate(order, start=1)}
-    return [
-        f"{UNKNOWN} {number.get(label, 0)}" for label in range(known, last)
-    ] + [UNKNOWN]
+    names = {label: f"{UNKNOWN} {n}" for n, label in enumerate(order, start=1)}
+    # One who never speaks can still come second.
+    return [names.get(label, UNKNOWN) for label in range(known, last + 1)]
 
 
 def _pieces(labels, total_of, times, starts, places):

@@ -1,6 +1,7 @@
 """Who speaks when, with the voices of bands.py."""
 
 import json
+from types import SimpleNamespace
 from unittest.mock import ANY
 
 import bands
@@ -11,7 +12,7 @@ import torch
 from bands import RATE, conversation, voice
 
 from amsincnet_sb import cli
-from amsincnet_sb.inference import activity, voices
+from amsincnet_sb.inference import activity, segments, voices
 from amsincnet_sb.inference.live import LiveSegments
 from amsincnet_sb.inference.segments import Segment, Wanted
 from amsincnet_sb.inference.timelines import as_csv, as_labels, as_rttm
@@ -162,6 +163,13 @@ def test_level_of_an_unknown_voice():
     assert raised == pytest.approx(level + 0.2)
     assert voices.unknown_level(means, 0.5, 0.3) == pytest.approx(level - 0.09)
     assert voices.unknown_level(means[:20], 0.8) == pytest.approx(0.44)
+
+
+def test_unknown_voices_are_counted_as_they_speak():
+    """Two known speakers, three unknown voices and the rest; one is silent."""
+    made = SimpleNamespace(of_voice=np.zeros((9, 5)))
+    names = segments._unknown_names(np.array([4, 0, 2, 4]), made, known=2)
+    assert names == ["unknown 2", "unknown", "unknown 1", "unknown"]
 
 
 def test_formats():
