@@ -50,8 +50,7 @@ tags:
 Names the speaker of a recording, one of the {speakers} it was trained on, from
 the raw waveform; the first layer is {first}
 ([SincNet](https://arxiv.org/abs/1808.00158),
-[AM-SincNet](https://arxiv.org/abs/1901.10826)). Speakers can be enrolled and
-pairs of recordings verified without training.
+[AM-SincNet](https://arxiv.org/abs/1901.10826)). {more}
 
 ## Use
 
@@ -62,8 +61,7 @@ from amsincnet_sb import SpeakerIdentifier
 who = SpeakerIdentifier.from_results("this folder")
 who.identify("a.wav")[0].speaker
 who.verify("a.wav", "b.wav").accepted
-who.enroll("anna", ["anna1.wav", "anna2.wav", "anna3.wav"])
-```
+{enrol}```
 
 {speechbrain}## Training data
 
@@ -86,6 +84,13 @@ who.enroll("anna", ["anna1.wav", "anna2.wav", "anna3.wav"])
 - Nobody has said under which licence the weights may be used. Whoever publishes
   them adds `license:` to the lines at the top.
 """
+# With class vectors, which an enrolled speaker gets too, and without.
+ENROL = 'who.enroll("anna", ["anna1.wav", "anna2.wav", "anna3.wav"])\n'
+MORE = {
+    True: "Speakers can be enrolled and\n"
+    "pairs of recordings verified without training.",
+    False: "Pairs of recordings can be\nverified without training.",
+}
 SPEECHBRAIN = """\
 SpeechBrain's interface loads it too, once `amsincnet_sb` is installed. It runs
 the folder's `hyperparams.yaml`, so only from people you trust, and embeds a
@@ -179,10 +184,13 @@ def _card(network, config, loads):
     first = SINC if filters.startswith("sinc") else OTHER
     if first == SINC and filters != "sinc":
         first += " (`{}`)"
+    enrols = config["classifier"]["name"] == "CosineClassifier"
     return PAGE.format(
         network=type(network).__name__,
         first=first.format(filters),
         speakers=len(config["speakers"]),
+        more=MORE[enrols],
+        enrol=ENROL * enrols,
         speechbrain=SPEECHBRAIN * loads,
         **_training(config.get("training")),
         configuration=_configuration(network, config),

@@ -8,6 +8,7 @@ from amsincnet_sb.dataio.manifest import Utterance, write_manifest
 from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.model_card import describe_training
 from amsincnet_sb.inference.pretrained import write_pretrained
+from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
 from amsincnet_sb.nnet.losses import AMSoftmax
 
 RECORDS = [
@@ -68,6 +69,19 @@ def test_what_it_says(run, write):
     ):
         assert line in text.splitlines()
     assert "EncoderClassifier" in text and "jane" not in text
+
+
+def test_enrolment_needs_class_vectors(models, tmp_path):
+    """A plain softmax has none: nobody can be enrolled in such a model."""
+    network, _ = models
+    size = network.embedding_size
+    for kind in (CosineClassifier, SoftmaxClassifier):
+        folder = tmp_path / kind.__name__
+        write_pretrained(folder, network, kind(size, 2), ["ann", "bob"])
+        text = (folder / "README.md").read_text()
+        assert ("who.enroll(" in text) == (kind is CosineClassifier)
+        assert ("Speakers can be enrolled" in text) == ("who.enroll(" in text)
+        assert "without training." in text
 
 
 @pytest.mark.parametrize("folder", ["/home/jane", "/Users/jane"])
