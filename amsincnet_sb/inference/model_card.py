@@ -10,7 +10,7 @@ from pathlib import Path
 from amsincnet_sb.dataio.manifest import Provenance, read_manifest
 from amsincnet_sb.utils.files import atomic_write, is_plain_file
 
-__all__ = ["CARD", "describe_training", "put_card"]
+__all__ = ["CARD", "describe_errors", "describe_training", "put_card"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,13 +104,13 @@ model = EncoderClassifier.from_hparams(source="this folder")
 """
 
 
-def describe_training(hparams, records):
+def describe_training(hparams, records=()):
     """What a model card says of a training run, as a dict.
 
-    ``hparams`` has the attributes of the recipe's hyperparameter files,
-    ``records`` are those of ``metrics.jsonl``. No path gets into it, only the
-    name of the data folder where that is not somebody's home. It consists of
-    text and numbers, for ``config.json``.
+    ``hparams`` has the attributes of the recipe's hyperparameter files, whose
+    lists are read, ``records`` are for :func:`describe_errors`. No path gets
+    into it, only the name of the data folder where that is not somebody's
+    home. It consists of text and numbers, for ``config.json``.
     """
     keys = ("loss", "margin", "scale", "batch_size", "seed")
     if not hasattr(hparams.compute_cost, "margin"):
@@ -130,12 +130,17 @@ def describe_training(hparams, records):
     return {
         "data": _data_name(hparams),
         "sets": sets,
-        "errors": {
-            record["split"]: {key: record[key] for key in MEASURED}
-            for record in records
-            if {"split", *MEASURED} <= record.keys()
-        },
+        "errors": describe_errors(records),
         "settings": {k: v for k, v in found.items() if v is not None},
+    }
+
+
+def describe_errors(records):
+    """Split -> step and errors of its last record in ``metrics.jsonl``."""
+    return {
+        record["split"]: {key: record[key] for key in MEASURED}
+        for record in records
+        if {"split", *MEASURED} <= record.keys()
     }
 
 

@@ -1,5 +1,6 @@
 """The files of a finished run agree with each other and with the model."""
 
+import json
 import shutil
 
 import pytest
@@ -148,3 +149,20 @@ def test_the_model_tells_what_trained_speakers_score(
     who.save(tmp_path / "copy")
     copy = SpeakerIdentifier.from_results(tmp_path / "copy")
     assert copy.own_cosine == who.own_cosine == config["own_cosine"]
+
+
+def test_lists_that_are_gone_cost_no_model(recipe, tmp_path):
+    """Its card tells of those that it was trained on."""
+    output = tmp_path / "run"
+
+    def third(brain, *_):
+        return brain.optimizer_step == 3
+
+    def lose():
+        shutil.rmtree(output / "manifests")
+
+    with recipe.hooked("on_fit_batch_start", third, lose):
+        recipe("am_sincnet_m005.yaml", output)
+    config = json.loads((output / "pretrained" / "config.json").read_text())
+    assert config["training"]["sets"]["train"]["utterances"] == 20
+    assert config["training"]["errors"]["test"]["step"] > 3

@@ -35,7 +35,7 @@ from amsincnet_sb.dataio.corpus import find_manifests
 from amsincnet_sb.dataio.label_file import keep_labels
 from amsincnet_sb.dataio.manifest import manifest_items
 from amsincnet_sb.inference.additions import fingerprint
-from amsincnet_sb.inference.model_card import describe_training
+from amsincnet_sb.inference.model_card import describe_errors, describe_training
 from amsincnet_sb.inference.pretrained import read_pretrained, write_pretrained
 from amsincnet_sb.lobes.frozen import for_evaluation
 from amsincnet_sb.nnet.muon import is_muon
@@ -125,6 +125,8 @@ class SpeakerBrain(CapturedBrain):
         self.held_out = datasets["valid"] is not datasets["test"]
         self.tested = None, None  # steps, figures: the last of the test set
         self.speakers = list(label_encoder.lab2ind)
+        # As the lists are now: when the model is written, they may be gone.
+        self.described = describe_training(self.hparams)
         self.history = MetricsLog(self.hparams.metrics_file)
         self.train_stats = {}
         self.own_cosine = None  # until the first evaluation
@@ -378,7 +380,8 @@ class SpeakerBrain(CapturedBrain):
             self.speakers,
             self.hparams.scale,
             own_cosine=self.own_cosine,
-            training=describe_training(self.hparams, self.history.records()),
+            training=self.described
+            | {"errors": describe_errors(self.history.records())},
         )
         logger.info("Trained model: %s", self.hparams.pretrained_folder)
 
