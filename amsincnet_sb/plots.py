@@ -136,6 +136,9 @@ def plot_curves(metrics_file, path, published=False):
     records = [record for record in records if "train_loss" in record]
     if not records:
         return False
+    # Of the set that was watched, not of another one that ends the training.
+    watched = records[0].get("split")
+    records = [record for record in records if record.get("split") == watched]
     panels = [
         ("Loss", ["train_loss", "loss"]),
         (ERRORS["frame_error"], ["train_frame_error", "frame_error"]),

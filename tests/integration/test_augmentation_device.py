@@ -5,7 +5,10 @@ from types import SimpleNamespace
 from amsincnet_sb.nnet.channels import RandomChannel, RandomRoom
 
 
-def test_a_bank_is_on_the_device_before_the_first_step(recipe, tmp_path):
+def test_a_bank_is_on_the_device_before_the_first_step(
+    recipe, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(recipe.module, "describe_training", lambda _: {})
     augment = RandomChannel([RandomRoom(rooms=1, window=400)])
     recipe.module.SpeakerBrain(
         dict.fromkeys(["valid", "test"]),

@@ -44,7 +44,7 @@ def metrics(tmp_path):
             frame_error=80.0 / epoch,
             sentence_error=40.0 / epoch,
         )
-    # A test of a finished model: nothing has been trained.
+    # The test of the trained model is no point of the curves.
     log.append(epoch=3, step=30, split="test", loss=1.0, frame_error=2.0)
     return log.path
 
