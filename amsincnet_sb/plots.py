@@ -30,9 +30,6 @@ __all__ = [
     "plot_filters",
     "plot_margins",
     "plot_segments",
-    "published_curves",
-    "read_margins",
-    "read_sentences",
 ]
 
 logger = logging.getLogger(__name__)

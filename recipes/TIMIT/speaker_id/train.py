@@ -125,14 +125,15 @@ class SpeakerBrain(CapturedBrain):
         self.held_out = datasets["valid"] is not datasets["test"]
         self.tested = None, None  # steps, figures: the last of the test set
         self.speakers = list(label_encoder.lab2ind)
-        # As the lists are now: when the model is written, they may be gone.
-        self.described = describe_training(self.hparams)
         self.history = MetricsLog(self.hparams.metrics_file)
         self.train_stats = {}
         self.own_cosine = None  # until the first evaluation
         # A debug run leaves a real run's results as they are.
         keeps = not self.debug or self.debug_persistently
         self.writes_results = keeps and sb.utils.distributed.if_main_process()
+        if self.writes_results:
+            # As the lists are now: at the end they may be gone.
+            self.described = describe_training(self.hparams)
         self.board = None
         if self.hparams.tensorboard and keeps:
             self.board = open_tensorboard(self.hparams.output_folder)
