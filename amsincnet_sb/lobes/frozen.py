@@ -1,6 +1,8 @@
 """Networks prepared for evaluation."""
 
+import contextlib
 import copy
+import threading
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,13 @@ from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.nnet.normalization import TimeLayerNorm
 from amsincnet_sb.utils.threads import one_thread_each
 
-__all__ = ["Folded", "FoldedTDNN", "fold_batchnorm", "for_evaluation"]
+__all__ = [
+    "Folded",
+    "FoldedTDNN",
+    "compile_evaluation",
+    "fold_batchnorm",
+    "for_evaluation",
+]
 
 # Windows that are worth a thread.
 LEAST_GROUP = 64
@@ -54,6 +62,31 @@ def for_evaluation(net, dtype=torch.float32):
         return x.unsqueeze(1)
 
     return embed
+
+
+def compile_evaluation(net, windows, dtype):
+    """Compile the kernels of :func:`for_evaluation` beside a training.
+
+    Does once, in a thread, what an evaluation does, with weights that may
+    change in the meantime. Returns the thread, or None for a network that has
+    no kernels. What fails here fails again, and says why, where it is needed.
+    """
+    if not isinstance(net, WindowedEmbedding) or not windows.is_cuda:
+        return None
+
+    def run():
+        stream = torch.cuda.Stream(windows.device)
+        with (
+            contextlib.suppress(Exception),
+            torch.no_grad(),
+            torch.cuda.stream(stream),
+        ):
+            for_evaluation(net, dtype)(windows)
+            stream.synchronize()
+
+    thread = threading.Thread(target=run, name="compile evaluation")
+    thread.start()
+    return thread
 
 
 def fold_batchnorm(layer, norm):

@@ -105,16 +105,22 @@ class CapturedBrain(GuardedBrain):
         if not self.own_step:
             return super().fit_batch(batch)
         self.on_fit_batch_start(batch, True)
-        if self.captured_step is None:
+        first = self.captured_step is None
+        if first:
             self.captured_step = self._make_captured_step()
         tensors = batch.sig.data, batch.spk_id_encoded.data, batch.utterance
         if self.device_type == "cuda" and not tensors[0].is_cuda:
             # Read from files; copied beside the replay.
             tensors = [tensor.pin_memory() for tensor in tensors]
         self.captured_step(batch.step, *tensors)
+        if first and self.captured_step.captured:
+            self.on_captured()
         self.optimizer_step += 1
         self.on_fit_batch_end(batch, None, None, True)
         return None
+
+    def on_captured(self):
+        """Gets called when the step has been captured, and done once."""
 
     def measure_step(self, chunks, seconds):
         """Seconds that a training step takes; changes nothing.

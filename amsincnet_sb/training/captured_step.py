@@ -19,6 +19,7 @@ from amsincnet_sb.training.distributed import RankAgreement, world_size
 from amsincnet_sb.training.draws import RepeatedDraws
 from amsincnet_sb.training.guard import StepGuard
 from amsincnet_sb.training.optimizer_state import (
+    fast_update,
     make_capturable,
     undo_capturable,
     without_effect,
@@ -134,7 +135,8 @@ class CapturedStep:
         self._loss_fn = loss_fn
         self._inputs = None
         self._forward = self._plain_forward
-        self._finish = self._plain_finish
+        self._judge = self._plain_judge
+        self._update = self._plain_update
         self._graph = None
         self._rates = [None] * len(optimizer.param_groups)
         cuda = self.device.type == "cuda"
@@ -148,13 +150,15 @@ class CapturedStep:
         else:
             make_capturable(optimizer, not self._compile, self.device)
             optimizer.register_load_state_dict_post_hook(self._stale)
+        self._adamw = fast_update(optimizer) if cuda else None
         # Without the decorators, at which the compiler would break the graph.
         self._optimizer_step = torch.no_grad()(
             inspect.unwrap(type(optimizer).step)
         )
         if self._compile:
             self._forward = compiled(self._forward)
-            self._finish = compiled(self._finish)
+            self._judge = compiled(self._judge)
+            self._update = compiled(self._update)
 
     def __call__(self, step, *batch):
         """Do step number ``step`` with tensors of the same shapes as ever.
@@ -245,7 +249,11 @@ class CapturedStep:
             signs = finiteness(
                 [p.grad for p in self.parameters if p.grad is not None]
             )
-        finite = self._finish(finite, signs, self._updated())
+        finite = self._judge(finite, signs)
+        if self._adamw is not None:
+            self._adamw(finite)
+        else:
+            self._update(finite, self._updated())
         self._guard.restore_unless(finite)
 
     def _climb(self):
@@ -255,15 +263,11 @@ class CapturedStep:
         self._sharpness.climb(loss)
         self._guard.restore()
 
-    def _plain_finish(self, finite, signs, updated):
-        """Update if all is finite; says whether. Compiled, a few kernels."""
+    def _plain_judge(self, finite, signs):
+        """Whether all is finite; a step that is not counts as skipped."""
         # Not a decorator, whose code object all functions share.
         with torch.no_grad():
             finite = finite & torch.stack(signs).isfinite().all()
-            if self.device.type != "cpu":
-                self._guarded_update(finite, updated)
-            elif finite:
-                self._optimizer_step(self.optimizer)
             place = torch.arange(self.remembered, device=self.device)
             skipped = (place == self._skipped % self.remembered) & ~finite
             self._skipped_steps.copy_(
@@ -271,6 +275,14 @@ class CapturedStep:
             )
             self._skipped.add_(~finite)
         return finite
+
+    def _plain_update(self, finite, tensors):
+        """The optimizer's step, which changes ``tensors``, if ``finite``."""
+        with torch.no_grad():
+            if self.device.type != "cpu":
+                self._guarded_update(finite, tensors)
+            elif finite:
+                self._optimizer_step(self.optimizer)
 
     def _updated(self):
         """The tensors that the optimizer changes."""
@@ -307,7 +319,8 @@ class CapturedStep:
         self._fall_back(f"The training step runs uncompiled: {reason}.")
         self._compile = False
         self._forward = self._plain_forward
-        self._finish = self._plain_finish
+        self._judge = self._plain_judge
+        self._update = self._plain_update
         make_capturable(self.optimizer, True, self.device)
         self._eager()
 
@@ -337,6 +350,8 @@ class CapturedStep:
                 torch.zeros((), device=self.device)
             self._capture = False
             return
+        if self._adamw is not None:
+            self._adamw.finish_capture()
         self._graph = graph
         self.captured = True
 

@@ -5,7 +5,22 @@ import inspect
 
 import torch
 
-__all__ = ["make_capturable", "undo_capturable", "without_effect"]
+__all__ = [
+    "fast_update",
+    "make_capturable",
+    "undo_capturable",
+    "without_effect",
+]
+
+
+def fast_update(optimizer):
+    """A function of our own that does an optimizer's step, or None.
+
+    See :class:`amsincnet_sb.kernels.cuda.adamw.AdamWUpdate`.
+    """
+    from amsincnet_sb.kernels.cuda.adamw import AdamWUpdate  # slow to import
+
+    return AdamWUpdate(optimizer) if AdamWUpdate.fits(optimizer) else None
 
 
 def make_capturable(optimizer, fused, device):

@@ -89,6 +89,24 @@ def test_captured_loop_equals_the_ordinary_one(tmp_path, chunks, monkeypatch):
         assert torch.allclose(a, b, atol=1e-6)
 
 
+def test_tells_once_that_the_step_is_captured(tmp_path, chunks, monkeypatch):
+    """Whatever is to be compiled beside the training is, from there on."""
+    told = []
+    monkeypatch.setattr(Toy, "_can_capture", lambda self: True)
+    monkeypatch.setattr(Toy, "on_captured", lambda self: told.append(self.step))
+    for captured in (False, True):  # on a CPU no step is a graph
+        monkeypatch.setattr(CapturedStep, "captured", captured, raising=False)
+        monkeypatch.setattr(CapturedStep, "__setattr__", keep_captured)
+        toy(tmp_path / str(captured)).fit(range(1, 3), loader(chunks))
+        assert told == ([1] if captured else [])
+
+
+def keep_captured(step, name, value):
+    """Set all attributes of a step but ``captured``."""
+    if name != "captured":
+        object.__setattr__(step, name, value)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_loss_is_one_program(tmp_path, chunks, monkeypatch, precision):
     """Broken into pieces it takes longer to compile, and each step, too."""

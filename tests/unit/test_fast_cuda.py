@@ -6,27 +6,30 @@ process's program, too. The interpreter does not know matmuls of bfloat16;
 those are checked on a GPU only.
 """
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from recipe_process import environment
 from reference import conv_problem, errors, problem, relative, under_bfloat16
 
 from amsincnet_sb import kernels
 from amsincnet_sb.kernels import cuda
 from amsincnet_sb.kernels.cuda import support
 from amsincnet_sb.kernels.finiteness import finiteness
-from amsincnet_sb.lobes.frozen import Folded, FoldedTDNN, for_evaluation
+from amsincnet_sb.lobes.frozen import (
+    Folded,
+    FoldedTDNN,
+    compile_evaluation,
+    for_evaluation,
+)
 from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
 from amsincnet_sb.lobes.sincnet import SincNet
 
 pytest.importorskip("triton")
-ROOT = Path(__file__).parents[2]
 on_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"
 )
@@ -221,18 +224,34 @@ def interpreted():
 
 def test_values_and_gradients_in_the_interpreter():
     """All kernels, value by value, on the CPU."""
-    environment = {
-        **os.environ,
-        "TRITON_INTERPRET": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-    }
     done = subprocess.run(
         [sys.executable, __file__],
-        env=environment,
+        env=environment(TRITON_INTERPRET="1"),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@on_gpu
+def test_evaluation_is_compiled_beside_training():
+    """What is trained does not notice."""
+    torch.manual_seed(0)
+    net = SincTDNN().cuda().train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    random = torch.cuda.get_rng_state()
+    windows = torch.randn(64, 3200, device="cuda")
+    compile_evaluation(net, windows, torch.float16).join()
+    assert net.training
+    assert torch.equal(random, torch.cuda.get_rng_state())
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_evaluation_is_not_compiled_where_nothing_is():
+    windows = torch.randn(4, 3200)
+    assert compile_evaluation(SincTDNN(), windows, torch.float32) is None
+    assert compile_evaluation(torch.nn.Flatten(), windows, None) is None
 
 
 def test_supports_only_what_it_can_run():

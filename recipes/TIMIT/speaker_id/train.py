@@ -37,7 +37,7 @@ from amsincnet_sb.dataio.manifest import manifest_items
 from amsincnet_sb.inference.additions import fingerprint
 from amsincnet_sb.inference.model_card import describe_errors, describe_training
 from amsincnet_sb.inference.pretrained import read_pretrained, write_pretrained
-from amsincnet_sb.lobes.frozen import for_evaluation
+from amsincnet_sb.lobes.frozen import compile_evaluation, for_evaluation
 from amsincnet_sb.nnet.muon import is_muon
 from amsincnet_sb.nnet.optimizers import parameter_groups
 from amsincnet_sb.plots import plot_curves
@@ -123,6 +123,7 @@ class SpeakerBrain(CapturedBrain):
             sb.Stage.TEST: datasets["test"],
         }
         self.held_out = datasets["valid"] is not datasets["test"]
+        self.compiling = None  # a thread
         self.tested = None, None  # steps, figures: the last of the test set
         self.speakers = list(label_encoder.lab2ind)
         self.history = MetricsLog(self.hparams.metrics_file)
@@ -226,6 +227,16 @@ class SpeakerBrain(CapturedBrain):
         for key in ("number_of_epochs", "lr_schedule", "margin_schedule"):
             setattr(self.hparams, key, recipe[key])
 
+    def on_captured(self):
+        """Gets called when training is under way: evaluation is prepared."""
+        if self.budget is None:  # else it has been measured
+            windows = self.eval_sets[sb.Stage.VALID]
+            self.compiling = compile_evaluation(
+                self.hparams.embedding_model,
+                windows[0].sig.data,
+                AMPConfig.from_name(self.eval_precision).dtype,
+            )
+
     def on_fit_batch_start(self, batch, should_step):
         """Gets called before every step: sets seed, learning rate, margin."""
         self.seed_step(self.hparams.seed)
@@ -245,6 +256,8 @@ class SpeakerBrain(CapturedBrain):
         """Gets called at the beginning of each stage."""
         super().on_stage_start(stage, epoch)
         if stage != sb.Stage.TRAIN:
+            if self.compiling is not None:
+                self.compiling.join()
             # That of the last step, after a checkpoint too.
             self.set_margin(max(0, self.optimizer_step - 1))
             windows = self.eval_sets[stage]
