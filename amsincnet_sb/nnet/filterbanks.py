@@ -51,15 +51,10 @@ class PlacedSincConv(SincConv):
 
     That was one through many channels, on another corpus: about as many
     narrow bands as wide ones, at all frequencies. It helps where there are few
-    steps or small batches; with many, filters that learn are as good, see
-    docs/accuracy.md. Fewer filters than the 80 learned then are some of them,
-    at equal distances in the order of frequency; at lower sample rates, of
-    those below half the rate.
-
-    Raises
-    ------
-    ValueError
-        If there are not as many, and as of :class:`SincConv`.
+    steps, small batches or many channels to be learned, see docs/accuracy.md.
+    Fewer filters than the 80 learned then are some of them, at equal distances
+    in the order of frequency. At lower sample rates there are those below half
+    the rate; more filters than that start on the mel scale.
 
     Example
     -------
@@ -70,23 +65,31 @@ class PlacedSincConv(SincConv):
 
     @torch.no_grad()
     def _reset_parameters(self):
-        rows = np.loadtxt(CUTOFFS, np.float32, delimiter=",", skiprows=1)
+        super()._reset_parameters()
+        on_mel_scale = torch.stack(self.cutoffs_hz(), 1)
+        known = np.loadtxt(CUTOFFS, np.float32, delimiter=",", skiprows=1)
         if self.sample_rate < CUTOFFS_RATE:
-            rows = rows[rows[:, 1] < self.sample_rate / 2]
-        if self.out_channels > len(rows):
-            raise ValueError(
-                f"PlacedSincConv: out_channels is {self.out_channels} but must "
-                f"be at most {len(rows)}, the known places at a sample rate of "
-                f"{self.sample_rate} Hz."
-            )
-        every = len(rows) / self.out_channels
-        chosen = [int((n + 0.5) * every) for n in range(self.out_channels)]
-        low, high = torch.from_numpy(rows[chosen]).T
+            known = known[known[:, 1] < self.sample_rate / 2]
+        known = torch.from_numpy(known).to(self.low.device)
+        count = min(self.out_channels, len(known))
+        rows = torch.cat(
+            [
+                _evenly(known, count),
+                _evenly(on_mel_scale, self.out_channels - count),
+            ]
+        )
+        low, high = rows[rows.sum(1).argsort()].T
         # Where the least cut-offs are higher, as near as they allow.
         above = (low - self.min_low_hz).clamp(min=0)
         beyond = (high - low - self.min_band_hz).clamp(min=0)
         self.low.copy_(above / self.sample_rate)
         self.band.copy_(beyond / self.sample_rate)
+
+
+def _evenly(rows, count):
+    """As many of some rows, at equal distances."""
+    every = len(rows) / max(1, count)
+    return rows[[int((n + 0.5) * every) for n in range(count)]]
 
 
 class GaborConv(SincConv):

@@ -1,5 +1,6 @@
 """The filters to compare with: their formulas, and networks and models of them."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,10 +90,23 @@ def test_filters_start_at_places_learned_before():
     assert low[0] == pytest.approx(300) and high[0] == pytest.approx(352, abs=1)
     # At 8 kHz those below 4 kHz alone, of which there are fewer.
     assert PlacedSincConv(40, sample_rate=8000).cutoffs_hz()[1].max() < 4000
-    with pytest.raises(ValueError, match="at a sample rate of 8000 Hz"):
-        PlacedSincConv(80, sample_rate=8000)
-    with pytest.raises(ValueError, match="is 81 but must be at most 80"):
-        PlacedSincConv(81)
+
+
+@pytest.mark.parametrize("channels, rate", [(80, 8000), (100, 16000)])
+def test_more_filters_than_places_start_on_the_mel_scale(channels, rate):
+    placed = PlacedSincConv(channels, sample_rate=rate).cutoffs_hz()
+    placed = torch.stack(placed, 1)
+    learned = torch.from_numpy(np.loadtxt(CUTOFFS, delimiter=",", skiprows=1))
+    learned = learned[learned[:, 1] < rate / 2] if rate < 16000 else learned
+    mel = torch.stack(SincConv(channels, sample_rate=rate).cutoffs_hz(), 1)
+
+    def among(rows):
+        return ((placed[:, None] - rows).abs().amax(2) < 0.01).any(1)
+
+    assert among(learned).sum() == len(learned) < channels
+    assert (among(learned) | among(mel)).all()
+    middles = placed.sum(1)
+    assert torch.equal(middles, middles.sort().values)
 
 
 @EVERY
