@@ -33,7 +33,7 @@ AHEAD = 0.15
 LEAST_OWN = 0.45
 # The least directness of a known voice as a whole, where speech is so many dB
 # above the pauses, in 10 dB noise and in quiet.
-NAMED = (5.0, 20.0), (1.1, 1.25)
+NAMED = (5.0, 20.0), (0.9, 1.25)
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
 # Of few people, none resembles it as much: so much of AHEAD and of NAMED.
 FEW, FEWER = 25, (0.45, 0.75)
