@@ -7,7 +7,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from amsincnet_sb.dataio.audio import read_audio
+from amsincnet_sb.dataio.audio import (
+    channels_cancel,
+    is_silent,
+    read_audio,
+    silence,
+)
 from amsincnet_sb.dataio.manifest import read_manifest
 from amsincnet_sb.inference.scoring import (
     MIN_COHORT,
@@ -128,16 +133,12 @@ def _check_cohort(speakers, manifest):
 
 def _analyses(model, utterances, data_folder, left_out, measure=None):
     """Each utterance and its analysis, None for one that is left out."""
-    rate = model.embedding_model.sample_rate
 
     def waves():
-        """The audio of each utterance, or the error of reading it."""
+        """The audio of each utterance, or why it cannot be used."""
         for u in utterances:
             try:
-                path = Path(data_folder) / u.wav
-                yield read_audio(
-                    path, u.start, u.stop, rate, model.channel, clip=False
-                )
+                yield _wave(model, u, Path(data_folder) / u.wav)
             except InputError as error:
                 yield error
 
@@ -158,6 +159,16 @@ def _analyses(model, utterances, data_folder, left_out, measure=None):
             one = None
         usable = usable or one is not None
         yield utterance, one
+
+
+def _wave(model, utterance, path):
+    """The audio of an utterance, which is refused as a silent file is."""
+    limits = utterance.start, utterance.stop
+    rate, channel = model.embedding_model.sample_rate, model.channel
+    wave = read_audio(path, *limits, rate, channel, clip=False)
+    if is_silent(wave):
+        raise silence(path, channel is None and channels_cancel(path, *limits))
+    return wave
 
 
 class _Means(NamedTuple):

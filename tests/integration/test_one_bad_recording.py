@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import soundfile
 import torch
 
 from amsincnet_sb import cli
@@ -95,3 +96,22 @@ def test_enroll(place, capsys):
     with pytest.raises(SystemExit):
         cli.main(["enroll", str(folder / "model"), "eve", files[2]])
     assert capsys.readouterr().err.startswith("Error: ")
+
+
+def test_silence_is_not_evaluated(place):
+    """As identify refuses it, whatever makes it so."""
+    folder, manifest, rows = place
+    model = SpeakerIdentifier.from_results(folder / "model")
+    path = folder / "corpus" / rows[3].wav
+    wave, rate = soundfile.read(path)
+    for channels, channel, advice in (
+        ((0, 0), None, "a recording of speech"),
+        ((0, 1), 1, "a recording of speech"),
+        ((1, -1), None, "--channel 1"),
+    ):
+        samples = wave[:, None] * channels
+        soundfile.write(path, samples, rate, "PCM_16", format="WAV")
+        model.channel, left_out = channel, []
+        evaluation.cohort_from(model, manifest, folder / "corpus", left_out)
+        silent = [str(error) for error in left_out if rows[3].wav in str(error)]
+        assert len(silent) == 1 and advice in silent[0]
