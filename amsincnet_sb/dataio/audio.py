@@ -253,9 +253,7 @@ def silence(path, cancelled):
 def _opened(path):
     """The file as a SoundFile whose header has been found believable."""
     if not os.path.isfile(path):
-        if os.path.isdir(path):
-            raise InputError(f"{path}: it is a folder; give an audio file.")
-        raise InputError(f"{path}: there is no such file; check the path.")
+        raise InputError(f"{path}: {_no_file(path)}")
     if os.fspath(path).lower().endswith(".raw"):
         raise InputError(
             f"{path}: raw samples have no header; convert them to WAV."
@@ -267,6 +265,24 @@ def _opened(path):
             yield sound
     except soundfile.SoundFileError as error:
         raise InputError(f"{path}: {_diagnosis(path, error)}") from error
+
+
+def _no_file(path):
+    """What to tell the user about a path that is none of a file."""
+    if os.path.isdir(path):
+        return "it is a folder; give an audio file."
+    if os.path.exists(path):
+        return (
+            "it is a pipe or a device, not a file; write its audio to a file, "
+            "or give it as - on standard input."
+        )
+    try:
+        os.stat(path)
+    except PermissionError as denied:  # of a folder that it lies in
+        return f"it cannot be read ({denied.strerror}); check its permissions."
+    except (OSError, ValueError):
+        pass
+    return "there is no such file; check the path."
 
 
 def _check_header(path, sound):

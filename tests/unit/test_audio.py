@@ -1,5 +1,6 @@
 """Reading audio: right samples from good files, plain words for bad ones."""
 
+import os
 import struct
 from unittest.mock import Mock
 
@@ -202,6 +203,21 @@ def test_no_audio_file(tmp_path, name, words):
     (tmp_path / "a.raw").write_bytes(b"1234")
     with pytest.raises(InputError, match=words):
         read_audio(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/null"])
+def test_no_file_at_all(tmp_path, name):
+    """As ``<(ffmpeg ...)`` is in a shell."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a pipe or a device, not a file"):
+        audio_info(tmp_path / name)
+
+
+def test_a_folder_that_may_not_be_entered(monkeypatch):
+    denied = Mock(side_effect=PermissionError(13, "not for you"))
+    monkeypatch.setattr("os.stat", denied)
+    with pytest.raises(InputError, match="a.wav: it cannot be read .not for"):
+        audio_info("a.wav")
 
 
 @pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
