@@ -148,12 +148,16 @@ def evaluate(options):
         model, manifest, corpus, options.trials, left_out
     )
     if options.calibrate:
-        model.calibration = evaluation.calibration_from(results, manifest)
+        # What this manifest cannot tell stays as it is.
+        kept = model.calibration
+        found = evaluation.calibration_from(results, manifest)
+        model.calibration = {**kept, **found}
         if model.classifier.enrolled:  # who are scored by what was found
             results = evaluation.evaluate_model(
                 model, manifest, corpus, options.trials, []
             )
-            model.calibration = evaluation.calibration_from(results, manifest)
+            found = evaluation.calibration_from(results, manifest)
+            model.calibration = {**kept, **found}
         certainty = certainty_from(model, manifest, corpus)
         model.calibration = {**model.calibration, **certainty}
         # At thresholds of before; at those just found they are the equal ones.

@@ -140,6 +140,22 @@ def test_evaluate_agrees_with_the_recipe(recipe, model, corpus, capsys):
     assert second["segments"] == first["segments"]
 
 
+def test_what_a_manifest_cannot_tell_stays(model, corpus, capsys):
+    """Of strangers alone, say, to verify whom the model has not learned."""
+    path = model / "pretrained" / "calibration.json"
+    evaluate(capsys, model, corpus, "--calibrate")
+    before = json.loads(path.read_text())
+    manifest = model / "manifests" / "test.csv"
+    header, *rows = manifest.read_text().splitlines()
+    rows = [f"{row[:-1]}-stranger" for row in rows]
+    manifest.write_text("\n".join([header, *rows[:-1]]) + "\n")
+    _, (shown,), _ = evaluate(capsys, model, corpus, "--calibrate")
+    after = json.loads(path.read_text())
+    assert shown["open_set"] is None
+    assert after["identification"] == before["identification"]
+    assert after["verification"] != before["verification"]
+
+
 def test_the_errors_outlast_a_failed_save(model, corpus, capsys, monkeypatch):
     def full(self):
         raise OSError(28, "No space left on device")
