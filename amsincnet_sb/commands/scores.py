@@ -128,6 +128,8 @@ def evaluate(options):
     for path in written:
         inputs = manifest, options.trials, options.cohort
         check_output(path, *filter(None, inputs))
+    if options.calibrate and options.trials is None:
+        evaluation.check_pairs(manifest)
     model = load_to_change(options) if options.calibrate else load(options)
     left_out = []
     # Every window that the evaluation of a training run counts.

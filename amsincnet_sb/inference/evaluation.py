@@ -1,5 +1,6 @@
 """How well a trained model identifies and verifies speakers."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
     "calibration_from",
+    "check_pairs",
     "cohort_from",
     "evaluate_model",
     "read_trials",
@@ -228,16 +230,31 @@ def _among(pairs, used):
     return number[first[kept]], number[second[kept]], same[kept]
 
 
+def check_pairs(manifest):
+    """Raise InputError where all pairs of utterances are of one kind.
+
+    No threshold can be found with them, which is told before an hour of audio
+    is read.
+    """
+    counts = Counter(u.spk_id for u in read_manifest(manifest))
+    if counts and (len(counts) < 2 or max(counts.values()) < 2):
+        raise _no_pairs(manifest)
+
+
+def _no_pairs(manifest):
+    return InputError(
+        f"{manifest} has no two utterances of one speaker, or only one "
+        "speaker, so that no threshold can be found."
+    )
+
+
 def calibration_from(results, manifest):
     """Thresholds of equal error, for :attr:`SpeakerIdentifier.calibration`.
 
     ``results`` are those of :func:`evaluate_model` on the manifest.
     """
     if not results["verification"]:
-        raise InputError(
-            f"{manifest} has no two utterances of one speaker, or only one "
-            "speaker, so that no threshold can be found."
-        )
+        raise _no_pairs(manifest)
     tasks = {"verification": "verification", "identification": "open_set"}
     return {
         task: {

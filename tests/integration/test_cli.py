@@ -117,9 +117,10 @@ def place(finished, corpus, tmp_path, monkeypatch):
     shutil.copy(paths[0], "good.wav")
     text = (finished / "manifests" / "test.csv").read_text()
     lines = text.splitlines(keepends=True)
-    for name, kept in (("header", lines[:1]), ("one", lines[:2])):
-        (tmp_path / f"{name}.csv").write_text("".join(kept))
-    (tmp_path / "moved.csv").write_text(text.replace(".WAV", ".XYZ"))
+    # In "one" there are no pairs, which is told before it is read.
+    for name, kept in (("header", 1), ("one", 2), ("moved", len(lines))):
+        moved = "".join(lines[:kept]).replace(".WAV", ".XYZ")
+        (tmp_path / f"{name}.csv").write_text(moved)
     (tmp_path / "corpus").symlink_to(corpus)
     samples, rate = soundfile.read("good.wav")
     (tmp_path / "text.wav").write_text("This is not audio.")
