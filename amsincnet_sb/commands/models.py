@@ -110,7 +110,8 @@ def enroll(options):
 
     example: amsincnet enroll results/demo/1234 anna anna1.wav anna2.wav
     """
-    model, name = load_to_change(options), options.name
+    model = load_to_change(options)
+    name = model.classifier.spelling(options.name)
     _, recordings, failed = read_recordings(options.files)
     if failed and not recordings:
         return failed  # of which it is told
@@ -153,8 +154,9 @@ def remove(options):
     example: amsincnet remove results/demo/1234 anna
     """
     model = load_to_change(options)
-    model.remove(options.name)
-    save(options, model, {"removed": options.name}, f"Removed {options.name}")
+    name = model.classifier.spelling(options.name)
+    model.remove(name)
+    save(options, model, {"removed": name}, f"Removed {name}")
 
 
 @command(

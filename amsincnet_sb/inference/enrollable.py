@@ -247,6 +247,7 @@ class EnrollableModel(WindowAverages):
             common, or the classifier is not a CosineClassifier, the only one
             with a class vector per speaker.
         """
+        name = self.classifier.spelling(name)
         self.classifier.check_new(name, extend)
         given = several(files)
         recordings = [files] if given is None else list(given)
@@ -266,6 +267,7 @@ class EnrollableModel(WindowAverages):
 
     def remove(self, name: str) -> None:
         """Remove an enrolled speaker; InputError if there is no such one."""
+        name = self.classifier.spelling(name)
         if name not in self.classifier.enrolled:
             self.check_current(ENROLLED)  # who may be in that file
         self.classifier.remove(name)

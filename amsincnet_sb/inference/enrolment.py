@@ -1,5 +1,6 @@
 """Speakers that are added to a trained model without training."""
 
+import unicodedata
 from typing import NamedTuple
 
 import torch
@@ -93,6 +94,24 @@ class EnrollableClassifier(nn.Module):
         first = counts.cumsum(0) - counts
         places = first + numbers[:, None].clamp(max=counts - 1)
         self.places = places.to(self.places.device)
+
+    def spelling(self, name):
+        """A name as the model has it, or as manifests would have it.
+
+        A keyboard and the names of files may write the same letters in
+        different forms of Unicode.
+        """
+        if name in self.speakers or not isinstance(name, str):
+            return name
+        composed = unicodedata.normalize("NFC", name)
+        return next(
+            (
+                each
+                for each in self.speakers
+                if unicodedata.normalize("NFC", each) == composed
+            ),
+            composed,
+        )
 
     def check_new(self, name, extend=False):
         """Raise InputError if a speaker of that name cannot be enrolled.

@@ -82,6 +82,22 @@ def test_a_plain_softmax_cannot_enrol(models, voice):
     assert who.verify(voice(300), voice(300), 0.9).accepted
 
 
+def test_a_name_in_another_form_of_unicode(who, voice):
+    """Manifests have the composed form; a file's name may have the other."""
+    composed, apart = "\u00e9ve", "e\u0301ve"
+    who.enroll(apart, [voice(2500)])
+    assert who.speakers[-1] == composed
+    with pytest.raises(InputError, match="already .enrolled"):
+        who.enroll(apart, [voice(2500)])
+    who.enroll(apart, [voice(2510)], extend=True)
+    assert len(who.classifier.enrolled[composed].directions) == 2
+    who.remove(apart)
+    assert composed not in who.speakers
+    # One of an earlier version keeps its name.
+    who.classifier.enroll(apart, torch.ones(1, 16))
+    assert who.classifier.spelling(composed) == apart
+
+
 def test_saved_and_loaded(saved, voice, tmp_path):
     expected = saved.identify(voice(2000), 3)
     saved.save(tmp_path / "copy")
