@@ -13,6 +13,7 @@ __all__ = [
     "FILES",
     "MODEL",
     "answer",
+    "check_given",
     "complain",
     "load",
     "load_to_change",
@@ -32,10 +33,20 @@ FILES = argument(
 CHANNEL = argument("--channel", "from 1 on (default: their mean)", int, least=1)
 
 
+def check_given(what, path):
+    """Refuse an empty path, such as an unset variable of a shell makes.
+
+    It would mean the current folder.
+    """
+    if path == "":
+        raise InputError(f"{what} is empty; give a path (. is this folder).")
+
+
 def load(options):
     """The model that a command is about."""
     from amsincnet_sb.inference.identifier import SpeakerIdentifier
 
+    check_given("the model", options.model)
     model = SpeakerIdentifier.from_results(options.model, options.device)
     model.channel = getattr(options, "channel", None)
     return model

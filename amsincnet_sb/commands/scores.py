@@ -8,6 +8,7 @@ from amsincnet_sb.commands.common import (
     CHANNEL,
     MODEL,
     answer,
+    check_given,
     complain,
     load,
     load_to_change,
@@ -121,6 +122,8 @@ def evaluate(options):
     from amsincnet_sb.inference.segment_calibration import certainty_from
     from amsincnet_sb.plots import plot_det
 
+    check_given("--data-folder", options.data_folder)
+    check_given("--output", options.output)
     manifest, corpus = options.manifest, options.data_folder
     given = options.model if options.output is None else options.output
     folder = Path(given)

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from amsincnet_sb.commands.common import check_given
 from amsincnet_sb.options import argument, command
 from amsincnet_sb.training.recipe_files import HPARAMS, RECIPES, recipe_module
 from amsincnet_sb.utils.errors import InputError
@@ -39,9 +40,9 @@ def prepare(options):
     from amsincnet_sb.dataio.corpus import prepare_own_corpus, training_advice
     from amsincnet_sb.dataio.manifest import Provenance
 
-    _check_given("the source", options.source)
-    _check_given("--output", options.output)
-    _check_given("--data-folder", options.data_folder)
+    check_given("the source", options.source)
+    check_given("--output", options.output)
+    check_given("--data-folder", options.data_folder)
     for name in ("train.csv", "valid.csv", "test.csv", Provenance.FILE):
         check_output(Path(options.output, name), options.source)
     summary = prepare_own_corpus(
@@ -80,19 +81,10 @@ def prepare_librispeech(options):
 
     example: amsincnet prepare-librispeech LibriSpeech manifests
     """
-    _check_given("the source", options.source)
-    _check_given("the output", options.output)
+    check_given("the source", options.source)
+    check_given("the output", options.output)
     script = recipe_module("LibriSpeech/librispeech_prepare.py")
     script.main([options.source, options.output, f"--seed={options.seed}"])
-
-
-def _check_given(what, path):
-    """Refuse an empty path, such as an unset variable of a shell makes.
-
-    It would mean the current folder.
-    """
-    if path == "":
-        raise InputError(f"{what} is empty; give a path (. is this folder).")
 
 
 # Read by the scripts, which take files as well and have the options; here for

@@ -157,6 +157,15 @@ def evaluate(manifest):
 
 CASES = {
     "no model": (["identify", "none", "good.wav"], "none is not a folder"),
+    "an empty model": (["identify", "", "good.wav"], "the model is empty"),
+    "empty output": (
+        [*evaluate("moved.csv"), "--output", ""],
+        "--output is empty",
+    ),
+    "empty folder of data": (
+        ["evaluate", "model", "--manifest", "moved.csv", "--data-folder="],
+        "--data-folder is empty",
+    ),
     "empty folder": (["identify", "new", "good.wav"], "new holds no trained"),
     "half a model": (["identify", "half", "good.wav"], "embedding_model.ckpt"),
     "no candidates": (
