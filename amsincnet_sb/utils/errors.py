@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import os
 import select
+import signal
 import sys
 import traceback
 
@@ -75,7 +76,8 @@ def exit_on_input_error():
     try:
         _open_streams()
         try:
-            yield
+            with _interruptible_imports():
+                yield
         except SystemExit:
             sys.stdout.flush()
             raise
@@ -121,6 +123,34 @@ def as_input_error(where):
             f"{where}: {_reason(error).rstrip('.')}; --debug shows the "
             "traceback."
         ) from error
+
+
+@contextlib.contextmanager
+def _interruptible_imports():
+    """Have Ctrl-C end a program that is importing something, too.
+
+    Packages take whatever goes wrong in an import, an interruption too, for a
+    sign that a part is not installed, and go on without it.
+    """
+
+    def interrupt(number, frame):
+        """Raise KeyboardInterrupt, or end at once within an import."""
+        while frame:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                _finish_output()
+                os._exit(_tell(KeyboardInterrupt()))
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    usual = signal.default_int_handler
+    if signal.getsignal(signal.SIGINT) is usual:
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, usual)
 
 
 def _open_streams():

@@ -13,6 +13,14 @@ from amsincnet_sb.utils.errors import exit_on_input_error
 with exit_on_input_error():
     {}
 """
+# As packages do whose parts need not be there.
+SWALLOWS = """\
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except BaseException:
+    pass
+"""
 FULL = (
     "Error: The standard output cannot be written: No space left on device.\n"
 )
@@ -69,6 +77,7 @@ PROCESSES = {
         130,
         "Interrupted.\n",
     ),
+    "Ctrl-C in an import": ("import swallows", "{}", 130, "Interrupted.\n"),
     "a name that is no Unicode": ("print('\\udcff')", "{}", 0, ""),
 }
 
@@ -77,6 +86,7 @@ PROCESSES = {
 def test_streams_and_signals(tmp_path, kind):
     code, shell, status, complaint = PROCESSES[kind]
     (tmp_path / "program.py").write_text(PROGRAM.format(code))
+    (tmp_path / "swallows.py").write_text(SWALLOWS)
     ended = subprocess.run(
         ["bash", "-c", shell.format(f"{sys.executable} program.py")],
         cwd=tmp_path,
