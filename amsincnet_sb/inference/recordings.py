@@ -60,6 +60,16 @@ class FileLike(os.PathLike):
     def __init__(self, file, name=None):
         own = getattr(file, "name", None)
         self.name = name or (own if isinstance(own, str) else "the recording")
+        try:
+            self._copy(file)
+        except OSError as error:
+            raise InputError(
+                f"{self.name}: it cannot be read, or copied to the folder of "
+                f"temporary files ({error.strerror or error}); TMPDIR names "
+                "another one."
+            ) from error
+
+    def _copy(self, file):
         handle, self.path, nameless = _temporary()
         if nameless:
             weakref.finalize(self, os.close, handle)

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -103,6 +104,16 @@ def test_copies_leave_nothing_behind(tmp_path, monkeypatch, named):
     path = os.fspath(copied)
     del copied
     assert not os.listdir(tmp_path) and not os.path.exists(path)
+
+
+def test_what_cannot_be_copied_is_one_recording(monkeypatch, tmp_path):
+    """As where the disk of temporary files is full; the others are answered."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr("sys.stdin", Mock(buffer=io.BytesIO(b"abc")))
+    (name, error), other = from_command_line(["-", "a.wav"])
+    assert name == "-" and other == ("a.wav", "a.wav")
+    assert str(error).startswith("-: ") and "TMPDIR" in str(error)
+    assert "No such file" in str(error)
 
 
 NO_RECORDINGS = {
