@@ -20,8 +20,9 @@ class StoppableBrain(sb.Brain):
     After the current step it saves within the epoch and exits with the status
     :data:`amsincnet_sb.training.signals.STOPPED`; started again, the run goes
     on. Of several processes, all stop after the same step when one is asked.
-    SpeechBrain's Brain dies wherever it is. Arguments are those of
-    speechbrain.core.Brain.
+    SpeechBrain's Brain dies wherever it is. Where a limit of steps ends the
+    training within an epoch, it saves within the epoch, too. Arguments are
+    those of speechbrain.core.Brain.
     """
 
     #: Steps between two agreements of several processes on a GPU.
@@ -57,13 +58,22 @@ class StoppableBrain(sb.Brain):
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
 
+    @property
+    def ended_within_epoch(self):
+        """Whether the limit of steps is reached before the epoch's last step."""
+        step, _ = self._trained
+        return self._optimizer_step_limit_exceeded and step < self._length
+
     def _fit_train(self, train_set, epoch, enable):
         self._trained = self.step, self.avg_train_loss
+        self._length = len(train_set)
         super()._fit_train(train_set, epoch, enable)
 
     def _fit_valid(self, valid_set, epoch, enable):
         if self._asked_to_stop():
             self._stop_before_validation()
+        if self.ended_within_epoch and not self._trained[0]:
+            return  # the limit was reached before, at an epoch's end
         try:
             super()._fit_valid(valid_set, epoch, enable)
         except _StopEvaluation:
@@ -85,12 +95,14 @@ class StoppableBrain(sb.Brain):
                 self._save_intra_epoch_ckpt()
             self._stop("within an epoch")
         due = 0 < self.ckpt_interval_steps <= steps_since_ckpt
-        return self.checkpointer is not None and (due or late)
+        # Later is too late: the loop takes one more batch to see the limit.
+        due = due or late or self.ended_within_epoch
+        return self.checkpointer is not None and due
 
     def _stop_before_validation(self):
         """Save as after the epoch's last step."""
         self.step, self.avg_train_loss = self._trained
-        if self.checkpointer is not None:
+        if self.checkpointer is not None and not self.ended_within_epoch:
             self._save_intra_epoch_ckpt()
         self._stop("before an evaluation")
 

@@ -75,6 +75,16 @@ def test_a_limit_of_steps(recipe, results):
         assert [row["step"] for row in recipe.metrics(results)][-1] == limit
 
 
+def test_training_goes_on_after_a_limit_of_steps(recipe, results, tmp_path):
+    """Within an epoch and at its end, as if there had been none."""
+    through = recipe("sinc_tdnn.yaml", tmp_path / "through")
+    for limit in (2, 2, 3, 3, 5, None):
+        recipe("sinc_tdnn.yaml", results, optimizer_step_limit=limit)
+    assert recipe.state(results) == recipe.state(through)
+    rows = [(row["epoch"], row["step"]) for row in recipe.metrics(results)]
+    assert rows == [(1, 2), (1, 3), (2, 5), (2, 6)]
+
+
 def test_an_unfinished_training_is_evaluated_without_a_model(recipe, results):
     """A sweep would take it for a finished one."""
     recipe("sinc_tdnn.yaml", results, optimizer_step_limit=3)

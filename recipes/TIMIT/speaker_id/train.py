@@ -294,12 +294,12 @@ class SpeakerBrain(CapturedBrain):
         self.report(epoch, split, stats)
         if test:
             self.tested = self.optimizer_step, stats
-        if stage == sb.Stage.VALID:
+        if stage == sb.Stage.TEST:
+            self.write_sentences()
+        elif not self.ended_within_epoch:  # else it has been saved
             self.checkpointer.save_and_keep_only(
                 meta={"epoch": epoch, **stats}, num_to_keep=1
             )
-        else:
-            self.write_sentences()
 
     def evaluate(self, *args, **kwargs):
         """Evaluate the last checkpoint; see speechbrain.core.Brain.
@@ -368,6 +368,9 @@ class SpeakerBrain(CapturedBrain):
                 f"{self.hparams.save_folder} holds no checkpoint to evaluate; "
                 "train first, without --test_only."
             )
+        if found is not None and not found.meta["end-of-epoch"]:
+            # SpeechBrain goes back to the epoch before, to enter it again.
+            self.hparams.epoch_counter.current += 1
         if not self.test_only:
             # A kill may have left those that the last one replaced.
             self.checkpointer.delete_checkpoints(num_to_keep=1)
