@@ -6,6 +6,7 @@ from dataclasses import replace
 import speechbrain as sb
 from torch.nn import Module
 
+from amsincnet_sb.nnet.losses import MarginWarmup
 from amsincnet_sb.training.checkpoints import steps_done
 from amsincnet_sb.training.device import own_device
 from amsincnet_sb.training.distributed import common_error, world_size
@@ -178,7 +179,10 @@ def check_lists(options, overrides):
 
 
 def check_network(hparams):
-    """Log the network; refuse a loss that several processes cannot share.
+    """Log the network; refuse losses that do not fit this loop.
+
+    Those that several processes cannot share, and one that counts its calls:
+    a step may be a replay without a call, or call it twice.
 
     Arguments
     ---------
@@ -187,6 +191,13 @@ def check_network(hparams):
     """
     network = hparams["embedding_model"]
     loss = hparams["compute_cost"]
+    parts = loss.modules() if isinstance(loss, Module) else ()
+    if any(isinstance(part, MarginWarmup) for part in parts):
+        raise common_error(
+            "compute_cost is a MarginWarmup, which counts its calls, and a "
+            "step here may have none or two; make the loss in it the "
+            "compute_cost, and a LinearRamp its margin_schedule."
+        )
     if world_size() > 1 and isinstance(loss, Module) and loss.state_dict():
         raise common_error(
             f"The loss {type(loss).__name__} follows the batches of one "

@@ -11,6 +11,8 @@ from speechbrain.nnet.losses import AngularMargin, LogSoftmaxWrapper
 from speechbrain.utils.checkpoints import Checkpointer
 
 from amsincnet_sb.nnet.losses import AMSoftmax, MarginWarmup, ReleasedAMSoftmax
+from amsincnet_sb.training.checks import check_network
+from amsincnet_sb.utils.errors import InputError
 
 BOTH = pytest.mark.parametrize("kind", [AMSoftmax, ReleasedAMSoftmax])
 
@@ -148,3 +150,10 @@ def test_a_run_goes_on_with_its_margin(tmp_path):
     # The file can be read without unpickling objects.
     (file,) = tmp_path.glob("CKPT*/compute_cost.ckpt")
     torch.load(file, weights_only=True)
+
+
+def test_this_recipe_has_a_schedule_of_its_own():
+    """Whose step may be a replay, in which nothing is counted."""
+    cost = LogSoftmaxWrapper(MarginWarmup(AMSoftmax(0.4), warmup_steps=8))
+    with pytest.raises(InputError, match="a LinearRamp its margin_schedule"):
+        check_network({"embedding_model": None, "compute_cost": cost})
