@@ -22,6 +22,7 @@ __all__ = ["WindowedEmbedding"]
 # Weight of a batch in the running statistics of batch normalisation.
 MOMENTUM = 0.05
 
+_HALF = (torch.float16, torch.bfloat16)
 _PLAIN = (int, float, str)
 _SIZES = ("sample_rate", "window", "hop", "fc_neurons")
 
@@ -80,6 +81,22 @@ class WindowedEmbedding(nn.Module):
                     f"{kind}: {name} has {given} where positive whole numbers "
                     "are needed."
                 )
+
+    def _check_input(self, wavs):
+        """Raise InputError for waveforms that cannot be embedded."""
+        kind, shape = type(self).__name__, [*wavs.shape]
+        if len(shape) != 2 or shape[1] == 0:
+            raise InputError(
+                f"{kind}: waveforms have the shape {shape}, but "
+                "must have [batch, time] or [batch, time, 1], and a sample."
+            )
+        dtype = self.linears[0].weight.dtype
+        if dtype in _HALF and wavs.device.type == "cpu":
+            raise InputError(
+                f"{kind}: its parameters are {dtype}, which it cannot be "
+                "computed with on a CPU; leave them float32, and use "
+                "torch.autocast."
+            )
 
     def _add_linears(self, size):
         """The fully connected layers for vectors of a size."""
@@ -155,6 +172,7 @@ class WindowedEmbedding(nn.Module):
         """
         if wavs.dim() == 3:
             wavs = wavs.squeeze(-1)
+        self._check_input(wavs)
         batch, time = wavs.shape
         if lens is None:
             if time == self.window:

@@ -10,6 +10,7 @@ from amsincnet_sb import kernels
 from amsincnet_sb.kernels import cuda
 from amsincnet_sb.lobes.classifiers import SoftmaxClassifier
 from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.utils.errors import InputError
 
 WINDOW, HOP = 200, 30
 SMALL = {
@@ -173,10 +174,24 @@ def test_wrong_arguments(changes, word):
         SincNet(**{**SMALL, **changes})
 
 
-@pytest.mark.parametrize("shape", [(WINDOW,), (2, 300, 2), (1, 2, 300, 1)])
+@pytest.mark.parametrize(
+    "shape", [(WINDOW,), (2, 300, 2), (1, 2, 300, 1), (2, 0), (0, 0), (2, 0, 1)]
+)
 def test_wrong_shapes(net, shape):
-    with pytest.raises(ValueError):
-        net(torch.zeros(shape))
+    for lens in (None, torch.ones(shape[0])):
+        with pytest.raises(InputError, match="SincNet: waveforms have"):
+            net(torch.zeros(shape), lens)
+
+
+def test_of_no_waveforms_there_are_no_embeddings(net):
+    assert net(torch.zeros(0, 300)).shape == (0, 1, net.embedding_size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_parameters_of_half_precision_on_a_cpu(dtype):
+    net = SincNet(**SMALL).eval().to(dtype)
+    with pytest.raises(InputError, match=f"are {dtype}.*torch.autocast"):
+        net(waves(2, WINDOW).to(dtype))
 
 
 def test_compiled_on_a_gpu_it_takes_the_gpus_kernels(monkeypatch):
