@@ -34,8 +34,10 @@ class TimeLayerNorm(nn.Module):
     SpeechBrain's ``LayerNorm`` wraps, as the released weights need them: the
     standard deviation is the unbiased one, ``eps`` is added to it and not to
     the variance, and gain and bias have the whole shape of an example while
-    the statistics run over its last axis alone. A constant input, silence for
-    one, gives the bias and a finite gradient.
+    the statistics run over its last axis alone. Silence gives the bias, and
+    another constant about the bias: what its mean is rounded by is divided by
+    ``eps``. The gradient there is finite, but up to ``1 / eps`` times that of
+    the output.
 
     Arguments
     ---------
