@@ -118,11 +118,10 @@ def _live(options, model, wanted, targets):
     if sys.stdin is None:
         raise InputError("The standard input is closed.")
     live = LiveSegments(model, wanted)
-    rate = model.embedding_model.sample_rate
     pieces = read_stream(
         sys.stdin.buffer,
-        options.rate or rate,
-        rate,
+        options.rate,
+        model.embedding_model.sample_rate,
         model.channel,
         options.file,
     )

@@ -62,8 +62,9 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
         sample at the end is left out, and so is what a WAV has behind its
         data. A size that says that there is no end, as those of a pipe do, or
         0, or that more audio follows, is not taken for one.
-    rate : int
-        In Hz, of samples without a header.
+    rate : int or None
+        In Hz, of samples without a header; ``sample_rate`` if not given. A
+        header must say the same.
     sample_rate : int
         In Hz, of what is returned.
     channel : int, optional
@@ -75,8 +76,8 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
     ------
     InputError
         It is empty, has samples that are NaN, infinite or far beyond full
-        scale, or is in another format; or, behind all pieces, it breaks off,
-        or was silent.
+        scale, or is in another format or of another rate; or, behind all
+        pieces, it breaks off, or was silent.
 
     Example
     -------
@@ -88,8 +89,13 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
     (kind, channels), size = (TYPES[1, 16], 1), None
     # Or the beginning of one, which is cut short.
     if head[:4] in (b"RIFF", b"RF64") and b"WAVE".startswith(head[8:]):
-        kind, channels, rate, size = _header(file, name)
-        head = b""
+        kind, channels, found, size = _header(file, name)
+        if rate not in (None, found):
+            raise InputError(
+                f"{name}: its header says {found} samples per second, not "
+                f"{rate}; leave out --rate, which is for raw samples."
+            )
+        head, rate = b"", found
     for magic, format in ELSE.items():
         if re.match(magic, head, re.DOTALL):
             raise InputError(
@@ -97,7 +103,7 @@ def read_stream(file, rate, sample_rate, channel=None, name="-"):
                 "first, as in ffmpeg -i FILE -f wav - |."
             )
     check_channel(name, channel, channels)
-    change = _Resampler(name, rate, sample_rate)
+    change = _Resampler(name, rate or sample_rate, sample_rate)
     empty, before, after = True, _Range(), _Range()
     data = _Data(file, head, size)
     for samples in _samples(data, kind, channels):

@@ -143,7 +143,7 @@ class Slow(io.BytesIO):
 
 @pytest.mark.parametrize("kind", STREAMS)
 def test_streams(kind):
-    found = torch.cat([*read_stream(Slow(STREAMS[kind]), RATE, RATE)]).numpy()
+    found = torch.cat([*read_stream(Slow(STREAMS[kind]), None, RATE)]).numpy()
     assert abs(len(found) - len(WAVE)) <= 1
     found, right = found[400:-400], WAVE[400 : len(found) - 400]
     coarse = {"8 bits", "a chunk behind an odd one"}
@@ -155,7 +155,7 @@ def test_streams(kind):
 def test_streams_beyond_full_scale():
     content = wav(9 * WAVE, subtype="FLOAT")
     assert abs(9 * WAVE).max() > 1
-    found = torch.cat([*read_stream(io.BytesIO(content), RATE, RATE)])
+    found = torch.cat([*read_stream(io.BytesIO(content), None, RATE)])
     np.testing.assert_array_equal(found, 9 * WAVE)
 
 
@@ -186,13 +186,20 @@ def test_streams_beyond_full_scale():
 )
 def test_streams_that_are_none(content, sentence):
     with pytest.raises(InputError, match=f"^-: {sentence}"):
+        list(read_stream(io.BytesIO(content), None, RATE))
+
+
+def test_a_rate_beside_a_header():
+    content = wav(WAVE, 2 * RATE)
+    assert list(read_stream(io.BytesIO(content), 2 * RATE, RATE))
+    with pytest.raises(InputError, match="^-: its header says 32000 .* 16000;"):
         list(read_stream(io.BytesIO(content), RATE, RATE))
 
 
 def test_what_came_before_it_broke_off():
     found = []
     with pytest.raises(InputError, match="it breaks off"):
-        for piece in read_stream(Slow(wav(WAVE)[:-1000]), RATE, RATE):
+        for piece in read_stream(Slow(wav(WAVE)[:-1000]), None, RATE):
             found.append(piece)
     np.testing.assert_allclose(torch.cat(found), WAVE[:-500], atol=1e-4)
 
