@@ -25,7 +25,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, Loader
 from ruamel.yaml.error import YAMLError
 
-from amsincnet_sb.training.permitted import HOW, is_text
+from amsincnet_sb.training.permitted import HOW, is_text, permitted
 from amsincnet_sb.training.recipe_keys import LATER
 from amsincnet_sb.utils.errors import InputError, as_input_error, did_you_mean
 from amsincnet_sb.utils.files import atomic_write
@@ -113,10 +113,16 @@ def load_recipe(hparams_file, overrides):
     """
     literal = _Literal(place_overrides(hparams_file, overrides))
     with open(hparams_file, encoding="utf-8") as file:
-        with as_input_error(hparams_file):
-            loader = literal.loader()
-            # False: a key may be a LATER one; others have been checked.
-            hparams = load_hyperpyyaml(file, literal.tokens, False, loader)
+        try:
+            with as_input_error(hparams_file):
+                loader = literal.loader()
+                # False: a key may be a LATER one; others have been checked.
+                hparams = load_hyperpyyaml(file, literal.tokens, False, loader)
+        except YAMLError as error:  # of a tag that there is not
+            raise InputError(
+                f"{hparams_file} with the command line's values cannot be "
+                f"loaded: {_one_line(error)}."
+            ) from error
     return _complete(_recipe(hparams))
 
 
@@ -370,6 +376,8 @@ def _check_keys(changes, base, where, base_file, prefix=""):
                 f"{at}: `{prefix}{key}` is {_tag(base[key])} in {base_file} "
                 f"and cannot become {value}; change it in a copy of that file."
             )
+        if where == COMMAND_LINE:
+            _check_kind(f"{prefix}{key}", value, base[key])
         other = _reference(base[key]) if prefix else None
         if where == COMMAND_LINE and other:
             raise InputError(
@@ -388,6 +396,19 @@ def _check_keys(changes, base, where, base_file, prefix=""):
                     "copy of that file."
                 )
             _check_keys(value, base[key], where, base_file, f"{prefix}{key}.")
+
+
+def _check_kind(key, value, node):
+    """Refuse mappings, and what carries a tag, in place of a single value."""
+    tag, kind = _tag(value), permitted(key.split("."))
+    single = kind is not None and not kind.accepts(None)
+    mapping = isinstance(value, dict) and not isinstance(node, dict)
+    tagged = single and tag not in ("", "!ref", "!copy")
+    if tagged or (mapping and not tag and key not in OPEN):
+        must = f"be {kind}" if single else "not be a mapping"
+        raise InputError(
+            f"{COMMAND_LINE}: {key} is {tag or dict(value)} but must {must}."
+        )
 
 
 def _makes(node):

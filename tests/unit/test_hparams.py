@@ -213,6 +213,13 @@ def test_bad_yaml(write, text, word):
     assert path in message(including)
 
 
+def test_a_tag_that_there_is_not(write):
+    path = write("m.yaml", "a: !nwe:list")
+    for given in ("", "a: !foo b"):
+        with pytest.raises(InputError, match="m.yaml .* for the tag '!"):
+            load_recipe(path, YAML().load(given) or {})
+
+
 def test_nothing_is_executed(write, tmp_path):
     canary = tmp_path / "canary"
     path = write(
