@@ -17,6 +17,7 @@ __all__ = [
     "check_length",
     "check_lists",
     "check_network",
+    "check_profiling",
     "check_run_options",
     "check_sharpness",
     "given_run_options",
@@ -156,6 +157,34 @@ def check_length(hparams):
             f"steps; with number_of_epochs of {epochs} it would have "
             f"{epochs * length}: give at least {math.ceil(done / length)}, or "
             "another --output_folder."
+        )
+
+
+def check_profiling(hparams, option):
+    """Refuse a profile of more steps than the epoch has.
+
+    SpeechBrain starts the profiler in each epoch, and torch's cannot be
+    started twice.
+
+    Arguments
+    ---------
+    hparams : dict
+        The hyperparameters.
+    option : callable
+        Gives the value of a run option by its name.
+    """
+    if not option("profile_training"):
+        return
+    length = hparams["batches_per_epoch"]
+    left = length - steps_done(hparams["checkpointer"]) % length
+    if option("debug"):
+        left = min(left, option("debug_batches"))
+    steps = option("profile_warmup") + option("profile_steps")
+    if steps > left:
+        raise InputError(
+            f"--profile_training takes {steps} steps (profile_warmup and "
+            f"profile_steps), but the epoch has {left}; give fewer of them, or "
+            "more --batches_per_epoch."
         )
 
 

@@ -52,6 +52,7 @@ def test_no_data_folder(recipe, results):
         ({"window": 60}, ["window"]),
         ({"jit": True}, ["use --compile"]),
         ({"optimizer_step_limit": "1e3"}, ["'1e3'", "a whole number"]),
+        ({"profile_training": True}, ["takes 10 steps", "the epoch has 3"]),
         ({"grad_accumulation_factor": 2}, ["a larger --batch_size"]),
         ({"embedding_size": 9}, ["make them equal"]),
         ({"batch_size": 1}, ["at least 2"]),

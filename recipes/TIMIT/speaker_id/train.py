@@ -52,6 +52,7 @@ from amsincnet_sb.training.checks import (
     check_length,
     check_lists,
     check_network,
+    check_profiling,
     check_run_options,
     check_sharpness,
     given_run_options,
@@ -618,6 +619,7 @@ def main(started=None):
                 on_main(start.check, hparams["embedding_model"])
             if record.real:
                 on_main(check_length, hparams)
+            on_main(check_profiling, hparams, run_opts.__getitem__)
             on_main(record.keep, overrides, lists, weights)
 
         # 3. Results folder
