@@ -254,8 +254,10 @@ def _aside(path, make):
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
+    # Else tempfile takes the .. of link/../a for the folder of the link.
+    folder = os.path.realpath(path.parent)
     while True:
-        new = make(dir=path.parent, prefix=f".{path.name}.", suffix=_NEW)
+        new = make(dir=folder, prefix=f".{path.name}.", suffix=_NEW)
         lock = _lock(new, wait=True)
         if os.path.exists(new):  # not swept before it was locked
             break

@@ -161,6 +161,15 @@ def test_text_and_bytes_are_written_as_given(tmp_path, monkeypatch):
     assert Path("new/a.bin").read_bytes() == b"\x00\xff\r\n"
 
 
+@WRITERS
+def test_up_from_a_link_is_up_from_where_it_leads(tmp_path, write):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    with write(tmp_path / "link" / ".." / "new" / "a.txt") as file:
+        file.write("new")
+    assert tree(tmp_path) == {"real/new/a.txt": "new"}
+
+
 def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
