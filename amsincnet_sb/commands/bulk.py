@@ -12,7 +12,7 @@ from pathlib import Path
 from amsincnet_sb.commands.common import answer, complain, read_recordings
 from amsincnet_sb.options import argument
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import atomic_write, check_output
+from amsincnet_sb.utils.files import absolute, atomic_write, check_output
 from amsincnet_sb.utils.locks import sole_process
 from amsincnet_sb.utils.reading import read_json
 
@@ -46,11 +46,11 @@ def in_parts(options, command, join, suffix, *more):
     check_output(options.output, *names)
     if not names:  # of which it is told
         return status
-    names = [os.path.abspath(name) for name in names]
-    output = os.path.abspath(options.output)
+    names = [absolute(name) for name in names]
+    output = absolute(options.output)
     work = Path(f"{output}.parts")
     program = [sys.executable, "-m", "amsincnet_sb", command]
-    program += [os.path.abspath(options.model), "--device", options.device]
+    program += [absolute(options.model), "--device", options.device]
     if options.channel:
         program += ["--channel", str(options.channel)]
     commands, asked = {}, {}

@@ -29,6 +29,7 @@ from amsincnet_sb.dataio.splits import (
     split_utterances,
 )
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import absolute
 
 __all__ = [
     "SHORTEST",
@@ -132,7 +133,7 @@ def prepare_own_corpus(
             notes += [f"speaker {s} has no {kind} utterance" for s in lacking]
     options = {
         "corpus": listing.kind,
-        "source": os.path.abspath(source),
+        "source": absolute(source),
         "data_folder": listing.data_folder,
         "test_fraction": test_fraction,
         "validation_sentences": validation_sentences,
@@ -231,7 +232,7 @@ def training_command(folder, corpus):
     """What to type, anywhere, to train on a preparation on this machine."""
     name = "sinc_tdnn_robust" if torch.cuda.is_available() else "quick"
     words = [*_program(), "train", name]
-    words.append(f"--manifest={os.path.abspath(folder)}")
+    words.append(f"--manifest={absolute(folder)}")
     words.append(f"--data_folder={corpus.options['data_folder']}")
     return " ".join(map(_shell_word, words))
 

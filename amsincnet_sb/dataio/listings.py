@@ -27,6 +27,7 @@ from amsincnet_sb.dataio.lists import (
 from amsincnet_sb.dataio.manifest import check_speaker
 from amsincnet_sb.dataio.scp import scp_rows
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import absolute
 from amsincnet_sb.utils.names import is_unknown
 
 __all__ = ["Listed", "Listing", "list_corpus"]
@@ -232,8 +233,8 @@ def _folders(source, data_folder, level, patterns):
             f"speaker_level is {level} but must be 1 (the folders in {source}) "
             "or more."
         )
-    root = os.path.abspath(data_folder or source)
-    prefix = os.path.relpath(os.path.abspath(source), root)
+    root = absolute(data_folder or source)
+    prefix = os.path.relpath(absolute(source), root)
     if prefix.split(os.sep)[0] == os.pardir:
         raise InputError(
             f"{source} is outside the data folder {root}; give a folder "
@@ -335,7 +336,7 @@ def _located(kind, source, rows, left_out, data_folder, patterns, group):
     if column is None:
         patterns = patterns._replace(group=_pattern("group", group))
     columns = Columns(source, rows, patterns.speaker is None, column)
-    base = root = os.path.abspath(data_folder or source.parent)
+    base = root = absolute(data_folder or source.parent)
     listed = []
     for where, row in rows:
         read = columns.read(where, row)

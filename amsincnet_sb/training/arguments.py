@@ -18,6 +18,7 @@ from speechbrain.utils.run_opts import RunOptions
 from amsincnet_sb.training.permitted import is_path, is_text
 from amsincnet_sb.training.recipe_files import find_hparams
 from amsincnet_sb.utils.errors import InputError
+from amsincnet_sb.utils.files import absolute
 
 __all__ = ["parse_arguments"]
 
@@ -96,6 +97,13 @@ def _speechbrains(arguments):
         raise InputError(f"The command line: {problem}.") from stopped
 
 
+def _path(text):
+    """As it was typed, unless logging would take link/../a for another."""
+    path = os.path.expanduser(text)
+    found = absolute(path)
+    return path if found == os.path.abspath(path) else found
+
+
 def _value(key, text):
     if is_text(key):
         if _UNUSABLE.search(text):
@@ -103,7 +111,7 @@ def _value(key, text):
                 f"--{key} is {text!r}, which has characters that are not of "
                 "UTF-8 or that yaml cannot keep; give the path another name."
             )
-        value = os.path.expanduser(text) if is_path(key) else text
+        value = _path(text) if is_path(key) else text
     else:
         try:
             value = YAML().load(text)

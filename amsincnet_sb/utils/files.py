@@ -17,6 +17,7 @@ except ImportError:  # Windows
     fcntl = None
 
 __all__ = [
+    "absolute",
     "atomic_write",
     "check_output",
     "check_outputs",
@@ -34,6 +35,18 @@ _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 _NEW, _OLD = ".tmp", ".old"
 # Names of files need not be text.
 _TEXT = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+
+
+def absolute(path):
+    """``os.path.abspath``, but ``link/../a`` is beside where the link leads.
+
+    Example
+    -------
+    >>> absolute("/a/../b")
+    '/b'
+    """
+    plain, real = os.path.abspath(path), os.path.realpath(path)
+    return plain if os.path.realpath(plain) == real else real
 
 
 @contextlib.contextmanager

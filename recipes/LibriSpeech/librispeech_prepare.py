@@ -35,6 +35,7 @@ from amsincnet_sb.dataio.manifest import Provenance, fingerprint
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.options import Parser, number
 from amsincnet_sb.utils.errors import InputError, exit_on_input_error
+from amsincnet_sb.utils.files import absolute
 
 TRAIN_SECONDS = 12, 15  # of each speaker, all training utterances together
 TEST_SECONDS = 2, 6  # of each speaker's test utterance
@@ -82,7 +83,7 @@ def prepare_librispeech(data_folder, output_folder, seed=1234):
     (2, 2)
     """
     check_output(output_folder)
-    root = os.path.abspath(data_folder)
+    root = absolute(data_folder)
     speakers, left_out = _speakers(root)
     chosen = []
     for speaker, files in speakers.items():

@@ -77,6 +77,20 @@ def test_a_path_is_text(file, tmp_path, monkeypatch, name, included):
             assert seen(load_hyperpyyaml(io.StringIO(text.read()))) == right
 
 
+def test_up_from_a_link(file, tmp_path, monkeypatch):
+    """Is up from where it leads; without a link a path stays as it is."""
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    monkeypatch.chdir(tmp_path)
+    for typed, right in (
+        ("link/../x", str(tmp_path / "real" / "x")),
+        ("real/../x", "real/../x"),
+        ("link/x", "link/x"),
+    ):
+        *_, overrides = parse_arguments([file, f"--output_folder={typed}"])
+        assert overrides["output_folder"] == right
+
+
 def test_the_home_folder(file, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
     line = [file, "--output_folder=~/r", "--data_folder", "~", "--manifest=./~"]

@@ -63,6 +63,17 @@ def test_speakers_one_level_deeper(tmp_path):
         list_corpus(tmp_path, speaker_level=0)
 
 
+def test_up_from_a_link(tmp_path, monkeypatch):
+    real = tmp_path / "real"
+    put(real, *(f"wavs/{s}/{k}.wav" for s in "ab" for k in "12"))
+    (real / "deep").mkdir()
+    (tmp_path / "link").symlink_to(real / "deep")
+    monkeypatch.chdir(tmp_path)
+    found = prepare_own_corpus("link/../wavs", "link/../out")
+    assert found.options["data_folder"] == str(real / "wavs")
+    assert f"--manifest={real}/out " in training_command("link/../out", found)
+
+
 def test_one_folder_around_all_speakers(tmp_path):
     put(tmp_path, *(f"wav/{s}/{k}.wav" for s in "ab" for k in "12"))
     words = "one speaker alone, wav; .* use --speaker-level 2"
