@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 import torch
 
+from amsincnet_sb.dataio.compressed import ends_within_page, has_unknown_length
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
@@ -306,6 +307,15 @@ def _check_header(path, sound):
         )
     if sound.frames < 1:
         raise InputError(f"{path}: it holds no samples; copy it again.")
+    if sound.format == "OGG" and ends_within_page(path):
+        raise InputError(
+            f"{path}: it is cut short, within a page of Ogg; copy it again."
+        )
+    if sound.subtype == "MPEG_LAYER_III" and has_unknown_length(path):
+        raise InputError(
+            f"{path}: it is an MP3 of a variable bit rate without the header "
+            "that tells its length, and would be cut short; convert it to WAV."
+        )
 
 
 def _sizes(path, sound):

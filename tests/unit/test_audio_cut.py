@@ -32,6 +32,47 @@ def test_cut(tmp_path, kind):
             audio_info(path)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_page_that_is_cut(tmp_path, subtype):
+    path = tmp_path / "a.ogg"
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 64000)
+    soundfile.write(path, wave, 16000, subtype)
+    data = path.read_bytes()
+    assert audio_info(path).samples == 64000
+    for size in (len(data) - 1, data.rindex(b"OggS") + 20, len(data) // 2):
+        path.write_bytes(data[:size])
+        with pytest.raises(InputError, match="cut short, within a page"):
+            audio_info(path)
+
+
+def mp3(path, rate, tag=b"", **options):
+    """Of a variable bit rate, without the header that tells its length."""
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 64000)
+    wave[:32000] *= 0.001
+    soundfile.write(path, wave, rate, **options)
+    data = tag + path.read_bytes()
+    path.write_bytes(data)
+    assert audio_info(path).samples == 64000
+    assert data.count(b"Xing") + data.count(b"Info") == 1
+    path.write_bytes(data.replace(b"Xing", b"none").replace(b"Info", b"none"))
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\2\1" + bytes(257)])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_an_mp3_that_does_not_tell_its_length(tmp_path, rate, tag):
+    """Half of it would be left out."""
+    mp3(tmp_path / "a.mp3", rate, tag)
+    with pytest.raises(InputError, match="MP3 of a variable bit rate"):
+        audio_info(tmp_path / "a.mp3")
+
+
+def test_an_mp3_of_a_constant_bit_rate(tmp_path):
+    pytest.importorskip("soundfile", "0.13")  # which can write one
+    options = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
+    mp3(tmp_path / "a.mp3", 16000, **options)
+    assert len(read_audio(tmp_path / "a.mp3")) >= 64000
+
+
 @pytest.mark.parametrize("kind", "AIFF AU RF64 VOC W64 WAV".split())
 def test_two_channels(tmp_path, kind):
     path = write(tmp_path, kind, channels=2)
