@@ -32,10 +32,12 @@ KILLS = 60
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A corpus, recordings of it, and a model with a speaker enrolled."""
-    import torch._dynamo  # noqa: F401  imported once, not in every fork
+    import torch._dynamo  # imported once, not in every fork
 
     import train  # noqa: F401
 
+    # A fork of a process whose torch has used several waits for them for ever.
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("made")
     corpus = recipe_process.corpus(folder, speakers=4)
     options = {
