@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 
 from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
+from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.windows import count_windows
 
 WINDOW = 10
-LENGTHS = [30, 10, 14, 100, 7, 1]
+LENGTHS = [30, 10, 14, 100, 7, 2]
 
 
 def corpus(lengths, labels):
@@ -215,3 +216,26 @@ def test_no_window_at_all():
     windows = SlidingWindows(corpus([20, 20], [0, 1]), SIZE, HOP, 8, True)
     assert len(windows) == 0 and list(windows) == []
     assert windows.empty_row.all()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_silence_has_gradients_like_others(value):
+    """A chunk of one value stopped Adam's steps for thousands."""
+    torch.manual_seed(0)
+    spoken = [torch.randn(3200) / 10 for _ in range(3)]
+    silent = torch.full((3200,), value)
+    norms = {}
+    for name, waves in (("silence", [silent, *spoken]), ("speech", spoken)):
+        labels = range(len(waves))
+        audio = ResidentAudio(waves, [*labels], map(str, labels))
+        wavs = RandomChunks(audio, 3200, 16, 1, seed=1)[0].sig.data
+        torch.manual_seed(0)
+        net = SincNet(fc_neurons=[64, 32])
+        net(wavs).square().mean().backward()
+        norms[name] = torch.stack(
+            [p.grad.norm() for p in net.parameters() if p.grad is not None]
+        )
+        there = (wavs == value).float().mean(1)
+        assert there.max() < 0.01
+        assert (wavs - value).abs().amax(1).min() < 1e-3 or name == "speech"
+    assert (norms["silence"] < 100 * norms["speech"].max()).all()
