@@ -230,8 +230,8 @@ class SpeakerBrain(CapturedBrain):
 
     def on_captured(self):
         """Gets called when training is under way: evaluation is prepared."""
-        if self.budget is None:  # else it has been measured
-            windows = self.eval_sets[sb.Stage.VALID]
+        windows = self.eval_sets[sb.Stage.VALID]
+        if self.budget is None and len(windows):  # else it has been measured
             self.compiling = compile_evaluation(
                 self.hparams.embedding_model,
                 windows[0].sig.data,
