@@ -56,8 +56,8 @@ class RunningVoices:
         Speech is so many dB ``above`` the pauses, if that is known.
         """
         self._recent.clear()
-        ahead, self.named = asked_of(self.allowed, above)
-        self.ahead = AHEAD * ahead
+        self.asked = asked_of(self.allowed, above)
+        self.ahead = AHEAD * self.asked.ahead
         adapted = {
             label: voice
             for label, voice in self._heard.items()
@@ -142,11 +142,11 @@ class RunningVoices:
 
     def _is(self, label, voice):
         own, usual = (
-            (likeness[label] / frames, direction / frames)
+            (likeness / frames, direction / frames)
             for frames, direction, likeness in (voice, self._all)
         )
         direct = whole_voice(own, usual, voice[0] / self._all[0])
-        return direct > self.named
+        return self.asked.stand_out(direct)[label] > 0
 
     def _model(self, voice):
         """Of a voice: what directions are multiplied with, and the offset."""

@@ -16,6 +16,8 @@ told apart by clustering the directions of their stretches, as M. Landini et al.
 Computer Speech & Language 71 (2022), do with x-vectors.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from amsincnet_sb.inference.decoding import decode
@@ -31,9 +33,12 @@ PRESENCE = 3.5  # weight of how long somebody has spoken, as a logarithm
 # but for a recording of unknown voices alone.
 AHEAD = 0.15
 LEAST_OWN = 0.45
-# The least directness of a known voice as a whole, where speech is so many dB
-# above the pauses, in 10 dB noise and in quiet.
-NAMED = (5.0, 20.0), (0.9, 1.25)
+# Where speech is so many dB above the pauses, in 10 dB noise and in quiet: the
+# least directness of a known voice as a whole, and how much of the next ten
+# speakers' is taken from it. Noise makes all voices alike, and without a cohort
+# nobody knows how much.
+NOISE, NAMED, TAKEN = (5.0, 20.0), (0.48, 1.25), (1.0, 0.0)
+NAMED_ALONE = (1.1, 1.25)
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
 # Of few people, none resembles it as much: so much of AHEAD and of NAMED.
 FEW, FEWER = 25, (0.45, 0.75)
@@ -104,15 +109,43 @@ def whole_voice(own, usual, share):
     return direct
 
 
+class Asked(NamedTuple):
+    """What is asked of a known voice in a recording."""
+
+    #: Of AHEAD.
+    ahead: float
+    #: Directness of all that it says,
+    named: float
+    #: less so much of the next ten speakers'.
+    taken: float
+
+    def stand_out(self, direct, part=1.0):
+        """By how much voices exceed it, or a part of it.
+
+        ``direct``, ``[speakers]``, is how direct one is to each.
+
+        Example
+        -------
+        >>> asked = asked_of(np.ones(3, bool), None)
+        >>> (asked.stand_out(np.array([1.5, 0.2, 0.1])) > 0).tolist()
+        [True, False, False]
+        """
+        return direct - self.taken * _next_ten(direct) - part * self.named
+
+
 def asked_of(allowed, above):
-    """How much of AHEAD is asked of a known voice, and how much directness.
+    """What is asked of a known voice.
 
     ``allowed``, of bool, can be there; speech is ``above`` the pauses in dB, if
     that is known.
     """
     ahead, named = FEWER if allowed.sum() <= FEW else (1.0, 1.0)
-    above = NAMED[0][-1] if above is None else above
-    return ahead, named * float(np.interp(above, *NAMED))
+    above = NOISE[-1] if above is None else above
+    if len(allowed) < COHORT:
+        least, taken = np.interp(above, NOISE, NAMED_ALONE), 0.0
+    else:
+        least, taken = (np.interp(above, NOISE, y) for y in (NAMED, TAKEN))
+    return Asked(ahead, named * float(least), float(taken))
 
 
 def _next_ten(means):
@@ -154,8 +187,8 @@ class Voices:
         self.middle = self._mean()
         self.starts, self.allowed = starts, allowed
         likeness = likeness.astype(np.float32)
-        ahead, self.named = asked_of(allowed, above)
-        self.ahead = AHEAD * ahead
+        self.asked = asked_of(allowed, above)
+        self.ahead = AHEAD * self.asked.ahead
         self.usual = likeness.mean(0)  # as it was heard
         low = np.percentile(likeness, 25, axis=0).astype(np.float32)
         self.taken = low.clip(None, MOST)
@@ -215,9 +248,10 @@ class Voices:
         self._centre()
         named, rest, others = {}, [], []
         for frames in self._clusters():
-            direct = np.where(self.allowed, self._direct(frames), NEVER)
-            best = int(direct.argmax())
-            if direct[best] > self.named:
+            out = self.asked.stand_out(self._direct(frames))
+            out[~self.allowed] = NEVER
+            best = int(out.argmax())
+            if out[best] > 0:
                 named.setdefault(best, []).append(frames)
             else:
                 rest.append(frames)
@@ -253,8 +287,8 @@ class Voices:
         whole = np.append(named[near], frames)
         enough = (
             alike.max() > SAME_VOICE
-            and self._direct(frames)[near] > self.named * PART
-            and self._direct(whole)[near] > self.named
+            and self.asked.stand_out(self._direct(frames), PART)[near] > 0
+            and self.asked.stand_out(self._direct(whole))[near] > 0
         )
         return near if enough else None
 

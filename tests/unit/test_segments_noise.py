@@ -13,7 +13,13 @@ from amsincnet_sb.inference import (
     segments,
 )
 from amsincnet_sb.inference.live import LiveSegments
-from amsincnet_sb.inference.voices import NAMED, Voices, asked_of
+from amsincnet_sb.inference.voices import (
+    NAMED,
+    NAMED_ALONE,
+    NOISE,
+    Voices,
+    asked_of,
+)
 
 RATE, FRAME = 16000, 512
 SPEAKERS, SIZE = 120, 64
@@ -158,14 +164,29 @@ def test_who_resembles_a_speaker_is_unknown(other):
     assert (voices.decode() == right).mean() > 0.97
 
 
-def test_less_is_asked_in_noise_and_of_few_people():
-    many, few = np.ones(100, bool), np.arange(100) < 3
-    (noisy, quiet), (least, most) = NAMED
-    assert asked_of(many, None) == asked_of(many, quiet) == (1.0, most)
-    assert asked_of(many, noisy - 3) == (1.0, least)
-    assert least < asked_of(many, (noisy + quiet) / 2)[1] < most
-    ahead, named = asked_of(few, quiet)
-    assert ahead < 1 and named < most
+@pytest.mark.parametrize("speakers", [99, 100])
+def test_less_is_asked_in_noise_and_of_few_people(speakers):
+    many, few = np.ones(speakers, bool), np.arange(speakers) < 3
+    noisy, quiet = NOISE
+    least, most = NAMED if speakers == 100 else NAMED_ALONE
+    in_quiet, in_noise = asked_of(many, quiet), asked_of(many, noisy)
+    assert asked_of(many, None) == in_quiet == (1.0, most, 0.0)
+    assert asked_of(many, noisy - 3) == in_noise
+    assert in_noise == (1.0, least, float(speakers == 100))
+    assert least < asked_of(many, (noisy + quiet) / 2).named < most
+    asked = asked_of(few, quiet)
+    assert asked.ahead < 1 and asked.named < most
+
+
+def test_noise_makes_all_speakers_alike():
+    """It is nearer to some, but what it adds to all says nothing."""
+    direct = np.full(100, 0.3)
+    direct[7] = 0.9
+    for all_of_them in (0.0, 0.4):
+        asked = asked_of(np.ones(100, bool), NOISE[0])
+        assert asked.stand_out(direct + all_of_them)[7] > 0
+        assert (asked.stand_out(direct + all_of_them) > 0).sum() == 1
+    assert (asked.stand_out(np.full(100, 2.0)) < 0).all()
 
 
 @pytest.mark.parametrize("rest, voices", [(0, 1), (1800, 0)])
@@ -209,8 +230,8 @@ def test_voices_know_how_far_speech_is_above_noise(monkeypatch, decibels):
     live.finish()
     # The voice is in a sixteenth of the frequencies, and a quarter of the bands.
     assert told[0] == pytest.approx({10: 4, 40: 7}[decibels], abs=1)
-    asked = asked_of(np.ones(4, bool), told[0])[1]
-    assert live.voices.named == pytest.approx(asked, abs=0.02)
+    asked = asked_of(np.ones(4, bool), told[0]).named
+    assert live.voices.asked.named == pytest.approx(asked, abs=0.02)
 
 
 def test_running_voices_learn():
