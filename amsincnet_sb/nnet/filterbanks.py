@@ -43,6 +43,7 @@ __all__ = [
 CUTOFFS = Path(__file__).parents[1] / "data" / "cutoffs.csv"
 CUTOFFS_RATE = 16000
 
+LEAST_HZ = 1e-4  # above the least cut-offs, where a magnitude has no gradient
 LARGEST_FRAMES = 2**26  # samples of all frames of a window together
 
 
@@ -80,8 +81,8 @@ class PlacedSincConv(SincConv):
         )
         low, high = rows[rows.sum(1).argsort()].T
         # Where the least cut-offs are higher, as near as they allow.
-        above = (low - self.min_low_hz).clamp(min=0)
-        beyond = (high - low - self.min_band_hz).clamp(min=0)
+        above = (low - self.min_low_hz).clamp(min=LEAST_HZ)
+        beyond = (high - low - self.min_band_hz).clamp(min=LEAST_HZ)
         self.low.copy_(above / self.sample_rate)
         self.band.copy_(beyond / self.sample_rate)
 

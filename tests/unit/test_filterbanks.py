@@ -92,6 +92,13 @@ def test_filters_start_at_places_learned_before():
     assert PlacedSincConv(40, sample_rate=8000).cutoffs_hz()[1].max() < 4000
 
 
+def test_placed_filters_at_the_least_cutoffs_move():
+    """Where they were 0, the magnitude kept them there for ever."""
+    layer = PlacedSincConv(80, min_low_hz=300.0, min_band_hz=100.0)
+    layer(torch.randn(2, 800)).abs().amax(2).log().sum().backward()
+    assert (layer.low.grad != 0).all() and (layer.band.grad != 0).all()
+
+
 @pytest.mark.parametrize("channels, rate", [(80, 8000), (100, 16000)])
 def test_more_filters_than_places_start_on_the_mel_scale(channels, rate):
     placed = PlacedSincConv(channels, sample_rate=rate).cutoffs_hz()
