@@ -125,13 +125,9 @@ class GuardedBrain(StoppableBrain):
     def optimizers_step(self):
         """Update the parameters, unless the step is NaN or infinite."""
         finite = self.agreement.finish()
+        signs = self._clip()
         if not self.scaler.is_enabled():  # which looks after its gradients
-            gradients = [
-                parameter.grad
-                for parameter in self.modules.parameters()
-                if parameter.grad is not None
-            ]
-            for value in finiteness(gradients) if gradients else []:
+            for value in signs:
                 finite = finite & value.isfinite()
         self._accumulated = None
         if finite:
@@ -142,6 +138,23 @@ class GuardedBrain(StoppableBrain):
         self._loss = None
         self.optimizer_step += 1
         self._note_skipped([self._batch.step])
+
+    def _clip(self):
+        """Clip all gradients together; NaN or infinite where one of them is.
+
+        SpeechBrain's step clips those of the optimizer's first group alone.
+        """
+        parameters = [
+            parameter
+            for parameter in self.modules.parameters()
+            if parameter.grad is not None
+        ]
+        if not parameters:
+            return []
+        if self.max_grad_norm == math.inf:
+            return finiteness([parameter.grad for parameter in parameters])
+        limit = self.max_grad_norm * self.scaler.get_scale()
+        return [torch.nn.utils.clip_grad_norm_(parameters, limit)]
 
     def update_average(self, loss, avg_loss):
         """Running average of the loss for the progress bar.

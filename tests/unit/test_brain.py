@@ -13,6 +13,8 @@ from amsincnet_sb.training.captured_step import CapturedStep
 from amsincnet_sb.training.checkpoints import AtomicCheckpointer
 from amsincnet_sb.utils.errors import InputError
 
+FORMS = pytest.mark.parametrize("captured", [False, True])
+
 
 class Toy(CapturedBrain):
     """Tells which of two utterances a chunk is from."""
@@ -89,6 +91,25 @@ def test_captured_loop_equals_the_ordinary_one(tmp_path, chunks, monkeypatch):
         assert torch.allclose(a, b, atol=1e-6)
 
 
+@FORMS
+def test_gradients_are_clipped_together(
+    tmp_path, chunks, monkeypatch, captured
+):
+    """SpeechBrain clips those of the optimizer's first group alone."""
+    monkeypatch.setattr(Toy, "_can_capture", lambda self: captured)
+    brain = toy(tmp_path, max_grad_norm=0.01)
+    brain.opt_class = lambda parameters: torch.optim.SGD(
+        [{"params": [parameter]} for parameter in parameters], lr=1.0
+    )
+    before = [p.detach().clone() for p in brain.modules.parameters()]
+    chunks.batches_per_epoch = 1
+    brain.fit(range(1, 2), loader(chunks))
+    moves = [p - b for p, b in zip(brain.modules.parameters(), before)]
+    assert all(move.any() for move in moves)
+    length = torch.cat([move.flatten() for move in moves]).norm()
+    assert length.item() == pytest.approx(0.01, rel=1e-3)
+
+
 def test_tells_once_that_the_step_is_captured(tmp_path, chunks, monkeypatch):
     """Whatever is to be compiled beside the training is, from there on."""
     told = []
@@ -118,9 +139,6 @@ def test_the_loss_is_one_program(tmp_path, chunks, monkeypatch, precision):
     loss_fn = brain.captured_step._loss_fn
     whole = torch.compile(loss_fn, fullgraph=True, backend="eager")
     torch.testing.assert_close(whole(*tensors), loss_fn(*tensors))
-
-
-FORMS = pytest.mark.parametrize("captured", [False, True])
 
 
 def state(brain):
