@@ -126,7 +126,8 @@ class GuardedBrain(StoppableBrain):
         """Update the parameters, unless the step is NaN or infinite."""
         finite = self.agreement.finish()
         signs = self._clip()
-        if not self.scaler.is_enabled():  # which looks after its gradients
+        # Above 1 a scaler looks for a scale at which gradients are finite.
+        if self.scaler.get_scale() <= 1:  # and 1 if it is not enabled
             for value in signs:
                 finite = finite & value.isfinite()
         self._accumulated = None

@@ -249,6 +249,16 @@ def test_the_file_and_the_chunk_are_named(normalized, caplog, captured):
     assert all(p.isfinite().all() for p in brain.modules.parameters())
 
 
+def test_a_scaler_that_finds_no_scale_ends_the_run(normalized, chunks):
+    """It left out every step, and the training ended as if it had been one."""
+    chunks.batches_per_epoch = 30
+    brain = normalized(False, dict.fromkeys(range(30), "gradient"))
+    brain.scaler = torch.GradScaler("cpu", init_scale=2.0**10)
+    with pytest.raises(InputError, match=r"4 steps .* skipped .*, 13, by"):
+        brain.fit(range(1, 2), loader(chunks))
+    assert brain.scaler.get_scale() == 1
+
+
 @FORMS
 def test_too_many_end_the_run(normalized, chunks, captured):
     wrong = dict.fromkeys([0, 2, 3], "loss")
