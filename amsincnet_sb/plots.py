@@ -369,7 +369,7 @@ def _published_margins(axis, key):
 
 
 def plot_filters(sinc, path):
-    """Learned filters of a SincConv against those it started with.
+    """Filters of a SincConv after training against those it starts with.
 
     Three panels: the band of every filter, the frequency responses of a few,
     and the cumulative response of all of them (as in the SincNet paper),
@@ -394,8 +394,8 @@ def plot_filters(sinc, path):
     def fill(_, bands, few, sums):
         """Draw into the axes."""
         dashed = {"color": "0.6", "linestyle": "--"}
-        _filters((bands, few, sums), start, shown, -0.4, "start (mel)", dashed)
-        _filters((bands, few, sums), sinc, shown, 0, "learned", {"color": "C0"})
+        _filters((bands, few, sums), start, shown, -0.4, "start", dashed)
+        _filters((bands, few, sums), sinc, shown, 0, "trained", {"color": "C0"})
         bands.set(
             title=f"Pass-bands; cut-offs moved {moved:.0f} Hz on average",
             xlabel="Filter",

@@ -65,9 +65,9 @@ def write_report(results, path=None, published=False):
     """Write a results folder as one HTML page.
 
     The page holds its pictures and needs no other file and no network: errors
-    and learning curves, ``evaluation.json``, confusions, the learned filters,
-    and the hyperparameters, as far as the folder has them. ``published`` draws
-    the published curves on TIMIT beside the learning curves. Returns the path,
+    and learning curves, ``evaluation.json``, confusions, the filters, and the
+    hyperparameters, as far as the folder has them. ``published`` draws the
+    published curves on TIMIT beside the learning curves. Returns the path,
     ``report.html`` in the folder if not given.
 
     Raises InputError where a file of the folder cannot be read or is a link
@@ -202,7 +202,7 @@ def _confusions(results, picture):
 def _filters(model, picture):
     if model and plot_filters(model[0].sinc, picture):
         yield "<h2>Filters</h2>"
-        yield _image(picture, "Learned filters and those of the start")
+        yield _image(picture, "Filters after training and at its start")
 
 
 def _hyperparameters(results):

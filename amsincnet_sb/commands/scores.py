@@ -201,7 +201,7 @@ def plot(options):
     """Draw pictures of a results folder.
 
     Learning curves, misses against false alarms (of evaluate), confused
-    speakers, errors against the margin (of sweep), or learned filters.
+    speakers, errors against the margin (of sweep), or filters.
 
     example: amsincnet plot curves results/demo/1234 --published
     """

@@ -61,7 +61,7 @@ def test_everything_is_in_it(recipe, results, corpus, capsys):
         "Learning curves",
         "Detection error trade-off",
         "Confusions",
-        "Learned filters and those of the start",
+        "Filters after training and at its start",
     ]
     assert "script" not in page.tags and "link" not in page.tags
     *_, last = recipe.metrics(results)

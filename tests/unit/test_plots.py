@@ -157,7 +157,7 @@ def test_filters(figures, tmp_path):
     assert "moved 100 Hz" in bands.get_title()
     for axis in (bands, few, sums):
         texts = [text.get_text() for text in axis.get_legend().get_texts()]
-        assert texts == ["start (mel)", "learned"]
+        assert texts == ["start", "trained"]
     assert len(few.get_lines()) == 12
     start, learned = sums.get_lines()
     assert start.get_ydata().max() == learned.get_ydata().max() == 1.0
