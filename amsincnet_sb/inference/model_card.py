@@ -32,7 +32,14 @@ On the sets above. The frame error counts windows, the sentence error decisions
 by all windows of an utterance.
 """
 SINC = "a bank of band-pass filters with learned\ncut-offs"
+# What the first layer is, by the name of other filters.
+PLACED = (
+    "a bank of band-pass filters, which start\n"
+    "where those of a training on speechocean762 ended (`{}`)"
+)
+HZ = SINC + " (`{}`)"
 OTHER = "`{}`, in place of\nsinc filters"
+FIRST = {"sinc": SINC, "sinc_placed": PLACED, "sinc_hz": HZ}
 PAGE = """\
 ---
 library_name: speechbrain
@@ -186,13 +193,10 @@ def _sealed(text):
 
 def _card(network, config, loads):
     filters = network.arguments["filters"]
-    first = SINC if filters.startswith("sinc") else OTHER
-    if first == SINC and filters != "sinc":
-        first += " (`{}`)"
     enrols = config["classifier"]["name"] == "CosineClassifier"
     return PAGE.format(
         network=type(network).__name__,
-        first=first.format(filters),
+        first=FIRST.get(filters, OTHER).format(filters),
         speakers=len(config["speakers"]),
         more=MORE[enrols],
         enrol=ENROL * enrols,

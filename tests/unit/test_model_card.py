@@ -9,6 +9,7 @@ from amsincnet_sb.inference.identifier import SpeakerIdentifier
 from amsincnet_sb.inference.model_card import describe_training
 from amsincnet_sb.inference.pretrained import write_pretrained
 from amsincnet_sb.lobes.classifiers import CosineClassifier, SoftmaxClassifier
+from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.losses import AMSoftmax
 
 RECORDS = [
@@ -82,6 +83,24 @@ def test_enrolment_needs_class_vectors(models, tmp_path):
         assert ("who.enroll(" in text) == (kind is CosineClassifier)
         assert ("Speakers can be enrolled" in text) == ("who.enroll(" in text)
         assert "without training." in text
+
+
+@pytest.mark.parametrize(
+    "filters, told",
+    [
+        ("sinc", "filters with learned cut-offs ("),
+        ("sinc_hz", "filters with learned cut-offs (`sinc_hz`) ("),
+        ("sinc_placed", "those of a training on speechocean762 ended ("),
+        ("gabor", "`gabor`, in place of sinc filters ("),
+    ],
+)
+def test_where_the_filters_are_from(models, tmp_path, filters, told):
+    """Placed ones need not be learned here, and are of other recordings."""
+    _, classifier = models
+    network = SincNet(fc_neurons=[8, 8], filters=filters)
+    write_pretrained(tmp_path / "m", network, classifier, ["ann", "bob"])
+    text = (tmp_path / "m" / "README.md").read_text()
+    assert told in " ".join(text.split())
 
 
 @pytest.mark.parametrize("folder", ["/home/jane", "/Users/jane"])
