@@ -37,8 +37,9 @@ __all__ = [
     "make_filters",
 ]
 
-# Cut-offs in Hz, by their middle, after 12 000 steps of sinc_tdnn_robust.yaml on
-# training sentences of speechocean762 (Apache License 2.0), at this sample rate.
+# Cut-offs in Hz, by their middle, after 12 000 steps of sinc_tdnn_robust.yaml as
+# it was when they were learned in it (docs/accuracy.md), on training sentences of
+# speechocean762 (Apache License 2.0), at this sample rate.
 # As those of any SincConv, a few ended above half of it.
 CUTOFFS = Path(__file__).parents[1] / "data" / "cutoffs.csv"
 CUTOFFS_RATE = 16000
