@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from amsincnet_sb.nnet.sinc import SincConv
-from amsincnet_sb.nnet.windows import valid_samples
+from amsincnet_sb.nnet.windows import check_lens, valid_samples
 
 __all__ = ["SincFeatures"]
 
@@ -164,8 +164,9 @@ class SincFeatures(nn.Module):
             x = wavs.squeeze(-1) if wavs.dim() == 3 else wavs
             if x.dtype in (torch.float16, torch.bfloat16):
                 x = x.float()
-            time = x.shape[1]
+            batch, time = x.shape
             if lens is not None:
+                check_lens(lens, batch, type(self).__name__)
                 samples = valid_samples(lens.to(x.device), time)
                 at = torch.arange(time, device=x.device)
                 x = torch.where(at < samples[:, None], x, 0.0)

@@ -9,6 +9,7 @@ from torch import nn
 from amsincnet_sb.kernels import kernels_for
 from amsincnet_sb.nnet.filterbanks import make_filters
 from amsincnet_sb.nnet.windows import (
+    check_lens,
     count_windows,
     cut_windows,
     locate_windows,
@@ -96,6 +97,17 @@ class WindowedEmbedding(nn.Module):
                 f"{kind}: its parameters are {dtype}, which it cannot be "
                 "computed with on a CPU; leave them float32, and use "
                 "torch.autocast."
+            )
+
+    def _check_lens(self, lens, batch, time):
+        """Raise InputError for lengths that are not SpeechBrain's."""
+        kind = type(self).__name__
+        check_lens(lens, batch, kind)
+        # Half precision rounds; lengths in samples would take padding in.
+        if (lens > 1.01).any():
+            raise InputError(
+                f"{kind}: lens go up to {lens.max().item():g}, but must be "
+                f"fractions of the time, at most 1; divide samples by {time}."
             )
 
     def _add_linears(self, size):
@@ -186,6 +198,7 @@ class WindowedEmbedding(nn.Module):
                 "With lens, utterances have windows of their own, which a "
                 "trace would keep for all others; trace without lens."
             )
+        self._check_lens(lens, batch, time)
         samples = valid_samples(lens.to(wavs.device), time).clamp(1, time)
         counts = count_windows(samples, self.window, self.hop)
         owner, nth = locate_windows(counts)

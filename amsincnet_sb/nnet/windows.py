@@ -7,13 +7,29 @@ repeated until it fills one.
 
 import torch
 
+from amsincnet_sb.utils.errors import InputError
+
 __all__ = [
+    "check_lens",
     "count_windows",
     "cut_windows",
     "locate_windows",
     "valid_samples",
     "window_samples",
 ]
+
+
+def check_lens(lens, batch, kind):
+    """Raise InputError if there is not a length for each of a batch.
+
+    One length for several would be broadcast, or leave out the others.
+    ``kind`` names the module that was given them.
+    """
+    if lens.shape != (batch,):
+        raise InputError(
+            f"{kind}: lens have the shape {[*lens.shape]}, but must have "
+            f"[batch], which is [{batch}]."
+        )
 
 
 def valid_samples(lens, time):

@@ -12,6 +12,7 @@ from speechbrain.processing.features import (
 )
 
 from amsincnet_sb.lobes.features import SincFeatures
+from amsincnet_sb.utils.errors import InputError
 
 SMALL = {"out_channels": 6, "kernel_size": 101}
 
@@ -95,6 +96,13 @@ def test_padding_changes_nothing(filler):
         torch.testing.assert_close(normed[:count], alone, atol=1e-4, rtol=0)
     if filler == 0.0:  # the batches of SpeechBrain's scripts, without lens
         torch.testing.assert_close(features(padded), y)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 1), (4,)])
+def test_a_length_for_each(shape):
+    """One alone was taken for all."""
+    with pytest.raises(InputError, match="SincFeatures: lens have the shape"):
+        SincFeatures(4)(torch.zeros(3, 1600), torch.ones(shape))
 
 
 def test_filters_learn():

@@ -183,6 +183,21 @@ def test_wrong_shapes(net, shape):
             net(torch.zeros(shape), lens)
 
 
+@pytest.mark.parametrize(
+    "lens, told",
+    [
+        ([1.0], r"the shape \[1\], but must have \[batch\], which is \[3\]"),
+        ([[1.0], [0.5], [0.5]], r"the shape \[3, 1\]"),
+        ([1.0, 1.0, 1.0, 1.0], r"the shape \[4\]"),
+        ([900, 700, 500], "up to 900, .* divide samples by 900"),
+    ],
+)
+def test_wrong_lens(net, lens, told):
+    """One length for three gave zeros, and samples all of the padding."""
+    with pytest.raises(InputError, match=told):
+        net(waves(3, 900), torch.tensor(lens))
+
+
 def test_of_no_waveforms_there_are_no_embeddings(net):
     assert net(torch.zeros(0, 300)).shape == (0, 1, net.embedding_size)
 
