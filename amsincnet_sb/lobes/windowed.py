@@ -110,6 +110,20 @@ class WindowedEmbedding(nn.Module):
                 f"fractions of the time, at most 1; divide samples by {time}."
             )
 
+    def _check_trace(self, lens, time):
+        """Raise InputError for inputs of which a trace would keep too much."""
+        if lens is not None:
+            raise InputError(
+                "With lens, utterances have windows of their own, which a "
+                "trace would keep for all others; trace without lens."
+            )
+        if time < self.window:
+            raise InputError(
+                f"A trace of {time} samples would repeat the beginning of "
+                "every waveform and leave out the rest; trace with a window's "
+                f"{self.window} samples or more."
+            )
+
     def _add_linears(self, size):
         """The fully connected layers for vectors of a size."""
         sizes = [size, *self.arguments["fc_neurons"]]
@@ -186,18 +200,17 @@ class WindowedEmbedding(nn.Module):
             wavs = wavs.squeeze(-1)
         self._check_input(wavs)
         batch, time = wavs.shape
+        traced = torch.jit.is_tracing()
+        if traced:
+            self._check_trace(lens, time)
         if lens is None:
-            if time == self.window:
+            # A trace would keep it for waveforms of all lengths.
+            if time == self.window and not traced:
                 return self.embed_windows(wavs).unsqueeze(1)
             windows = cut_windows(wavs, self.window, self.hop)
             x = self.embed_windows(windows.flatten(0, 1))
             return x.unflatten(0, windows.shape[:2]).mean(1, keepdim=True)
 
-        if torch.jit.is_tracing():
-            raise InputError(
-                "With lens, utterances have windows of their own, which a "
-                "trace would keep for all others; trace without lens."
-            )
         self._check_lens(lens, batch, time)
         samples = valid_samples(lens.to(wavs.device), time).clamp(1, time)
         counts = count_windows(samples, self.window, self.hop)

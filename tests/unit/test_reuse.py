@@ -190,6 +190,20 @@ def test_a_trace_has_no_lens():
         torch.jit.trace(net, (torch.randn(2, 9600), torch.tensor([0.5, 1.0])))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("sinc_norm", ["layer", "batch"])
+def test_a_trace_of_a_window_takes_longer_waveforms(sinc_norm):
+    """With batch it embedded them as one window, of another length."""
+    net = SincTDNN(tdnn_channels=[8] * 4, fc_neurons=[8], sinc_norm=sinc_norm)
+    net.eval()
+    traced = torch.jit.trace(net, noise(2, 3200))
+    longer = noise(3, 9001)
+    torch.testing.assert_close(traced(longer), net(longer))
+    with pytest.raises(InputError, match="trace with a window's 3200 samples"):
+        torch.jit.trace(net, noise(2, 1000))
+
+
 def test_features_in_onnx(tmp_path):
     """For any length."""
     onnxruntime = pytest.importorskip("onnxruntime")
