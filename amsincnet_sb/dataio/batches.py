@@ -22,7 +22,6 @@ SPLICED, CUT, SECOND, SECOND_START, VERSION = 3, 4, 5, 6, 7
 CHANCES = 1 << 30  # as many as a probability is resolved into
 READERS = 4  # threads that read chunks from files
 AHEAD = 8  # batches read before they are asked for
-FAINT = 1e-4  # standard deviation of noise that nobody hears: -80 dB
 FLAT = 2.0**-16  # half a 16-bit step; resampling lets a constant vary so little
 
 
@@ -73,6 +72,8 @@ class RandomChunks(Dataset):
     run is a pure function of ``(seed, n)``, so that a run can be resumed by
     knowing its step alone, and processes that share the work draw together
     exactly what one process with their joint batch would have drawn.
+
+    Chunks of silence are replaced by those before them in their batch.
 
     Of some examples the end, from anywhere on, is that of another chunk of the
     same speaker's (`splice_probability`): where a speaker has said little, what
@@ -170,8 +171,6 @@ class RandomChunks(Dataset):
         self._firsts = self._counts.cumsum(0) - self._counts
         present = self._counts.nonzero().squeeze(1)
         self._speakers = present if balance_speakers else None
-        noise = torch.randn(window, generator=torch.Generator().manual_seed(0))
-        self._noise = FAINT * noise.to(audio.labels.device)
         self.compile = compile
         self._compiled = None
         self._ahead, self._next = None, None
@@ -244,20 +243,26 @@ class RandomChunks(Dataset):
                 )
             else:
                 wavs = self._spliced(wavs, cut, number, labels)
-        return self._varied(wavs), labels, utterance
+        voiced = self._voiced(wavs)
+        return wavs[voiced], labels[voiced], utterance[voiced]
 
-    def _varied(self, wavs):
-        """Chunks of one value, digital silence, with noise that nobody hears.
+    def _voiced(self, wavs):
+        """For each example itself, or the last before it that is not silent.
 
-        Where nothing varies, normalisation has gradients of a million times
-        the size of others, after which Adam's steps are none for thousands.
-        What varies at an end alone hardly shows behind the filters, which fade
-        out within their taps.
+        Nobody speaks where nothing varies, as in digital silence, and
+        normalisation has gradients there of a million times the size of
+        others, after which Adam's steps are none for thousands. What varies at
+        an end alone hardly shows behind the filters, which fade out within
+        their taps.
         """
         end = self.window // 8
         middle = wavs[:, end : self.window - end]
-        most, least = middle.amax(1, keepdim=True), middle.amin(1, keepdim=True)
-        return torch.where(most - least < FLAT, wavs + self._noise, wavs)
+        varies = ~(middle.amax(1) - middle.amin(1) < FLAT)  # NaN, too
+        mine = torch.arange(len(wavs), device=wavs.device)
+        # Where none is before it, the batch's last one; if all are silent, the
+        # first.
+        last = torch.where(varies, mine, -1).cummax(0).values
+        return torch.where(last < 0, last[-1], last).clamp(min=0)
 
     def _spliced(self, wavs, cut, number, labels):
         """Chunks that go on with others from their cuts on."""

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from amsincnet_sb.dataio.audio import resample
 from amsincnet_sb.dataio.audio_store import ResidentAudio
 from amsincnet_sb.dataio.batches import RandomChunks, SlidingWindows
-from amsincnet_sb.lobes.sincnet import SincNet
 from amsincnet_sb.nnet.windows import count_windows
 
 WINDOW = 10
@@ -219,18 +218,6 @@ def test_no_window_at_all():
     assert windows.empty_row.all()
 
 
-def gradient_norms(waves):
-    """Of SincNet's parameters, for chunks of some recordings, and the chunks."""
-    labels = range(len(waves))
-    audio = ResidentAudio(waves, [*labels], map(str, labels))
-    wavs = RandomChunks(audio, 3200, 16, 1, seed=1)[0].sig.data
-    torch.manual_seed(0)
-    net = SincNet(fc_neurons=[64, 32])
-    net(wavs).square().mean().backward()
-    norms = [p.grad.norm() for p in net.parameters() if p.grad is not None]
-    return torch.stack(norms), wavs
-
-
 def silences():
     """Chunks in which next to nothing varies."""
     at_ends = torch.zeros(3200)
@@ -240,20 +227,42 @@ def silences():
     return {
         "digital": torch.zeros(3200),
         "one value": torch.full((3200,), 0.1),
+        "clipped": torch.full((3200,), -0.99),
         "but for its ends": at_ends,
         "resampled": resample("", telephone, 8000, 16000)[:3200],
     }
 
 
 @pytest.mark.parametrize("kind", silences())
-def test_silence_has_gradients_like_others(kind):
-    """A chunk of one value stopped Adam's steps for thousands."""
+def test_silence_is_not_trained_on(kind):
+    """Its gradients stopped Adam's steps for thousands."""
     torch.manual_seed(0)
-    spoken = [torch.randn(3200) / 10 for _ in range(3)]
-    silent = silences()[kind]
-    usual, wavs = gradient_norms(spoken)
-    assert all(any(torch.equal(w, s) for s in spoken) for w in wavs)
-    norms, wavs = gradient_norms([silent, *spoken])
-    off = (wavs - silent).abs().amax(1)
-    assert (0 < off).all() and off.min() < 1e-3
-    assert (norms < 100 * usual.max()).all()
+    waves = [silences()[kind], *torch.randn(3, 3200) / 10]
+    audio = ResidentAudio(waves, [3, 2, 1, 0], "abcd")
+    chunks = RandomChunks(audio, 3200, 16, 20, seed=1)
+    drawn = torch.stack(
+        [chunks._utterances(chunks._numbers(n)) for n in range(20)]
+    )
+    assert (drawn[:, 0] == 0).any() and (drawn[:, 1] == 0).any()
+    for step, before in enumerate(drawn):
+        wavs, labels, utterance = chunks.draw(step)
+        assert torch.equal(labels, audio.labels[utterance])
+        for wave, number in zip(wavs, utterance):
+            assert torch.equal(wave, waves[number])
+        assert (utterance != 0).all()
+        assert torch.equal(utterance[before != 0], before[before != 0])
+        # Each silent one is what was before it.
+        for place in (before == 0).nonzero():
+            assert utterance[place] == utterance[place - 1]
+
+
+def test_nothing_but_silence():
+    """The step is what it was, and so is a chunk of NaN, which is told of."""
+    silent = ResidentAudio([torch.zeros(3200)] * 2, [0, 1], "ab")
+    wavs, labels, utterance = RandomChunks(silent, 3200, 16, 1, 1).draw(0)
+    assert not wavs.any() and torch.equal(labels, utterance)
+    broken = torch.full((3200,), torch.nan)
+    broken = ResidentAudio([broken, torch.randn(3200) / 9], [0, 1], "ab")
+    wavs, _, utterance = RandomChunks(broken, 3200, 16, 1, seed=1).draw(0)
+    assert torch.equal(wavs.isnan().all(1), utterance == 0)
+    assert utterance.unique().tolist() == [0, 1]
