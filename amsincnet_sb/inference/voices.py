@@ -37,7 +37,7 @@ LEAST_OWN = 0.45
 # least directness of a known voice as a whole, and how much of the next ten
 # speakers' is taken from it. Noise makes all voices alike, and without a cohort
 # nobody knows how much.
-NOISE, NAMED, TAKEN = (5.0, 20.0), (0.48, 1.25), (1.0, 0.0)
+NOISE, NAMED, TAKEN = (5.0, 20.0), (0.7, 1.25), (0.5, 0.0)
 NAMED_ALONE = (1.1, 1.25)
 MOST = 0.35  # of the likeness of all frames to a speaker, taken from it
 # Of few people, none resembles it as much: so much of AHEAD and of NAMED.
