@@ -5,12 +5,10 @@ test_fast_cuda; this file is that process's program, too.
 """
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
-from recipe_process import environment
+from interpreter import run_interpreted
 from torch import nn
 
 from amsincnet_sb.kernels.cuda.adamw import BLOCK, AdamWUpdate
@@ -163,13 +161,7 @@ def check_all(device):
 
 def test_equals_torch_in_the_interpreter():
     """Step by step, on the CPU."""
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env=environment(TRITON_INTERPRET="1"),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_interpreted(__file__)
 
 
 @on_gpu

@@ -6,14 +6,11 @@ process's program, too. The interpreter does not know matmuls of bfloat16;
 those are checked on a GPU only.
 """
 
-import subprocess
-import sys
-
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from recipe_process import environment
+from interpreter import run_interpreted
 from reference import conv_problem, errors, problem, relative, under_bfloat16
 
 from amsincnet_sb import kernels
@@ -224,13 +221,7 @@ def interpreted():
 
 def test_values_and_gradients_in_the_interpreter():
     """All kernels, value by value, on the CPU."""
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env=environment(TRITON_INTERPRET="1"),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_interpreted(__file__)
 
 
 @on_gpu
