@@ -30,9 +30,11 @@ demo: install
 	$(bin)/amsincnet identify $(DEMO)/results \
 	    "$$(ls $(DEMO)/corpus/TRAIN/DR1/*/SI*.WAV | head -n 1)"
 
-# A process for each core, but the memory of four at most.
+# A process for each core, but the memory of four at most. A test that hangs
+# is ended, and shows where its threads are.
 test: install
-	$(bin)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadfile
+	$(bin)/python -m pytest -q -n auto --maxprocesses=4 --dist=loadfile \
+	    --timeout=600
 
 # Minutes: kill loops, many fuzz cases, a corpus of VoxCeleb's size, the tour.
 test-slow: install

@@ -112,6 +112,7 @@ setup(
         "test": [
             "pytest",
             "pytest-xdist",
+            "pytest-timeout",
             "hypothesis",
             "argcomplete",
             "matplotlib",

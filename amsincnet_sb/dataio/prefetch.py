@@ -12,8 +12,8 @@ def prefetch(function, items, threads=2, depth=8, group=1):
 
     Unlike the worker processes of torch's DataLoader, threads share the audio
     in memory, start at once and pass results on without copying them. What
-    has not begun when the generator is closed, or when an item raises, is
-    cancelled.
+    has not begun when an item raises, or when the generator is closed, is
+    cancelled; what has begun is waited for in the first case only.
 
     Arguments
     ---------
@@ -47,12 +47,17 @@ def prefetch(function, items, threads=2, depth=8, group=1):
         while members := list(islice(items, group)):
             yield pool.submit(work, members)
 
-    futures = submitted()
+    futures, wait = submitted(), True
     try:
         ahead = deque(islice(futures, depth))
         while ahead:
             results = ahead.popleft().result()
             ahead.extend(islice(futures, 1))
             yield from results
+    except GeneratorExit:
+        # Perhaps of the garbage collector, in whatever thread and within
+        # whatever lock; the threads may need that lock to end.
+        wait = False
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait, cancel_futures=True)

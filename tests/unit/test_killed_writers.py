@@ -7,7 +7,7 @@ from functools import partial
 from itertools import count
 
 import pytest
-from kills import killed
+from kills import forked, killed
 
 from amsincnet_sb.utils import files
 from amsincnet_sb.utils.files import (
@@ -62,13 +62,15 @@ def test_killed_at_each_operation(tmp_path, monkeypatch, write, swaps):
 def test_what_another_process_is_writing_is_left_alone(tmp_path, make):
     path = tmp_path / "model"
     ready, go = os.pipe(), os.pipe()
-    child = os.fork()
-    if not child:
+
+    def write():
         with make(path):
             os.write(ready[1], b"x")
             os.read(go[0], 1)
-        os._exit(0)
-    os.read(ready[0], 1)
+
+    child = forked(write)
+    os.close(ready[1])  # if the other ends, nothing is waited for
+    assert os.read(ready[0], 1)
     (being_written,) = tmp_path.iterdir()
     with make(path):
         assert being_written.exists()

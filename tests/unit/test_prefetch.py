@@ -48,6 +48,30 @@ def test_no_more_is_taken_than_the_depth():
     ahead = prefetch(str, items(), depth=3, group=2)
     assert next(ahead) == "0" and len(taken) <= 8
     assert any("prefetch" in t.name for t in {*threading.enumerate()} - others)
+    started = {*threading.enumerate()} - others
     ahead.close()
+    for thread in started:
+        thread.join(10)
     assert len(taken) <= 8
     assert not {*threading.enumerate()} - others
+
+
+def test_collecting_it_waits_for_nothing():
+    """Python collects garbage in any thread, whatever lock that holds."""
+    begun, collected, found = threading.Event(), threading.Event(), []
+
+    def work(item):
+        """The second item ends once the generator has been collected."""
+        if item:
+            begun.set()
+            found.append(collected.wait(5))
+        return item
+
+    ahead = prefetch(work, range(2), threads=1)
+    assert next(ahead) == 0
+    (thread,) = ahead.gi_frame.f_locals["pool"]._threads
+    assert begun.wait(10)
+    del ahead
+    collected.set()
+    thread.join(10)
+    assert found == [True]
