@@ -10,6 +10,7 @@ from amsincnet_sb.kernels.cpu.matmul import (
     to_image,
     weight_image,
 )
+from amsincnet_sb.kernels.cpu.winograd import TAPS, frozen_winograd
 
 __all__ = ["conv", "frozen_conv"]
 
@@ -17,6 +18,9 @@ __all__ = ["conv", "frozen_conv"]
 # weight as a matmul of copied rows, so many at a time.
 _WEIGHT_GRADIENT_BY_MATMUL = torch.backends.cpu.get_cpu_capability() == "AVX2"
 _MATMUL_ROWS = 2048
+# Channels in times channels out from which half of the multiplications are
+# worth the additions, for a few windows and two threads, too.
+_HALVED = 256 * 384
 
 
 def conv(x, weight, stride=1):
@@ -29,15 +33,23 @@ def conv(x, weight, stride=1):
 
 def frozen_conv(weight, bias, stride, slope, residual, dtype):
     """See :meth:`amsincnet_sb.kernels.Kernels.frozen_conv`."""
-    image = weight_image(weight.detach().to(dtype))
-    bias = bias.detach().to(dtype)
-    cut = weight.shape[2] // 2
+    weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
+    taps, cut = weight.shape[2], weight.shape[2] // 2
+    wide = weight[..., 0].numel() >= _HALVED
+    if wide and (taps, stride, dtype) == (TAPS, 1, torch.float32):
+        convolve = frozen_winograd(weight, bias)
+    else:
+        image = weight_image(weight)
+
+        def convolve(x):
+            """As written."""
+            return _convolve(x, image, stride, bias)
 
     @torch.no_grad()
     def run(x):
         """``[batch, time, channels]`` to the same."""
         x = x.to(dtype)
-        y = F.leaky_relu_(_convolve(x, image, stride, bias), slope)
+        y = F.leaky_relu_(convolve(x), slope)
         if residual:
             y += x[:, cut : cut + y.shape[1]]
         return y

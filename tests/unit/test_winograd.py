@@ -1,0 +1,93 @@
+"""Convolutions with half of the multiplications against the plain form."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from amsincnet_sb.kernels.cpu import strided_conv
+from amsincnet_sb.kernels.cpu.winograd import _SOME, frozen_winograd
+
+
+def problem(batch, time, channels=5, out=7, taps=3):
+    """Input, weight and bias, in float32."""
+    generator = torch.Generator().manual_seed(batch * 1000 + time)
+    return [
+        torch.randn(*shape, generator=generator)
+        for shape in [(batch, time, channels), (out, channels, taps), (out,)]
+    ]
+
+
+def plain(x, weight, bias, stride=1):
+    """In float64."""
+    x, weight, bias = (each.double() for each in (x, weight, bias))
+    y = F.conv1d(x.transpose(1, 2), weight, bias, stride)
+    return y.transpose(1, 2)
+
+
+@pytest.mark.parametrize("batch", [1, _SOME, 2 * _SOME + 3])
+@pytest.mark.parametrize("time", [3, 4, 5, 6, 7, 8, 108])
+def test_as_written(batch, time):
+    """However many outputs the last tile lacks."""
+    x, weight, bias = problem(batch, time)
+    found = frozen_winograd(weight, bias)(x)
+    torch.testing.assert_close(
+        found.double(), plain(x, weight, bias), rtol=1e-5, atol=2e-5
+    )
+
+
+def test_as_exact_as_onednn_where_channels_are_many():
+    x, weight, bias = problem(2, 106, 768, 96)
+    weight /= weight[0].numel() ** 0.5
+    right = plain(x, weight, bias)
+    errors = [
+        (y.double() - right).square().mean().sqrt()
+        for y in (
+            frozen_winograd(weight, bias)(x),
+            F.conv1d(x.transpose(1, 2), weight, bias).transpose(1, 2),
+        )
+    ]
+    assert errors[0] < 1e-6 and errors[0] < 8 * errors[1]
+
+
+def test_it_is_a_copy():
+    """Later changes of the network do not reach it, nor its input."""
+    x, weight, bias = problem(3, 9)
+    run, before = frozen_winograd(weight, bias), x.clone()
+    found = run(x)
+    weight.zero_(), bias.zero_()
+    assert torch.equal(run(x), found) and torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    "taps, stride, dtype, halved",
+    [
+        (3, 1, torch.float32, True),
+        (3, 2, torch.float32, False),
+        (5, 1, torch.float32, False),
+        (3, 1, torch.bfloat16, False),
+    ],
+)
+@pytest.mark.parametrize("residual", [False, True])
+def test_who_gets_it(monkeypatch, taps, stride, dtype, halved, residual):
+    """Wide layers of three taps and stride 1, in float32."""
+    made, make = [], strided_conv.frozen_winograd
+    monkeypatch.setattr(
+        strided_conv,
+        "frozen_winograd",
+        lambda *arguments: made.append(1) or make(*arguments),
+    )
+    x, weight, bias = problem(2, 21, 6, 6, taps)
+    residual = residual and stride == 1
+    for least in (36, 37):
+        monkeypatch.setattr(strided_conv, "_HALVED", least)
+        run = strided_conv.frozen_conv(
+            weight, bias, stride, 0.2, residual, dtype
+        )
+        right = F.leaky_relu(plain(x, weight, bias, stride), 0.2)
+        if residual:
+            right += x[:, taps // 2 : taps // 2 + right.shape[1]]
+        tolerance = 1e-5 if dtype == torch.float32 else 0.1
+        torch.testing.assert_close(
+            run(x).double(), right, rtol=tolerance, atol=tolerance
+        )
+        assert len(made) == halved
