@@ -1,11 +1,22 @@
 """Convolutions with half of the multiplications against the plain form."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from amsincnet_sb.kernels.cpu import strided_conv
-from amsincnet_sb.kernels.cpu.winograd import _SOME, frozen_winograd
+from amsincnet_sb.kernels.cpu import (
+    strided_conv,
+    winograd as module,
+)
+from amsincnet_sb.kernels.cpu.winograd import frozen_winograd, winograd
+
+
+@pytest.fixture(autouse=True)
+def slices(monkeypatch):
+    """So many waveforms at a time."""
+    monkeypatch.setattr(module, "_some", lambda: 4)
 
 
 def problem(batch, time, channels=5, out=7, taps=3):
@@ -19,12 +30,13 @@ def problem(batch, time, channels=5, out=7, taps=3):
 
 def plain(x, weight, bias, stride=1):
     """In float64."""
-    x, weight, bias = (each.double() for each in (x, weight, bias))
+    bias = None if bias is None else bias.double()
+    x, weight = x.double(), weight.double()
     y = F.conv1d(x.transpose(1, 2), weight, bias, stride)
     return y.transpose(1, 2)
 
 
-@pytest.mark.parametrize("batch", [1, _SOME, 2 * _SOME + 3])
+@pytest.mark.parametrize("batch", [1, 4, 11])
 @pytest.mark.parametrize("time", [3, 4, 5, 6, 7, 8, 108])
 def test_as_written(batch, time):
     """However many outputs the last tile lacks."""
@@ -79,7 +91,7 @@ def test_who_gets_it(monkeypatch, taps, stride, dtype, halved, residual):
     x, weight, bias = problem(2, 21, 6, 6, taps)
     residual = residual and stride == 1
     for least in (36, 37):
-        monkeypatch.setattr(strided_conv, "_HALVED", least)
+        monkeypatch.setattr(strided_conv, "_HALVED_ALWAYS", least)
         run = strided_conv.frozen_conv(
             weight, bias, stride, 0.2, residual, dtype
         )
@@ -91,3 +103,53 @@ def test_who_gets_it(monkeypatch, taps, stride, dtype, halved, residual):
             run(x).double(), right, rtol=tolerance, atol=tolerance
         )
         assert len(made) == halved
+
+
+@pytest.mark.parametrize("batch", [1, 11])
+@pytest.mark.parametrize("time", [3, 4, 6, 9, 22])
+@pytest.mark.parametrize("of_input", [True, False])
+def test_gradients(batch, time, of_input):
+    x, weight, _ = problem(batch, time)
+    grad = torch.randn(batch, time - 2, len(weight))
+
+    def values_of(convolve, dtype):
+        """Output and gradients."""
+        inputs = [each.detach().clone().to(dtype) for each in (x, weight)]
+        wanted = inputs if of_input else inputs[1:]
+        for each in wanted:
+            each.requires_grad_()
+        y = convolve(*inputs)
+        return y.detach(), *torch.autograd.grad(y, wanted, grad.to(dtype))
+
+    found = values_of(winograd, torch.float32)
+    right = values_of(partial(plain, bias=None), torch.float64)
+    for ours, theirs in zip(found, right, strict=True):
+        scale = theirs.abs().max()
+        torch.testing.assert_close(
+            ours.double() / scale, theirs / scale, rtol=0, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("least, halved", [(36, True), (37, False)])
+def test_who_trains_with_it(monkeypatch, least, halved):
+    """A layer that is wide enough, in float32 and without autocast."""
+    made, make = [], strided_conv.winograd
+    monkeypatch.setattr(
+        strided_conv,
+        "winograd",
+        lambda *arguments: made.append(1) or make(*arguments),
+    )
+    monkeypatch.setattr(strided_conv, "_HALVED", least)
+    x, weight, _ = problem(2, 21, 6, 6)
+    weight.requires_grad_()
+    right = plain(x, weight, None)
+    for others in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=others):
+            y = strided_conv.conv(x, weight)
+        atol = 0.1 if others else 2e-5
+        torch.testing.assert_close(y.double(), right, rtol=0.02, atol=atol)
+        assert len(made) == halved
+    strided_conv.conv(x, weight, 2)
+    strided_conv.conv(x, weight.detach())
+    strided_conv.conv(x.double(), weight.double())
+    assert len(made) == halved

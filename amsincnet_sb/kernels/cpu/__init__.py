@@ -17,7 +17,7 @@ Five things make it so:
    layout, in which pooling and the statistics over time work on whole vectors.
 4. *oneDNN for every matmul*, also for those that torch leaves to the BLAS
    library in float32, which is half as fast on some CPUs.
-5. *Half of the multiplications* of wide frozen convolutions of three taps, in
+5. *Half of the multiplications* of wide convolutions of three taps, in
    float32: :mod:`.winograd`.
 
 :mod:`.feature_maps` sends slices through :mod:`.slices`, whose sinc layer is

@@ -10,7 +10,7 @@ from amsincnet_sb.kernels.cpu.matmul import (
     to_image,
     weight_image,
 )
-from amsincnet_sb.kernels.cpu.winograd import TAPS, frozen_winograd
+from amsincnet_sb.kernels.cpu.winograd import TAPS, frozen_winograd, winograd
 
 __all__ = ["conv", "frozen_conv"]
 
@@ -19,14 +19,17 @@ __all__ = ["conv", "frozen_conv"]
 _WEIGHT_GRADIENT_BY_MATMUL = torch.backends.cpu.get_cpu_capability() == "AVX2"
 _MATMUL_ROWS = 2048
 # Channels in times channels out from which half of the multiplications are
-# worth the additions, for a few windows and two threads, too.
-_HALVED = 256 * 384
+# worth the additions: in training, and for a few windows and two threads, too.
+_HALVED, _HALVED_ALWAYS = 128 * 256, 256 * 384
 
 
 def conv(x, weight, stride=1):
     """See :meth:`amsincnet_sb.kernels.Kernels.conv`."""
-    if _WEIGHT_GRADIENT_BY_MATMUL and weight.requires_grad:
-        if x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+    exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if exact and weight.requires_grad:
+        if _can_be_halved(weight, stride, _HALVED):
+            return winograd(x, weight)
+        if _WEIGHT_GRADIENT_BY_MATMUL:
             return _Conv.apply(x, weight, stride)
     return _convolve(x, weight_image(weight), stride)
 
@@ -34,9 +37,8 @@ def conv(x, weight, stride=1):
 def frozen_conv(weight, bias, stride, slope, residual, dtype):
     """See :meth:`amsincnet_sb.kernels.Kernels.frozen_conv`."""
     weight, bias = weight.detach().to(dtype), bias.detach().to(dtype)
-    taps, cut = weight.shape[2], weight.shape[2] // 2
-    wide = weight[..., 0].numel() >= _HALVED
-    if wide and (taps, stride, dtype) == (TAPS, 1, torch.float32):
+    cut = weight.shape[2] // 2
+    if _can_be_halved(weight, stride, _HALVED_ALWAYS):
         convolve = frozen_winograd(weight, bias)
     else:
         image = weight_image(weight)
@@ -55,6 +57,13 @@ def frozen_conv(weight, bias, stride, slope, residual, dtype):
         return y
 
     return run
+
+
+def _can_be_halved(weight, stride, least):
+    """Whether :mod:`.winograd` serves, and for so many channels at least."""
+    wide = weight[..., 0].numel() >= least
+    exact = weight.dtype == torch.float32
+    return wide and exact and (weight.shape[2], stride) == (TAPS, 1)
 
 
 def _convolve(x, image, stride, bias=None):
