@@ -69,9 +69,8 @@ class _Winograd(torch.autograd.Function):
         """See torch.autograd.Function."""
         x, weight = ctx.saved_tensors
         x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        tiles = _tiles(grad.shape[1])
-        back = _of_taps(weight).transpose(1, 2).contiguous()
-        total = torch.zeros_like(back).transpose(1, 2).contiguous()
+        tiles, taps = _tiles(grad.shape[1]), _of_taps(weight)
+        total, back = torch.zeros_like(taps), taps.transpose(1, 2).contiguous()
         for at in range(0, len(x), _some()):
             some = slice(at, at + _some())
             outputs = _padded(grad[some], _OUTPUTS * tiles)
@@ -81,8 +80,8 @@ class _Winograd(torch.autograd.Function):
                 total[point].addmm_(each.t(), inputs[point].flatten(0, 1))
             if x_grad is not None:
                 values = [
-                    matmul_t(each, taps).unflatten(0, (-1, tiles))
-                    for each, taps in zip(outputs.flatten(1, 2), back)
+                    matmul_t(each, those).unflatten(0, (-1, tiles))
+                    for each, those in zip(outputs.flatten(1, 2), back)
                 ]
                 x_grad[some] = _add_inputs(values)[:, : x.shape[1]]
         of_taps = torch.tensor(_OF_TAPS, dtype=total.dtype)
