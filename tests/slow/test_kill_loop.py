@@ -9,11 +9,11 @@ import random
 import signal
 import sys
 import time
-import traceback
 
 import pytest
 import recipe_process
 import yaml
+from kills import forked
 
 pytestmark = pytest.mark.slow
 KILLS = 60
@@ -46,17 +46,8 @@ def train(tmp_path):
         sys.argv = recipe_process.arguments("sinc_tdnn.yaml", **options)
         script.main()
 
-    def forked(output, seconds=float("inf")):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                run(output)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
+    def attempt(output, seconds=float("inf")):
+        child = forked(lambda: run(output))
         deadline = time.monotonic() + seconds
         found, status = 0, 0
         while not found and time.monotonic() < deadline:
@@ -72,7 +63,7 @@ def train(tmp_path):
             assert os.WEXITSTATUS(status) == 0, file.read()[-5000:]
         return True
 
-    return forked
+    return attempt
 
 
 def newest_step(output):

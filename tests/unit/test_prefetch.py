@@ -47,8 +47,8 @@ def test_no_more_is_taken_than_the_depth():
     others = set(threading.enumerate())  # of tests before, not yet collected
     ahead = prefetch(str, items(), depth=3, group=2)
     assert next(ahead) == "0" and len(taken) <= 8
-    assert any("prefetch" in t.name for t in {*threading.enumerate()} - others)
     started = {*threading.enumerate()} - others
+    assert any("prefetch" in thread.name for thread in started)
     ahead.close()
     for thread in started:
         thread.join(10)

@@ -36,6 +36,17 @@ def plain(x, weight, bias, stride=1):
     return y.transpose(1, 2)
 
 
+def calls(monkeypatch, name):
+    """A list that grows with each call of a function."""
+    made, make = [], getattr(strided_conv, name)
+    monkeypatch.setattr(
+        strided_conv,
+        name,
+        lambda *arguments: made.append(1) or make(*arguments),
+    )
+    return made
+
+
 @pytest.mark.parametrize("batch", [1, 4, 11])
 @pytest.mark.parametrize("time", [3, 4, 5, 6, 7, 8, 108])
 def test_as_written(batch, time):
@@ -82,12 +93,7 @@ def test_it_is_a_copy():
 @pytest.mark.parametrize("residual", [False, True])
 def test_who_gets_it(monkeypatch, taps, stride, dtype, halved, residual):
     """Wide layers of three taps and stride 1, in float32."""
-    made, make = [], strided_conv.frozen_winograd
-    monkeypatch.setattr(
-        strided_conv,
-        "frozen_winograd",
-        lambda *arguments: made.append(1) or make(*arguments),
-    )
+    made = calls(monkeypatch, "frozen_winograd")
     x, weight, bias = problem(2, 21, 6, 6, taps)
     residual = residual and stride == 1
     for least in (36, 37):
@@ -133,12 +139,7 @@ def test_gradients(batch, time, of_input):
 @pytest.mark.parametrize("least, halved", [(36, True), (37, False)])
 def test_who_trains_with_it(monkeypatch, least, halved):
     """A layer that is wide enough, in float32 and without autocast."""
-    made, make = [], strided_conv.winograd
-    monkeypatch.setattr(
-        strided_conv,
-        "winograd",
-        lambda *arguments: made.append(1) or make(*arguments),
-    )
+    made = calls(monkeypatch, "winograd")
     monkeypatch.setattr(strided_conv, "_HALVED", least)
     x, weight, _ = problem(2, 21, 6, 6)
     weight.requires_grad_()

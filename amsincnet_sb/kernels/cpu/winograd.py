@@ -20,14 +20,17 @@ __all__ = ["TAPS", "frozen_winograd", "winograd"]
 TAPS = 3
 _OUTPUTS, _POINTS = 4, 6  # of a tile
 # Values of three taps, from the least power on, at each point.
-_OF_TAPS = [
-    [1 / 4, 0, 0],
-    [-1 / 6, -1 / 6, -1 / 6],
-    [-1 / 6, 1 / 6, -1 / 6],
-    [1 / 24, 1 / 12, 1 / 6],
-    [1 / 24, -1 / 12, 1 / 6],
-    [0, 0, 1],
-]
+_OF_TAPS = torch.tensor(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+)
 # Waveforms of a thread whose tiles are in memory at a time.
 _SOME = 32
 
@@ -60,16 +63,17 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
         """See torch.autograd.Function."""
-        ctx.save_for_backward(x, weight)
-        return _forward(x, _of_taps(weight))
+        taps = _of_taps(weight)
+        ctx.save_for_backward(x, taps)
+        return _forward(x, taps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         """See torch.autograd.Function."""
-        x, weight = ctx.saved_tensors
+        x, taps = ctx.saved_tensors
         x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        tiles, taps = _tiles(grad.shape[1]), _of_taps(weight)
+        tiles = _tiles(grad.shape[1])
         total, back = torch.zeros_like(taps), taps.transpose(1, 2).contiguous()
         for at in range(0, len(x), _some()):
             some = slice(at, at + _some())
@@ -84,7 +88,7 @@ class _Winograd(torch.autograd.Function):
                     for each, those in zip(outputs.flatten(1, 2), back)
                 ]
                 x_grad[some] = _add_inputs(values)[:, : x.shape[1]]
-        of_taps = torch.tensor(_OF_TAPS, dtype=total.dtype)
+        of_taps = _OF_TAPS.to(total.dtype)
         return x_grad, torch.einsum("pt,poi->oit", of_taps, total)
 
 
@@ -107,8 +111,7 @@ def _for_tiles(x, tiles):
 
 def _of_taps(weight):
     """Values of the taps, ``[points, out, in]``."""
-    of_taps = torch.tensor(_OF_TAPS, dtype=torch.float64)
-    values = torch.einsum("pt,oit->poi", of_taps, weight.double())
+    values = torch.einsum("pt,oit->poi", _OF_TAPS, weight.double())
     return values.to(weight.dtype).contiguous()
 
 
