@@ -1,20 +1,15 @@
 """Batches: random chunks to train on, sliding windows to evaluate."""
 
-import logging
-
 import torch
 from speechbrain.dataio.batch import PaddedData
 from torch.utils.data import Dataset
 
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.dataio.rng import random_integers
-from amsincnet_sb.nnet.compiled import compiled, first_line
 from amsincnet_sb.nnet.windows import count_windows, locate_windows
 from amsincnet_sb.utils.errors import InputError
 
-__all__ = ["RandomChunks", "SlidingWindows", "WaveBatch"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["DrawnBatch", "RandomChunks", "SlidingWindows", "WaveBatch"]
 
 # Streams of random numbers: what each is for.
 UTTERANCE, START, SPEAKER = 0, 1, 2
@@ -63,6 +58,30 @@ class WaveBatch:
         return self
 
 
+class DrawnBatch(WaveBatch):
+    """A WaveBatch that is drawn when it is first looked into.
+
+    Arguments
+    ---------
+    draw : callable
+        Maps the number of a step to the tensors of its batch, as
+        :meth:`RandomChunks.draw` does. A step that does so itself, see
+        :class:`amsincnet_sb.training.captured_step.CapturedStep`, never looks.
+    step : int
+        Number of the batch in the run.
+    """
+
+    def __init__(self, draw, step):
+        self.draw = draw
+        self.step = step
+
+    def __getattr__(self, name):
+        if name not in ("sig", "spk_id_encoded", "utterance"):
+            raise AttributeError(name)
+        super().__init__(*self.draw(self.step), self.step)
+        return vars(self)[name]
+
+
 class RandomChunks(Dataset):
     """Training data: an epoch of batches of random chunks.
 
@@ -101,8 +120,6 @@ class RandomChunks(Dataset):
         Of this process.
     balance_speakers : bool
         Draw every speaker alike, however many utterances each has.
-    compile : bool
-        Draw by compiled kernels on a GPU.
     splice_probability : float
         That an example consists of two chunks.
     versions : list
@@ -130,7 +147,6 @@ class RandomChunks(Dataset):
         rank=0,
         world_size=1,
         balance_speakers=False,
-        compile=True,
         splice_probability=0.0,
         versions=(),
     ):
@@ -171,14 +187,11 @@ class RandomChunks(Dataset):
         self._firsts = self._counts.cumsum(0) - self._counts
         present = self._counts.nonzero().squeeze(1)
         self._speakers = present if balance_speakers else None
-        self.compile = compile
-        self._compiled = None
         self._ahead, self._next = None, None
 
     def __getstate__(self):
         return {
             **self.__dict__,
-            "_compiled": None,
             "_ahead": None,
             "_next": None,
         }
@@ -209,21 +222,9 @@ class RandomChunks(Dataset):
 
     def batch(self, step):
         """The WaveBatch of a step, counted from 0 over the whole run."""
-        labels = self.audio.labels
-        if labels.device.type != "cuda":
-            return WaveBatch(*self.draw(step), step)
-        if self._compiled is None:
-            self._compiled = compiled(self.draw) if self.compile else self.draw
-        # As a tensor: the compiler would make a program per number.
-        number = torch.full((), step, dtype=torch.int64, device=labels.device)
-        try:
-            return WaveBatch(*self._compiled(number), step)
-        except (RuntimeError, ImportError) as error:
-            logger.warning(
-                "Chunks are drawn uncompiled: %s.", first_line(error)
-            )
-            self._compiled = self.draw
-            return WaveBatch(*self.draw(number), step)
+        if self.audio.labels.is_cuda:
+            return DrawnBatch(self.draw, step)
+        return WaveBatch(*self.draw(step), step)
 
     def draw(self, step):
         """The tensors of a batch: chunks, labels, utterances.

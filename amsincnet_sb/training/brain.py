@@ -8,7 +8,7 @@ import speechbrain as sb
 import torch
 import torch.distributed as dist
 
-from amsincnet_sb.dataio.batches import WaveBatch
+from amsincnet_sb.dataio.batches import DrawnBatch, WaveBatch
 from amsincnet_sb.training.captured_step import CapturedStep
 from amsincnet_sb.training.checks import check_sharpness, step_changes
 from amsincnet_sb.training.distributed import on_main, world_size
@@ -35,7 +35,8 @@ class CapturedBrain(GuardedBrain):
     Where the device allows it, the training step (``compute_forward``,
     ``compute_objectives``, gradients, clipping and the optimizer) is compiled
     and captured as a CUDA graph. :meth:`fit_batch` copies the batch into the
-    graph's input and replays it. Nothing else of SpeechBrain's loop changes:
+    graph's input, or where the GPU has the audio leaves drawing it to the
+    graph, and replays it. Nothing else of SpeechBrain's loop changes:
     progress bar, epochs, checkpoints by interval and all hooks run as
     always.
 
@@ -72,7 +73,7 @@ class CapturedBrain(GuardedBrain):
         self.capture_step = capture_step
         self.compile_step = compile_step
         self.sharpness_radius = sharpness_radius
-        self.captured_step = None
+        self.captured_step = self._draw = None
 
     def on_fit_start(self):
         """Gets called once before training, recovers a checkpoint."""
@@ -105,11 +106,17 @@ class CapturedBrain(GuardedBrain):
         if not self.own_step:
             return super().fit_batch(batch)
         self.on_fit_batch_start(batch, True)
-        first = self.captured_step is None
+        draw = batch.draw if isinstance(batch, DrawnBatch) else None
+        first = self.captured_step is None or draw != self._draw
         if first:
+            self._look_for_skipped()
+            self._draw = draw
             self.captured_step = self._make_captured_step()
-        tensors = batch.sig.data, batch.spk_id_encoded.data, batch.utterance
-        if self.device_type == "cuda" and not tensors[0].is_cuda:
+        tensors = []
+        if draw is None:
+            tensors = [batch.sig.data, batch.spk_id_encoded.data.squeeze(1)]
+            tensors.append(batch.utterance)
+        if tensors and self.device_type == "cuda" and not tensors[0].is_cuda:
             # Read from files; copied beside the replay.
             tensors = [tensor.pin_memory() for tensor in tensors]
         self.captured_step(batch.step, *tensors)
@@ -186,7 +193,7 @@ class CapturedBrain(GuardedBrain):
 
         def loss_fn(wavs, labels, utterance):
             """Loss of one batch, which is added to the totals."""
-            batch = WaveBatch(wavs, labels.squeeze(1), utterance)
+            batch = WaveBatch(wavs, labels, utterance)
             with autocast:
                 outputs = self.compute_forward(batch, sb.Stage.TRAIN)
                 loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
@@ -196,6 +203,7 @@ class CapturedBrain(GuardedBrain):
         return CapturedStep(
             loss_fn,
             self.optimizer,
+            draw=self._draw,
             max_grad_norm=self.max_grad_norm,
             compile=self.compile_step and self.capturing,
             capture=self.capturing,

@@ -59,6 +59,10 @@ class CapturedStep:
     loss_fn : callable
         Maps the tensors of a batch to the scalar loss. It must not read
         tensors on the host nor change shapes.
+    draw : callable, optional
+        Maps the number of a step, an int64 scalar on the device, to the
+        tensors of its batch. It becomes part of the step, and calls are given
+        none.
     optimizer : torch.optim.Optimizer
         Over the parameters to be trained. On CUDA its groups are switched to
         ``capturable`` and to their fastest form.
@@ -103,6 +107,7 @@ class CapturedStep:
         self,
         loss_fn,
         optimizer,
+        draw=None,
         max_grad_norm=math.inf,
         compile=True,
         capture=True,
@@ -133,6 +138,7 @@ class CapturedStep:
             self._draws = RepeatedDraws(self.device)
         self._apart = apart
         self._loss_fn = loss_fn
+        self._draw = draw
         self._inputs = None
         self._forward = self._plain_forward
         self._judge = self._plain_judge
@@ -163,7 +169,7 @@ class CapturedStep:
     def __call__(self, step, *batch):
         """Do step number ``step`` with tensors of the same shapes as ever.
 
-        On CUDA the work may be still going on at return.
+        None are given to a step that draws its batch. On CUDA the work may be still going on at return.
         """
         if self._inputs is None:
             self._inputs = [x.to(self.device, copy=True) for x in batch]
@@ -227,7 +233,9 @@ class CapturedStep:
         torch.cuda.current_stream(self.device).wait_stream(stream)
 
     def _plain_forward(self):
-        return self._loss_fn(*self._inputs)
+        if self._draw is None:
+            return self._loss_fn(*self._inputs)
+        return self._loss_fn(*self._draw(self._step))
 
     def _eager(self):
         self.optimizer.zero_grad(set_to_none=True)
@@ -239,17 +247,19 @@ class CapturedStep:
         loss.backward()
         if self._sharpness is not None:
             self._sharpness.descend()
-        finite = self.agreement.finish()
+        agreed = self.agreement.finish()
         if self.max_grad_norm != math.inf:
             norm = torch.nn.utils.clip_grad_norm_(
                 self.parameters, self.max_grad_norm
             )
             signs = [norm]
+        elif self._adamw is not None:
+            signs = [self._adamw.finiteness()]
         else:
             signs = finiteness(
                 [p.grad for p in self.parameters if p.grad is not None]
             )
-        finite = self._judge(finite, signs)
+        finite = self._judge([agreed, *signs])
         if self._adamw is not None:
             self._adamw(finite)
         else:
@@ -263,11 +273,11 @@ class CapturedStep:
         self._sharpness.climb(loss)
         self._guard.restore()
 
-    def _plain_judge(self, finite, signs):
+    def _plain_judge(self, signs):
         """Whether all is finite; a step that is not counts as skipped."""
         # Not a decorator, whose code object all functions share.
         with torch.no_grad():
-            finite = finite & torch.stack(signs).isfinite().all()
+            finite = torch.stack(signs).isfinite().all()
             place = torch.arange(self.remembered, device=self.device)
             skipped = (place == self._skipped % self.remembered) & ~finite
             self._skipped_steps.copy_(

@@ -1,6 +1,7 @@
 """Several processes: gradients, agreement, errors."""
 
 import contextlib
+import math
 
 import torch
 import torch.distributed as dist
@@ -136,33 +137,33 @@ class RankAgreement:
         sizes = [*(a.numel() for a in self._averages), 1]
         self._flat = torch.zeros(sum(sizes), device=device)
         self._places = self._flat.split(sizes)
-        self._finite = self._work = None
+        self._sign = self._work = None
 
     @torch.no_grad()
     def start(self, loss):
         """Gets called after the forward pass, with the scalar loss."""
-        self._finite = torch.isfinite(loss.detach())
+        self._sign = loss.detach().float()
         if world_size() == 1:
             return
         if self._averages:
             torch._foreach_copy_(self._places[:-1], self._averages)
-        self._places[-1].copy_(~self._finite)
+        self._places[-1].copy_(~self._sign.isfinite())
         self._work = dist.all_reduce(self._flat, async_op=True)
 
     @torch.no_grad()
     def finish(self):
-        """Whether the loss is finite in every process, a scalar bool tensor.
+        """A scalar that is finite if the loss is, in every process.
 
         Gets called after the backward pass; waits on the device alone.
         """
         if world_size() == 1:
-            return self._finite
+            return self._sign
         self._work.wait()
         self._flat.div_(world_size())
         # Only now: the backward pass needs the values of the forward pass.
         if self._averages:
             torch._foreach_copy_(self._averages, self._places[:-1])
-        return self._places[-1][0] == 0
+        return torch.where(self._places[-1][0] == 0, 0.0, math.inf)
 
 
 def wrap_distributed(module, device, find_unused=False, dtype=None):

@@ -124,7 +124,7 @@ class GuardedBrain(StoppableBrain):
 
     def optimizers_step(self):
         """Update the parameters, unless the step is NaN or infinite."""
-        finite = self.agreement.finish()
+        finite = self.agreement.finish().isfinite()
         signs = self._clip()
         # Above 1 a scaler looks for a scale at which gradients are finite.
         if self.scaler.get_scale() <= 1:  # and 1 if it is not enabled

@@ -128,6 +128,28 @@ def check_skipped(device):
     assert_close(ours, theirs)
 
 
+def check_finiteness(device):
+    """Bad gradients are found, wherever they are."""
+    net, optimizer = make(device)
+    differentiate(net, 0)
+    optimizer.step()
+    update = AdamWUpdate(optimizer)
+    for p in net.parameters():
+        for at in (0, -1, p.numel() // 2):
+            for bad in (float("nan"), float("inf"), -float("inf"), 3e38):
+                differentiate(net, 1)
+                p.grad.view(-1)[[at, at - 1]] = bad
+                assert update.finiteness().isfinite() == (bad == 3e38)
+    # Those that were looked at are those that count.
+    net[2].weight.grad = net[2].weight.grad.t().contiguous().t()
+    assert update.finiteness().isfinite()
+    wanted = net[2].weight.grad.clone()
+    state = optimizer.state[net[2].weight]["exp_avg"]
+    moved = state + 0.1 * (wanted - state)
+    update(torch.tensor(True, device=device))
+    torch.testing.assert_close(state, moved)
+
+
 def check_some(device):
     """Parameters without a gradient stay, and so do tensors that moved."""
     ours, theirs = make(device), make(device)
@@ -156,6 +178,7 @@ def check_all(device):
     check_equal(device)
     check_equal(device, betas=(0.0, 0.5), eps=1e-3)
     check_skipped(device)
+    check_finiteness(device)
     check_some(device)
 
 

@@ -1,6 +1,8 @@
 """The Brain that captures its step: bookkeeping that needs no GPU."""
 
+import copy
 import re
+from functools import partial
 
 import pytest
 import speechbrain as sb
@@ -135,10 +137,38 @@ def test_the_loss_is_one_program(tmp_path, chunks, monkeypatch, precision):
     brain = toy(tmp_path, precision=precision)
     brain.fit(range(1, 2), loader(chunks))
     batch = chunks.batch(0)
-    tensors = batch.sig.data, batch.spk_id_encoded.data, batch.utterance
+    labels = batch.spk_id_encoded.data.squeeze(1)
+    tensors = batch.sig.data, labels, batch.utterance
     loss_fn = brain.captured_step._loss_fn
     whole = torch.compile(loss_fn, fullgraph=True, backend="eager")
     torch.testing.assert_close(whole(*tensors), loss_fn(*tensors))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_step_draws_where_the_gpu_has_the_audio(tmp_path, chunks, compiled):
+    """And trains on the same as one that is given its batches."""
+    there = copy.deepcopy(chunks.audio).to("cuda")
+    drawn = RandomChunks(there, 8, 4, batches_per_epoch=5, seed=3)
+    for step in (4, 0):  # looked into, as a step that is not captured does
+        ours, plain = drawn.batch(step), chunks.batch(step)
+        assert torch.equal(ours.sig.data.cpu(), plain.sig.data)
+        assert torch.equal(ours.utterance.cpu(), plain.utterance)
+    brains = []
+    for name, source in (("drawn", drawn), ("given", chunks)):
+        kind = partial(Toy, compile_step=compiled)
+        brains.append(toy(tmp_path / name, kind, device="cuda"))
+        brains[-1].fit(range(1, 4), loader(source))
+        assert brains[-1].captured_step.captured
+    assert brains[0].captured_step._inputs == []
+    assert len(brains[1].captured_step._inputs) == 3
+    for a, b in zip(*(b.modules.parameters() for b in brains)):
+        torch.testing.assert_close(a, b)
+    # Then from elsewhere: another step, and not the batches of the first.
+    brains[0].fit_batch(chunks.batch(15))
+    brains[1].fit_batch(chunks.batch(15))
+    for a, b in zip(*(b.modules.parameters() for b in brains)):
+        torch.testing.assert_close(a, b)
 
 
 def state(brain):

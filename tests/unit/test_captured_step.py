@@ -107,6 +107,21 @@ def test_equals_a_loop_by_hand(device, name, limit):
 
 
 @on_all_devices
+@pytest.mark.parametrize("sharpness", [0.0, 0.05])
+def test_a_step_draws_its_batch(device, sharpness):
+    """From its number, which is all that it is given."""
+    ours, plain = Task(device, "adamw"), Task(device, "adamw")
+    options = {"sharpness_radius": sharpness}
+    step = ours.captured(draw=ours.batch, **options)
+    for number in (5, 6, 7, 9, 5, 8):
+        step(number)
+    plain.train(plain.captured(**options), (5, 6, 7, 9, 5, 8))
+    assert step.captured == (device == "cuda")
+    assert ours.total.item() == pytest.approx(plain.total.item(), rel=1e-5)
+    assert_equal(ours, plain, 1e-5)
+
+
+@on_all_devices
 def test_rate_and_margin_change_between_steps(device):
     """As floats, as schedulers set them, and seen by the captured step."""
     ours, plain = Task(device), Task(device)

@@ -31,6 +31,7 @@ on_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"
 )
 
+DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
 DEFAULT = (3200, (80, 60, 60), (251, 5, 5), (3, 3, 3))
 # samples, channels, taps, pools: every number of layers, channels below, at
 # and above a multiple of 16, pools with and without a kernel of their own,
@@ -230,8 +231,8 @@ def test_evaluation_is_compiled_beside_training():
     torch.manual_seed(0)
     net = SincTDNN().cuda().train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    random = torch.cuda.get_rng_state()
     windows = torch.randn(64, 3200, device="cuda")
+    random = torch.cuda.get_rng_state()
     compile_evaluation(net, windows, torch.float16).join()
     assert net.training
     assert torch.equal(random, torch.cuda.get_rng_state())
@@ -260,23 +261,42 @@ def test_supports_only_what_it_can_run():
 
 
 @pytest.mark.parametrize("size", [5, 8, 6420])
-def test_aligned_linear_equals_linear(size):
+@pytest.mark.parametrize("device", DEVICES)
+def test_aligned_linear_equals_linear(size, device):
     """Zeros in the padding change neither values nor gradients."""
-    x = torch.randn(4, size)
-    leaves = [torch.randn(*s, requires_grad=True) for s in ((3, size), (3,))]
+    leaves = [
+        torch.randn(*shape, device=device, requires_grad=True)
+        for shape in ((4, size), (3, size), (3,))
+    ]
     for enabled in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            got = cuda.linear(x, *leaves)
-            want = F.linear(x, *leaves)
+        with torch.autocast(device, torch.bfloat16, enabled=enabled):
+            got = cuda.linear(*leaves)
+            want = F.linear(*leaves)
         assert got.dtype == want.dtype
         tolerance = {"rtol": 2e-2, "atol": 0.5} if enabled else {}
         torch.testing.assert_close(got, want, **tolerance)
         for a, b in zip(
-            torch.autograd.grad(got.float().sum(), leaves),
-            torch.autograd.grad(want.float().sum(), leaves),
+            torch.autograd.grad(got.float().square().sum(), leaves),
+            torch.autograd.grad(want.float().square().sum(), leaves),
         ):
             assert a.shape == b.shape
-            torch.testing.assert_close(a, b)
+            assert a.is_contiguous() and a.dtype == torch.float32
+            scale = b.abs().max() if enabled else 1.0
+            torch.testing.assert_close(a / scale, b / scale, **tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradient_of_a_linear_weight_is_not_rounded(device):
+    """Under autocast it has float32's digits, where torch's has bfloat16's."""
+    x = torch.randn(64, 40, device=device).bfloat16().float()
+    leaves = [torch.randn(*s, device=device) for s in ((24, 40), (24,))]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    dy = torch.randn(64, 24, device=device).bfloat16()
+    with torch.autocast(device, torch.bfloat16):
+        y = cuda.linear(x, *leaves)
+    weight, bias = torch.autograd.grad(y, leaves, dy)
+    torch.testing.assert_close(weight, dy.float().t() @ x)
+    torch.testing.assert_close(bias, dy.float().sum(0))
 
 
 @pytest.fixture
@@ -350,7 +370,7 @@ def test_logarithmic_sinc_map_on_gpu(bf16, fixed, tf32):
     assert max(grads) < (0.2 if bf16 else 1e-3)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+@pytest.mark.parametrize("device", DEVICES)
 def test_finiteness(device):
     check_finiteness(device)
     check_finiteness(device, torch.bfloat16)

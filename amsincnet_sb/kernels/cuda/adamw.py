@@ -13,6 +13,7 @@ from amsincnet_sb.kernels.cuda.support import supports
 __all__ = ["AdamWUpdate"]
 
 BLOCK = 1024  # values of a program
+MARKED = 2  # blocks of a program that only reads
 
 
 class AdamWUpdate:
@@ -33,7 +34,14 @@ class AdamWUpdate:
 
     def __init__(self, optimizer):
         self._optimizer = optimizer
-        self._groups = [_Group() for _ in optimizer.param_groups]
+        self._device = optimizer.param_groups[0]["params"][0].device
+        groups = len(optimizer.param_groups)
+        # Of groups whose learning rate is not on the device.
+        self._rates = torch.zeros(groups, device=self._device)
+        self._options = None
+        self._located = None
+        self._rows = None
+        self._waiting = False
 
     @staticmethod
     def fits(optimizer):
@@ -54,106 +62,132 @@ class AdamWUpdate:
         )
 
     @torch.no_grad()
+    def finiteness(self):
+        """A scalar that is finite if, and only if, all gradients are.
+
+        The next update is that of the gradients that are here now.
+        """
+        from amsincnet_sb.kernels.cuda import triton_adamw
+
+        self._located = self._locate()
+        flag = torch.zeros((), device=self._device)
+        if self._located:
+            triton_adamw.mark_gradients[(-(-len(self.owners) // MARKED),)](
+                self.table,
+                self.owners,
+                flag,
+                len(self.owners),
+                ALIGNED=self.aligned,
+                BLOCK=BLOCK,
+                MANY=MARKED,
+                num_warps=4,
+            )
+        return flag
+
+    @torch.no_grad()
     def __call__(self, finite):
         """Update all parameters that have a gradient.
 
         Nothing changes where the scalar bool tensor ``finite`` is False. The
         learning rates may be tensors.
         """
-        # Loading makes other groups of options.
-        for ours, group in zip(self._groups, self._optimizer.param_groups):
-            ours.update(group, self._optimizer.state, finite)
-
-    def finish_capture(self):
-        """Tell the graph where its tensors are, which lie there for good."""
-        for ours in self._groups:
-            ours.write_table()
-
-
-class _Group:
-    """Where the tensors of a parameter group are, and its options."""
-
-    def __init__(self):
-        self.rows = None
-        self.numbers = None
-        self.waiting = False
-
-    def update(self, group, state, finite):
-        """See AdamWUpdate."""
         from amsincnet_sb.kernels.cuda import triton_adamw
 
-        parameters = [p for p in group["params"] if p.grad is not None]
-        if not parameters:
+        located = self._located or self._locate()
+        self._located = None
+        if not located:
             return
-        states = [state[p] for p in parameters]
-        tensors = [
-            (p, p.grad.contiguous(), s["exp_avg"], s["exp_avg_sq"], s["step"])
-            for p, s in zip(parameters, states)
-        ]
-        self._locate(tensors, finite.device)
-        lr = group["lr"]
-        if not torch.is_tensor(lr):
-            lr = torch.tensor(lr, device=finite.device)
         triton_adamw.adamw[(len(self.owners),)](
             self.table,
             self.owners,
             finite.view(torch.int8),
-            lr,
-            self._numbers(group, finite.device),
+            self._numbers(),
             ALIGNED=self.aligned,
             BLOCK=BLOCK,
             num_warps=4,
         )
         # All programs of a tensor have read it.
-        counts = [s["step"] for s in states]
+        counts = [count for *_, count in located]
         # A list, because torch reads a single number on the host.
         torch._foreach_add_(counts, [finite.float()] * len(counts))
 
-    def write_table(self):
-        """Put the addresses where the kernel reads them."""
-        if self.waiting:
-            self.table.copy_(torch.tensor(self.rows))
-            self.waiting = False
+    def finish_capture(self):
+        """Tell the graph where its tensors are, which lie there for good."""
+        if self._waiting:
+            self.table.copy_(torch.tensor(self._rows))
+            self._waiting = False
 
-    def _locate(self, tensors, device):
-        """Make the table of tensors and of the programs they belong to."""
-        rows, owners = [], []
-        for number, (p, *others) in enumerate(tensors):
-            addresses = [tensor.data_ptr() for tensor in (p, *others)]
-            rows.append([*addresses, p.numel(), len(owners)])
-            owners += [number] * -(-p.numel() // BLOCK)
-        if rows == self.rows:
-            return
-        sizes = [row[5:] for row in rows]
-        if self.rows is None or sizes != [row[5:] for row in self.rows]:
+    def _locate(self):
+        """Parameters with a gradient, gradients and state, put in the table.
+
+        The table says where the tensors are, ``owners`` which of its rows a
+        program belongs to.
+        """
+        found, rows, owners = [], [], []
+        # Loading makes other groups of options.
+        for number, group in enumerate(self._optimizer.param_groups):
+            rate = self._rate(number, group["lr"])
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self._optimizer.state[p]
+                moments = state["exp_avg"], state["exp_avg_sq"]
+                tensors = p, p.grad.contiguous(), *moments, state["step"]
+                found.append(tensors)
+                addresses = [tensor.data_ptr() for tensor in (*tensors, rate)]
+                row = [*addresses, number, p.numel(), len(owners)]
+                owners += [len(rows)] * -(-p.numel() // BLOCK)
+                rows.append(row)
+        if rows != self._rows:
+            self._keep(rows, owners)
+        return found
+
+    def _keep(self, rows, owners):
+        """Have the table made of its rows."""
+        sizes = [row[-2:] for row in rows]
+        if not self._rows or sizes != [row[-2:] for row in self._rows]:
+            columns = len(rows[0]) if rows else 0
             self.table = torch.zeros(
-                len(rows), len(rows[0]), dtype=torch.int64, device=device
+                len(rows), columns, dtype=torch.int64, device=self._device
             )
-            self.owners = torch.tensor(owners, device=device)
-        self.rows = rows
+            self.owners = torch.tensor(owners, device=self._device)
+        self._rows = rows
         self.aligned = not any(x % 16 for row in rows for x in row[:4])
-        self.waiting = True
+        self._waiting = True
         # A graph's tensors are there when it is replayed, not before.
-        if not _is_capturing(device):
-            self.write_table()
+        if not _is_capturing(self._device):
+            self.finish_capture()
 
-    def _numbers(self, group, device):
+    def _rate(self, number, lr):
+        """A group's learning rate, on the device."""
+        if torch.is_tensor(lr) and lr.device == self._device:
+            if lr.dtype == torch.float32:
+                return lr
+        return self._rates[number].copy_(torch.as_tensor(lr))
+
+    def _numbers(self):
         """See the kernel."""
-        first, second = group["betas"]
-        numbers = [
-            math.log(first) if first else -math.inf,
-            math.log(second) if second else -math.inf,
-            1 - first,
-            1 - second,
-            group["eps"],
-            group["weight_decay"],
+        options = [
+            (*group["betas"], group["eps"], group["weight_decay"])
+            for group in self._optimizer.param_groups
         ]
-        if numbers != self.numbers:
-            self.numbers = numbers
-            self.on_device = torch.tensor(
-                numbers, dtype=torch.float64, device=device
+        if options != self._options:
+            self._options = options
+            rows = [
+                [
+                    math.log(first) if first else -math.inf,
+                    math.log(second) if second else -math.inf,
+                    1 - first,
+                    1 - second,
+                    eps,
+                    decay,
+                ]
+                for first, second, eps, decay in options
+            ]
+            self._on_device = torch.tensor(
+                rows, dtype=torch.float64, device=self._device
             )
-        return self.on_device
+        return self._on_device
 
 
 def _is_capturing(device):

@@ -19,33 +19,36 @@ __all__ = [
 
 def affine_of(gain, shift, cp):
     """Gain and shift ``[channels, time]`` as ``[2, time, padded channels]``."""
+    from amsincnet_sb.kernels.cuda import triton_reductions
+
     channels, time = gain.shape
-    affine = gain.new_empty(2, time, cp)
-    for source, out in zip((gain, shift), affine):
-        rearrange(
-            source.contiguous(),
-            out,
-            (1, time, cp),
-            (0, 1, time),
-            valid=(time, channels),
-        )
-    return affine
+    out = gain.new_empty(2, time, cp)
+    tile = 32
+    triton_reductions.affine[(-(-time // tile) * -(-cp // tile), 2)](
+        gain.contiguous(),
+        shift.contiguous(),
+        out,
+        C=channels,
+        T=time,
+        CP=cp,
+        TB=tile,
+        CB=tile,
+        num_warps=4,
+    )
+    return out
 
 
 def affine_gradient(parts, channels):
-    """Gradients of gain and shift, each ``[channels, time]``."""
+    """Gradients of gain and shift, ``[2, channels, time]``."""
     _, count, time, cp = parts.shape
-    return [
-        rearrange(
-            part,
-            parts.new_empty(channels, time),
-            (1, channels, time),
-            (0, 1, cp),
-            parts=count,
-            step=time * cp,
-        )
-        for part in parts
-    ]
+    return rearrange(
+        parts,
+        parts.new_empty(2, channels, time),
+        (2, channels, time),
+        (count * time * cp, 1, cp),
+        parts=count,
+        step=time * cp,
+    )
 
 
 def norm_forward(
@@ -68,8 +71,8 @@ def norm_forward(
     y = z.new_empty(batch, time, cp)
     mean = torch.empty(batch, cp, dtype=sum_dtype(z), device=z.device)
     std = torch.empty_like(mean)
-    tiles = _tiles(time, 1024, 4)
-    triton_reductions.norm_forward[(batch * (cp // tiles["CB"]),)](
+    tiles = _tiles(time, cp)
+    triton_reductions.norm_forward[(batch * -(-cp // tiles["CB"]),)](
         z,
         affine[0],
         affine[1],
@@ -133,8 +136,8 @@ def norm_backward(
     common |= {"ABS": absolute, "LOG": floor > 0, "MASKED": keep is not None}
     kept = z if keep is None else keep
     read = affine[0], affine[1], kept, mean, std, total, dot
-    tiles = _tiles(time, 256, 8)
-    triton_reductions.norm_sums[(batch * (cp // tiles["CB"]),)](
+    tiles = _tiles(time, cp)
+    triton_reductions.norm_sums[(batch * -(-cp // tiles["CB"]),)](
         dy, z, *read, eps, slope, floor, **tiles, **common
     )
     d = z.new_empty(batch, rows * pool, cp)
@@ -220,7 +223,7 @@ def statistics(x):
     return out
 
 
-def _tiles(time, most, warps):
+def _tiles(time, cp):
     """Tile sizes and warps of a kernel over all time of some channels."""
-    tb = min(most, power_of_2(time))
-    return {"TB": tb, "CB": 16, "num_warps": warps if tb > 128 else 4}
+    tiles = {"TB": min(128, power_of_2(time)), "CB": min(32, power_of_2(cp))}
+    return tiles | {"num_warps": 8 if time > 64 else 4}

@@ -95,7 +95,7 @@ def _(x, weight, bias, gain, shift, pool, eps, slope):
     schema="(Tensor dy, Tensor z, Tensor code, Tensor mean, Tensor std, "
     "Tensor packed, Tensor affine, Tensor x, SymInt channels, "
     "SymInt channels_in, SymInt pool, float eps, float slope) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor)",
 )
 def _pooled_conv_backward(
     dy,
@@ -112,7 +112,7 @@ def _pooled_conv_backward(
     eps,
     slope,
 ):
-    """Gradients of the input, the weight, gain and shift."""
+    """Gradients of the input, the weight, and gain and shift."""
     batch, rows, cin = x.shape
     taps, _, cp = packed.shape
     time = z.shape[1]
@@ -160,7 +160,7 @@ def _pooled_conv_backward(
         KK=taps * cp,
         N=cin,
     )
-    return dx, dweight, *affine_gradient(parts, channels)
+    return dx, dweight, affine_gradient(parts, channels)
 
 
 @_pooled_conv_backward.register_fake
@@ -168,8 +168,7 @@ def _(dy, z, code, mean, std, packed, affine, x, channels, channels_in, *_):
     return (
         torch.empty_like(x),
         mean.new_empty(channels, channels_in, packed.shape[0]),
-        mean.new_empty(channels, affine.shape[1]),
-        mean.new_empty(channels, affine.shape[1]),
+        mean.new_empty(2, channels, affine.shape[1]),
     )
 
 
@@ -183,13 +182,13 @@ def _context(ctx, inputs, output):
 def _gradient(ctx, dy, *_):
     if dy is None:
         return (None,) * 8
-    dx, dweight, dgain, dshift = _pooled_conv_backward(
+    dx, dweight, affine = _pooled_conv_backward(
         dy, *ctx.saved_tensors, *ctx.shape
     )
     # A bias is constant over time, so the normalisation takes it out again:
     # its gradient is zero, exactly (the plain path's is rounding noise).
-    dbias = dgain.new_zeros(dgain.shape[0])
-    return dx, dweight, dbias, dgain, dshift, None, None, None
+    dbias = affine.new_zeros(affine.shape[1])
+    return dx, dweight, dbias, *affine, None, None, None
 
 
 _pooled_conv.register_autograd(_gradient, setup_context=_context)

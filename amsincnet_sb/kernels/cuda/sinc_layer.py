@@ -12,7 +12,11 @@ from amsincnet_sb.kernels.cuda.norm import (
     norm_backward,
     norm_forward,
 )
-from amsincnet_sb.kernels.cuda.support import sum_dtype, triton_arithmetic
+from amsincnet_sb.kernels.cuda.support import (
+    sum_dtype,
+    triton_arithmetic,
+    wide_product,
+)
 
 __all__ = ["sinc_layer", "sinc_pool"]
 
@@ -150,7 +154,7 @@ def _(x, filters, gain, shift, keep, pool, eps, slope, floor, dtype):
     "Tensor padded, Tensor matrix, Tensor affine, Tensor? keep, "
     "SymInt samples, SymInt channels, SymInt taps, SymInt pool, float eps, "
     "float slope, float floor, bool want_input) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "-> (Tensor, Tensor, Tensor)",
 )
 def _sinc_layer_backward(
     dy,
@@ -171,7 +175,7 @@ def _sinc_layer_backward(
     floor,
     want_input,
 ):
-    """Gradients of the waveform, the filters, gain and shift."""
+    """Gradients of the waveform, the filters, and gain and shift."""
     s = _SincShape(samples, channels, taps, pool)
     d, parts = norm_backward(
         dy,
@@ -192,7 +196,7 @@ def _sinc_layer_backward(
     dx, dfilters = _filter_backward(
         d, padded, matrix, samples, channels, taps, pool, want_input
     )
-    return dx, dfilters, *affine_gradient(parts, channels)
+    return dx, dfilters, affine_gradient(parts, channels)
 
 
 def _filter_backward(
@@ -210,10 +214,7 @@ def _filter_backward(
         (batch, s.blocks, s.w),
         (s.samples, s.g, 1),
     )
-    if d.is_cuda and d.dtype == torch.bfloat16:
-        grad = torch.mm(pieces.t(), rows, out_dtype=torch.float32)
-    else:
-        grad = pieces.t() @ rows
+    grad = wide_product(pieces.t(), rows)
     # Row w, position p of the Toeplitz matrix is tap w - p of the filter.
     dfilters = rearrange(
         grad,
@@ -248,8 +249,7 @@ def _(dy, z, code, mean, std, padded, matrix, affine, keep, samples, *sizes):
     return (
         mean.new_empty(z.shape[0], samples if want_input else 0),
         mean.new_empty(channels, taps),
-        mean.new_empty(channels, affine.shape[1]),
-        mean.new_empty(channels, affine.shape[1]),
+        mean.new_empty(2, channels, affine.shape[1]),
     )
 
 
@@ -264,10 +264,10 @@ def _gradient(ctx, dy, *_):
     if dy is None:
         return (None,) * 10
     want_input = ctx.needs_input_grad[0]
-    dx, *grads = _sinc_layer_backward(
+    dx, dfilters, affine = _sinc_layer_backward(
         dy, *ctx.saved_tensors, *ctx.shape, want_input
     )
-    return (dx if want_input else None, *grads, *[None] * 6)
+    return (dx if want_input else None, dfilters, *affine, *[None] * 6)
 
 
 _sinc_layer.register_autograd(_gradient, setup_context=_context)

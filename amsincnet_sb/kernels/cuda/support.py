@@ -5,10 +5,17 @@ import os
 
 import torch
 
-__all__ = ["matmul_dtype", "sum_dtype", "supports", "triton_arithmetic"]
+__all__ = [
+    "matmul_dtype",
+    "sum_dtype",
+    "supports",
+    "triton_arithmetic",
+    "wide_product",
+]
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_HAS_WIDE_MM = "dtype" in torch.ops.aten.mm.overloads()  # torch 2.8
 
 
 def supports(x):
@@ -50,6 +57,20 @@ def matmul_dtype(x):
 def sum_dtype(x):
     """Precision of sums over values of ``x``."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def wide_product(a, b):
+    """The product of two matrices of a half-precision type, in float32.
+
+    Others keep their type.
+    """
+    if a.dtype not in (torch.float16, torch.bfloat16):
+        return a @ b
+    if not a.is_cuda:
+        return a.float() @ b.float()
+    if _HAS_WIDE_MM:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return (a @ b).float()
 
 
 def triton_arithmetic(x):

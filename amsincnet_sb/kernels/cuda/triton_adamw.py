@@ -1,4 +1,4 @@
-"""The Triton kernel of :mod:`.adamw`; imported when it is first launched."""
+"""The Triton kernels of :mod:`.adamw`; imported when one is first launched."""
 
 import triton
 import triton.language as tl
@@ -9,9 +9,12 @@ GRADIENT = tl.constexpr(1)
 MEAN = tl.constexpr(2)
 SQUARE = tl.constexpr(3)
 STEP = tl.constexpr(4)
-SIZE = tl.constexpr(5)
-FIRST = tl.constexpr(6)
-COLUMNS = tl.constexpr(7)
+RATE = tl.constexpr(5)
+GROUP = tl.constexpr(6)
+SIZE = tl.constexpr(7)
+FIRST = tl.constexpr(8)
+COLUMNS = tl.constexpr(9)
+OPTIONS = tl.constexpr(6)  # numbers of a group
 
 
 @triton.jit
@@ -38,27 +41,51 @@ def _update(p, g, m, v, at, mask, shrink, rate, w1, w2, root, eps):
 
 
 @triton.jit
+def mark_gradients(
+    table,
+    owners,
+    flag,
+    BLOCKS,
+    ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    MANY: tl.constexpr,  # blocks of a program
+):
+    """Infinity into ``flag`` if a gradient's value is NaN or infinite."""
+    for nth in tl.static_range(MANY):
+        block = tl.program_id(0) * MANY + nth
+        here = block < BLOCKS
+        row = table + tl.load(owners + block, mask=here, other=0) * COLUMNS
+        size = tl.where(here, tl.load(row + SIZE), 0)
+        at = (block - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
+        g = _tensor(row, GRADIENT, ALIGNED) + at
+        g = tl.abs(tl.load(g, mask=at < size, other=0.0))
+        # All that write, write the same value, so that nobody waits for others.
+        tl.store(flag + 0 * at, float("inf"), mask=~(g < float("inf")))
+
+
+@triton.jit
 def adamw(
     table,
     owners,
     finite,
-    lr,
     numbers,
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """A block of a tensor; nothing where ``finite`` is 0.
 
-    ``numbers`` are the logarithms of the two betas, 1 less each of them,
-    epsilon and the weight decay, in float64.
+    ``numbers`` are, of each group, the logarithms of the two betas, 1 less
+    each of them, epsilon and the weight decay, in float64.
     """
     block = tl.program_id(0)
     row = table + tl.load(owners + block) * COLUMNS
     if tl.load(finite) != 0:
+        numbers += tl.load(row + GROUP) * OPTIONS
         # float64, because 1 - 0.999 has four digits in float32
         step = tl.load(tl.load(row + STEP).to(tl.pointer_type(tl.float32)))
         step = step.to(tl.float64) + 1
-        base = tl.load(lr).to(tl.float64)
+        base = tl.load(tl.load(row + RATE).to(tl.pointer_type(tl.float32)))
+        base = base.to(tl.float64)
         first = 1 - tl.exp(step * tl.load(numbers))
         second = 1 - tl.exp(step * tl.load(numbers + 1))
         w1 = tl.load(numbers + 2).to(tl.float32)

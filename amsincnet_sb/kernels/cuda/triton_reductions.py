@@ -30,7 +30,7 @@ def _values(
     ACC: tl.constexpr,
 ):
     """The values to normalise of some times and channels; 0 behind the end."""
-    ok = (t < T)[:, None]
+    ok = (t < T)[:, None] & (c < CP)[None, :]
     v = tl.load(z + t[:, None] * CP + c[None, :], mask=ok, other=0.0).to(ACC)
     return tl.where(ok, _shown(v, floor, ABS, LOG), 0.0)
 
@@ -69,14 +69,16 @@ def norm_forward(
 
     So do the channels of an example that are not to be kept.
     """
-    example = (tl.program_id(0) // (CP // CB)).to(tl.int64)
-    c = (tl.program_id(0) % (CP // CB)) * CB + tl.arange(0, CB)
+    example = (tl.program_id(0) // tl.cdiv(CP, CB)).to(tl.int64)
+    c = (tl.program_id(0) % tl.cdiv(CP, CB)) * CB + tl.arange(0, CB)
     t = tl.arange(0, TB)
     z += example * TZ * CP
     y += example * T * CP
+    there = c < CP
     shown = c < C
     if MASKED:
-        shown = shown & (tl.load(keep + example * CP + c) != 0)
+        kept = tl.load(keep + example * CP + c, mask=there, other=0)
+        shown = shown & (kept != 0)
     v = _values(z, t, c, floor, T, CP, ABS, LOG, ACC)
     total = v
     # One pass where all of time fits in a tile; else z is read again.
@@ -91,7 +93,7 @@ def norm_forward(
     scale = 1.0 / (std + eps)
     for t0 in range(0, T, TB):
         at = (t0 + t)[:, None] * CP + c[None, :]
-        ok = (t0 + t < T)[:, None]
+        ok = (t0 + t < T)[:, None] & there[None, :]
         if T > TB:
             v = _values(z, t0 + t, c, floor, T, CP, ABS, LOG, ACC)
         u = tl.load(gain + at, mask=ok, other=0.0).to(ACC)
@@ -100,8 +102,8 @@ def norm_forward(
         u = tl.where(u > 0, u, u * slope)
         u = tl.where(shown[None, :], u, 0.0)
         tl.store(y + at, u.to(y.dtype.element_ty), mask=ok)
-    tl.store(mean_out + example * CP + c, mean)
-    tl.store(std_out + example * CP + c, std)
+    tl.store(mean_out + example * CP + c, mean, mask=there)
+    tl.store(std_out + example * CP + c, std, mask=there)
 
 
 @triton.jit
@@ -130,18 +132,20 @@ def norm_sums(
     CB: tl.constexpr,
 ):
     """Of ``h = gain · dy · LeakyReLU'``: its sum over time, and with x̂."""
-    example = (tl.program_id(0) // (CP // CB)).to(tl.int64)
-    c = (tl.program_id(0) % (CP // CB)) * CB + tl.arange(0, CB)
+    example = (tl.program_id(0) // tl.cdiv(CP, CB)).to(tl.int64)
+    c = (tl.program_id(0) % tl.cdiv(CP, CB)) * CB + tl.arange(0, CB)
     t = tl.arange(0, TB)
-    mean = tl.load(mean_in + example * CP + c)
-    scale = 1.0 / (tl.load(std_in + example * CP + c) + eps)
+    there = c < CP
+    mean = tl.load(mean_in + example * CP + c, mask=there, other=0.0)
+    std = tl.load(std_in + example * CP + c, mask=there, other=1.0)
+    scale = 1.0 / (std + eps)
     z += example * TZ * CP
     dy += example * TY * CP
     total = tl.zeros((TB, CB), ACC)
     dot = tl.zeros((TB, CB), ACC)
     for t0 in range(0, T, TB):
         at = (t0 + t)[:, None] * CP + c[None, :]
-        ok = (t0 + t < T)[:, None]
+        ok = (t0 + t < T)[:, None] & there[None, :]
         v = _values(z, t0 + t, c, floor, T, CP, ABS, LOG, ACC)
         v = (v - mean[None, :]) * scale[None, :]
         g = tl.load(gain + at, mask=ok, other=0.0).to(ACC)
@@ -152,10 +156,10 @@ def norm_sums(
         dot += h * v
     total, dot = tl.sum(total, 0), tl.sum(dot, 0)
     if MASKED:
-        kept = tl.load(keep + example * CP + c) != 0
+        kept = tl.load(keep + example * CP + c, mask=there, other=0) != 0
         total, dot = tl.where(kept, total, 0.0), tl.where(kept, dot, 0.0)
-    tl.store(sum_out + example * CP + c, total)
-    tl.store(dot_out + example * CP + c, dot)
+    tl.store(sum_out + example * CP + c, total, mask=there)
+    tl.store(dot_out + example * CP + c, dot, mask=there)
 
 
 @triton.jit
@@ -247,6 +251,31 @@ def norm_backward(
     part = tl.cast(split, tl.int64) * T * CP
     tl.store(dgain + part + at, gain_sum, mask=valid)
     tl.store(dshift + part + at, shift_sum, mask=valid)
+
+
+@triton.jit
+def affine(
+    gain,
+    shift,
+    out,
+    C: tl.constexpr,
+    T: tl.constexpr,
+    CP: tl.constexpr,
+    TB: tl.constexpr,
+    CB: tl.constexpr,
+):
+    """Both ``[C, T]`` into ``[2, T, CP]``, with zeros in the padding."""
+    tile = tl.program_id(0)
+    t = (tile // tl.cdiv(CP, CB)) * TB + tl.arange(0, TB)
+    c = (tile % tl.cdiv(CP, CB)) * CB + tl.arange(0, CB)
+    first = tl.program_id(1) == 0
+    at = t[:, None] + (c * T)[None, :]
+    ok = (t < T)[:, None] & (c < C)[None, :]
+    # Of one of the two nothing is read.
+    v = tl.load(gain + at, mask=ok & first, other=0.0)
+    v += tl.load(shift + at, mask=ok & (tl.program_id(1) == 1), other=0.0)
+    into = tl.program_id(1) * T * CP + (t * CP)[:, None] + c[None, :]
+    tl.store(out + into, v, mask=(t < T)[:, None] & (c < CP)[None, :])
 
 
 @triton.jit

@@ -492,7 +492,6 @@ def dataio_prep(hparams, device):
             rank(),
             world_size(),
             hparams["balance_speakers"],
-            hparams["compile_step"],
             hparams["splice_probability"],
             coded_versions(
                 recordings, hparams["codecs"], hparams["sample_rate"]
