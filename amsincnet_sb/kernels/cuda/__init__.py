@@ -18,7 +18,8 @@ uses atomics: results repeat bit for bit.
 :mod:`.feature_maps` is made of the layers :mod:`.sinc_layer` and
 :mod:`.pooled_conv`, these of :mod:`.launch` and :mod:`.norm`, which launch the
 kernels of :mod:`.triton_matmul` and :mod:`.triton_reductions`; SincTDNN has
-:mod:`.strided_conv`.
+:mod:`.strided_conv`. :mod:`.adamw` and :mod:`.restore`, of a training step,
+launch those of :mod:`.triton_tables`.
 """
 
 import zlib

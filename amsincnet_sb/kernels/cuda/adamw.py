@@ -67,12 +67,12 @@ class AdamWUpdate:
 
         The next update is that of the gradients that are here now.
         """
-        from amsincnet_sb.kernels.cuda import triton_adamw
+        from amsincnet_sb.kernels.cuda import triton_tables
 
         self._located = self._locate()
         flag = torch.zeros((), device=self._device)
         if self._located:
-            triton_adamw.mark_gradients[(-(-len(self.owners) // MARKED),)](
+            triton_tables.mark_gradients[(-(-len(self.owners) // MARKED),)](
                 self.table,
                 self.owners,
                 flag,
@@ -91,13 +91,13 @@ class AdamWUpdate:
         Nothing changes where the scalar bool tensor ``finite`` is False. The
         learning rates may be tensors.
         """
-        from amsincnet_sb.kernels.cuda import triton_adamw
+        from amsincnet_sb.kernels.cuda import triton_tables
 
         located = self._located or self._locate()
         self._located = None
         if not located:
             return
-        triton_adamw.adamw[(len(self.owners),)](
+        triton_tables.adamw[(len(self.owners),)](
             self.table,
             self.owners,
             finite.view(torch.int8),

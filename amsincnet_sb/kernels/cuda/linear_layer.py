@@ -14,7 +14,7 @@ def linear(x, weight, bias):
 
     Under bfloat16 autocast an inner size that is not a multiple of 8 (the
     6420 behind SincNet's default convolutions) costs cuBLAS its fast kernels,
-    three times the time; zeros to the next multiple bring them back. When
+    three times the time; zeros to whole cache lines bring them back. When
     compiled, they are part of the cast that autocast needs anyway. The
     weight's gradient is not rounded to bfloat16 and back.
     """
@@ -22,7 +22,8 @@ def linear(x, weight, bias):
     if not torch.is_autocast_enabled(kind):
         return F.linear(x, weight, bias)
     dtype = torch.get_autocast_dtype(kind)
-    pad = -x.shape[-1] % 8
+    size = x.shape[-1]
+    pad = -size % 64 if size % 8 else 0
     if dtype != torch.bfloat16 or x.dim() != 2:
         return F.linear(F.pad(x, (0, pad)), F.pad(weight, (0, pad)), bias)
     with torch.autocast(kind, enabled=False):

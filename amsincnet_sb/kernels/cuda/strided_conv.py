@@ -173,7 +173,8 @@ def _gradient(ctx, dy):
     matrix = matrix.permute(2, 0, 3, 1).reshape(reach * cout, stride * cin)
     dx, grad = _conv_backward(d, x, matrix, stride, taps, reach - 1)
     grad = grad.sum(0).view(taps, cin, cout)
-    dweight = grad.permute(2, 1, 0).to(weight.dtype)
+    # Written as the optimizer reads it.
+    dweight = grad.permute(2, 1, 0).to(weight.dtype).contiguous()
     return dx[:, :rows], dweight, None, None
 
 

@@ -1,9 +1,13 @@
-"""The Triton kernels of :mod:`.adamw`; imported when one is first launched."""
+"""Triton kernels over many tensors at once, of :mod:`.adamw` and :mod:`.restore`.
+
+A table says where the tensors are; of a program, ``owners`` has the row that it
+works on. Imported when one is first launched.
+"""
 
 import triton
 import triton.language as tl
 
-# Columns of the table of tensors.
+# Columns of AdamW's table.
 PARAMETER = tl.constexpr(0)
 GRADIENT = tl.constexpr(1)
 MEAN = tl.constexpr(2)
@@ -107,3 +111,21 @@ def adamw(
         else:
             mask = at < size
             _update(p, g, m, v, at, mask, shrink, rate, w1, w2, root, eps)
+
+
+@triton.jit
+def restore(table, owners, finite, BLOCK: tl.constexpr):
+    """Bytes from where they are kept, where ``finite`` is 0.
+
+    A row has the place of a tensor, that of its copy, its size in bytes and
+    the first of its programs.
+    """
+    block = tl.program_id(0)
+    row = table + tl.load(owners + block) * 4
+    if tl.load(finite) == 0:
+        size = tl.load(row + 2)
+        at = (block - tl.load(row + 3)) * BLOCK + tl.arange(0, BLOCK)
+        tensor = tl.load(row).to(tl.pointer_type(tl.uint8))
+        kept = tl.load(row + 1).to(tl.pointer_type(tl.uint8))
+        values = tl.load(kept + at, mask=at < size, other=0)
+        tl.store(tensor + at, values, mask=at < size)
