@@ -10,7 +10,7 @@ import time
 
 from amsincnet_sb.training.signals import STOPPED
 
-__all__ = ["Children"]
+__all__ = ["Children", "end_with"]
 
 PATIENCE = 60.0  # seconds in which a training must have saved its checkpoint
 PR_SET_PDEATHSIG = 1  # of Linux
@@ -54,7 +54,7 @@ class Children:
             if self._stopping:
                 raise InterruptedError("no process is started any more")
             process = subprocess.Popen(
-                command, preexec_fn=_end_with(os.getpid()), **options
+                command, preexec_fn=end_with(os.getpid()), **options
             )
             self._running.add(process)
             return process
@@ -81,7 +81,7 @@ def _exit(number, frame):
     raise SystemExit(STOPPED)
 
 
-def _end_with(parent):
+def end_with(parent):
     """What a child does first: ask the system for SIGTERM at our end."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None) if os.name != "nt" else 0
     if not prctl:

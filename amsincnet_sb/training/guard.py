@@ -18,7 +18,7 @@ class StepGuard:
     def __init__(self, tensors):
         self.tensors = [t for t in tensors if t.numel()]
         self._bytes = [t.view(-1).view(torch.uint8) for t in self.tensors]
-        self._fast = None
+        self._parts, self._fast = [], None
         if not self.tensors:
             return
         # Each where a tensor of any type can be.

@@ -70,6 +70,7 @@ from amsincnet_sb.training.hparams import (
     plain_options,
     save_hyperparams,
 )
+from amsincnet_sb.training.kernels_ahead import compile_ahead
 from amsincnet_sb.training.metrics import SentenceErrors
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.training.permitted import check_options
@@ -124,7 +125,8 @@ class SpeakerBrain(CapturedBrain):
             sb.Stage.TEST: datasets["test"],
         }
         self.held_out = datasets["valid"] is not datasets["test"]
-        self.compiling = None  # a thread
+        self.ahead = None  # a process that compiles for training,
+        self.compiling = None  # and a thread, for evaluation
         self.tested = None, None  # steps, figures: the last of the test set
         self.speakers = list(label_encoder.lab2ind)
         self.history = MetricsLog(self.hparams.metrics_file)
@@ -230,6 +232,9 @@ class SpeakerBrain(CapturedBrain):
 
     def on_captured(self):
         """Gets called when training is under way: evaluation is prepared."""
+        if self.ahead is not None:
+            self.ahead.terminate()
+            self.ahead.wait()
         windows = self.eval_sets[sb.Stage.VALID]
         if self.budget is None and len(windows):  # else it has been measured
             self.compiling = compile_evaluation(
@@ -628,8 +633,23 @@ def main(started=None):
         for line in report:
             logger.info(line)
 
-        # 4. Data sets; an item is a whole batch, drawn by (seed, epoch, item)
+        # 4. Precision, whose kernels are compiled beside what follows
         check_network(hparams)
+        best = best_precisions(run_opts["device"])
+        if hparams["precision"] == "auto":
+            hparams["precision"] = best["precision"]
+        if hparams["eval_precision"] == "auto":
+            hparams["eval_precision"] = best["eval_precision"]
+        ahead = None
+        if hparams["capture_step"] and rank() == 0:
+            ahead = compile_ahead(
+                hparams["embedding_model"],
+                hparams["batch_size"],
+                AMPConfig.from_name(hparams["precision"]).dtype,
+                run_opts["device"],
+            )
+
+        # 5. Data sets; an item is a whole batch, drawn by (seed, epoch, item)
         datasets, label_encoder = dataio_prep(hparams, run_opts["device"])
         whole = {"batch_size": None}
         train_loader = sb.dataio.dataloader.make_dataloader(
@@ -639,12 +659,7 @@ def main(started=None):
             "dataloader-TRAIN", train_loader
         )
 
-        # 5. Brain
-        best = best_precisions(run_opts["device"])
-        if hparams["precision"] == "auto":
-            hparams["precision"] = best["precision"]
-        if hparams["eval_precision"] == "auto":
-            hparams["eval_precision"] = best["eval_precision"]
+        # 6. Brain
         budget = None
         if hparams["minutes"] and not run_opts["debug"]:
 
@@ -672,9 +687,9 @@ def main(started=None):
                 run_opts=run_opts,
                 checkpointer=hparams["checkpointer"],
             )
-        brain.train_sampler = datasets["train"]
+        brain.train_sampler, brain.ahead = datasets["train"], ahead
 
-        # 6. Training, evaluation, model
+        # 7. Training, evaluation, model
         progressbar = None if sys.stderr.isatty() else False
         brain.fit(
             hparams["epoch_counter"],

@@ -1,0 +1,96 @@
+"""The kernels of a training step, compiled by a process of their own.
+
+What Triton compiles keeps Python busy for seconds. A training that starts has
+more of that to do, reading its audio and having torch compile the rest, and
+finds the kernels in Triton's cache when it needs them.
+
+This file is that process's program, too: ``python -m`` and a JSON object with
+the arguments of :func:`compile_kernels`.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from amsincnet_sb.lobes.windowed import WindowedEmbedding
+from amsincnet_sb.training.children import end_with
+
+__all__ = ["compile_ahead", "compile_kernels"]
+
+CORES = 4  # with fewer the process would be in the way
+ROOM = 16 * 10**9  # bytes of a GPU that must be free
+
+
+def compile_ahead(net, batch_size, dtype, device):
+    """Start a process that compiles the kernels of a network's training step.
+
+    Returns it, or None where it would not help: no GPU, or a busy one, a
+    network without kernels, few processor cores. It ends by itself, or with
+    this process; what fails in it fails again, and says why, where it is
+    needed.
+
+    Arguments
+    ---------
+    net : torch.nn.Module
+        The network.
+    batch_size : int
+        Windows of a step.
+    dtype : torch.dtype
+        Of autocast, or float32.
+    device : str
+        Of the training.
+    """
+    place = torch.device(device)
+    if (
+        place.type != "cuda"
+        or not isinstance(net, WindowedEmbedding)
+        or not net.fast
+        or len(os.sched_getaffinity(0)) < CORES
+        or torch.cuda.mem_get_info(place)[0] < ROOM
+    ):
+        return None
+    options = {
+        "kind": [type(net).__module__, type(net).__qualname__],
+        "arguments": net.arguments,
+        "batch_size": batch_size,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device,
+        "matmuls": torch.get_float32_matmul_precision(),
+    }
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [package, os.getenv("PYTHONPATH")]))
+    with contextlib.suppress(OSError):
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps(options)],
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=end_with(os.getpid()),
+        )
+    return None
+
+
+def compile_kernels(kind, arguments, batch_size, dtype, device, matmuls):
+    """Do once what a training step does with a network of a kind."""
+    torch.set_float32_matmul_precision(matmuls)
+    module, name = kind
+    net = getattr(importlib.import_module(module), name)(**arguments)
+    net.to(device).train()
+    windows = torch.randn(batch_size, net.window, device=device)
+    dtype = getattr(torch, dtype)
+    half = dtype in (torch.float16, torch.bfloat16)
+    with torch.autocast(windows.device.type, dtype=dtype, enabled=half):
+        loss = net(windows).float().square().mean()
+    loss.backward()
+    return net
+
+
+if __name__ == "__main__":
+    compile_kernels(**json.loads(sys.argv[1]))

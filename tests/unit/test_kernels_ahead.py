@@ -1,0 +1,68 @@
+"""The process that compiles a training's kernels before they are needed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from amsincnet_sb.lobes.sinc_tdnn import SincTDNN
+from amsincnet_sb.lobes.sincnet import SincNet
+from amsincnet_sb.training import kernels_ahead
+from amsincnet_sb.training.kernels_ahead import compile_ahead, compile_kernels
+
+
+@pytest.fixture
+def net():
+    return SincTDNN(sinc_channels=8, tdnn_channels=[8] * 4, fc_neurons=[16, 8])
+
+
+def test_does_what_a_step_does(net):
+    """With a network of the same architecture, whose parameters it moves."""
+    for given in (net, SincNet(fc_neurons=[16, 8])):
+        kind = [type(given).__module__, type(given).__qualname__]
+        mode = torch.get_float32_matmul_precision()
+        made = compile_kernels(
+            kind, given.arguments, 4, "bfloat16", "cpu", mode
+        )
+        assert made.arguments == given.arguments and made.training
+        assert all(p.grad.isfinite().all() for p in made.parameters())
+
+
+def test_its_program(net):
+    """Takes what the training tells it."""
+    options = {
+        "kind": [type(net).__module__, type(net).__qualname__],
+        "arguments": net.arguments,
+        "batch_size": 2,
+        "dtype": "float32",
+        "device": "cpu",
+        "matmuls": "high",
+    }
+    command = [sys.executable, "-m", kernels_ahead.__name__]
+    subprocess.run([*command, json.dumps(options)], check=True)
+
+
+def test_is_not_started_where_it_would_not_help(net):
+    assert compile_ahead(net, 8, torch.float32, "cpu") is None
+    if torch.cuda.is_available():
+        other = torch.nn.Linear(3, 2)
+        assert compile_ahead(other, 8, torch.bfloat16, "cuda") is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_fills_the_cache(tmp_path, monkeypatch):
+    """So that a step finds all of its kernels there."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernels_ahead, "CORES", 1)
+    process = compile_ahead(SincTDNN(), 128, torch.bfloat16, "cuda")
+    assert process.wait() == 0
+    found = {path.name for path in tmp_path.rglob("*.cubin")}
+    assert {"implicit_gemm.cubin", "implicit_gemm_grad.cubin"} <= found
+    options = json.loads(process.args[-1])
+    before = set(os.listdir(tmp_path / "cache"))
+    command = [sys.executable, "-m", kernels_ahead.__name__]
+    subprocess.run([*command, json.dumps(options)], check=True)
+    assert set(os.listdir(tmp_path / "cache")) == before
