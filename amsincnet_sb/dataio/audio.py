@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 import torch
 
-from amsincnet_sb.dataio.compressed import ends_within_page, has_unknown_length
+from amsincnet_sb.dataio.compressed import ends_within_page, mp3_samples
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
@@ -90,9 +90,9 @@ def audio_info(path):
     >>> audio_info(path)
     AudioInfo(samples=800, sample_rate=8000, channels=1, subtype='PCM_16')
     """
-    with _opened(path) as sound:
+    with _opened(path) as (sound, samples):
         return AudioInfo(
-            sound.frames, sound.samplerate, sound.channels, sound.subtype
+            samples, sound.samplerate, sound.channels, sound.subtype
         )
 
 
@@ -139,10 +139,11 @@ def read_audio(
     >>> wave.shape, round(float(wave[400]), 2)
     (torch.Size([800]), 0.25)
     """
-    with _opened(path) as sound:
+    with _opened(path) as (sound, samples):
         rate = sound.samplerate
         if stop is None:
-            stop = sound.frames
+            stop = samples
+        _check_limits(path, start, stop, samples)
         check_channel(path, channel, sound.channels)
         wave, peak = _part(path, sound, start, stop, channel)
     if rate != sample_rate:
@@ -157,12 +158,13 @@ def read_chunk(path, start, stop, sample_rate):
     As :func:`read_audio`, but not clipped, and a file that has another rate
     than `sample_rate` (Hz) raises InputError.
     """
-    with _opened(path) as sound:
+    with _opened(path) as (sound, samples):
         if sound.samplerate != sample_rate:
             raise InputError(
                 f"{path}: it has {sound.samplerate} samples per second where "
                 f"the manifest says {sample_rate}; prepare the corpus again."
             )
+        _check_limits(path, start, stop, samples)
         return _part(path, sound, start, stop)[0]
 
 
@@ -252,7 +254,7 @@ def silence(path, cancelled):
 
 @contextmanager
 def _opened(path):
-    """The file as a SoundFile whose header has been found believable."""
+    """A SoundFile whose header has been found believable, and its samples."""
     if not os.path.isfile(path):
         raise InputError(f"{path}: {_no_file(path)}")
     if os.fspath(path).lower().endswith(".raw"):
@@ -263,7 +265,7 @@ def _opened(path):
         # As bytes: a name that is not valid Unicode can be read all the same.
         with soundfile.SoundFile(os.fsencode(path)) as sound:
             _check_header(path, sound)
-            yield sound
+            yield sound, _samples(path, sound)
     except soundfile.SoundFileError as error:
         raise InputError(f"{path}: {_diagnosis(path, error)}") from error
 
@@ -311,11 +313,19 @@ def _check_header(path, sound):
         raise InputError(
             f"{path}: it is cut short, within a page of Ogg; copy it again."
         )
-    if sound.subtype == "MPEG_LAYER_III" and has_unknown_length(path):
+
+
+def _samples(path, sound):
+    """How many samples of a channel there are, where libsndfile guesses, too."""
+    if sound.subtype != "MPEG_LAYER_III":
+        return sound.frames
+    counted = mp3_samples(path)
+    if counted == 0:
         raise InputError(
             f"{path}: it is an MP3 of a variable bit rate without the header "
             "that tells its length, and would be cut short; convert it to WAV."
         )
+    return sound.frames if counted is None else min(counted, sound.frames)
 
 
 def _sizes(path, sound):
@@ -341,13 +351,17 @@ def _sizes(path, sound):
     return (int(found[-1]), sound.frames) if found else (0, 0)
 
 
-def _part(path, sound, start, stop, channel=None):
-    """Samples start to stop as a tensor, found to be usable; their peak."""
-    if not 0 <= start < stop <= sound.frames:
+def _check_limits(path, start, stop, samples):
+    """Raise InputError for a part that is not there."""
+    if not 0 <= start < stop <= samples:
         raise InputError(
             f"{path}: samples {start} to {stop} were asked for, but the "
-            f"file has {sound.frames}; correct the limits."
+            f"file has {samples}; correct the limits."
         )
+
+
+def _part(path, sound, start, stop, channel=None):
+    """Samples start to stop as a tensor, found to be usable; their peak."""
     wave = _mono(path, sound, start, stop, channel)
     peak = max(float(wave.max()), -float(wave.min()))
     check_peak(path, peak)

@@ -277,7 +277,8 @@ class CapturedStep:
         """Whether all is finite; a step that is not counts as skipped."""
         # Not a decorator, whose code object all functions share.
         with torch.no_grad():
-            finite = torch.stack(signs).isfinite().all()
+            finite = torch.stack([sign.float() for sign in signs])
+            finite = finite.isfinite().all()
             place = torch.arange(self.remembered, device=self.device)
             skipped = (place == self._skipped % self.remembered) & ~finite
             self._skipped_steps.copy_(

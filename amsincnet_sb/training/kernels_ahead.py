@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from amsincnet_sb.kernels import kernels_for
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.training.children import end_with
 
@@ -51,7 +52,8 @@ def compile_ahead(net, batch_size, dtype, device):
         place.type != "cuda"
         or not isinstance(net, WindowedEmbedding)
         or not net.fast
-        or len(os.sched_getaffinity(0)) < CORES
+        or kernels_for(torch.empty(0, device=place)) is None
+        or _cores() < CORES
         or torch.cuda.mem_get_info(place)[0] < ROOM
     ):
         return None
@@ -75,6 +77,12 @@ def compile_ahead(net, batch_size, dtype, device):
             preexec_fn=end_with(os.getpid()),
         )
     return None
+
+
+def _cores():
+    """Processor cores of this process; some systems tell those of all."""
+    ask = getattr(os, "sched_getaffinity", None)
+    return len(ask(0)) if ask else os.cpu_count()
 
 
 def compile_kernels(kind, arguments, batch_size, dtype, device, matmuls):

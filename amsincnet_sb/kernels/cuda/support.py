@@ -62,7 +62,7 @@ def sum_dtype(x):
 def wide_product(a, b):
     """The product of two matrices of a half-precision type, in float32.
 
-    Others keep their type.
+    Others keep their type. Before torch 2.8 GPUs round it first.
     """
     if a.dtype not in (torch.float16, torch.bfloat16):
         return a @ b
