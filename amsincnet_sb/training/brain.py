@@ -203,7 +203,6 @@ class CapturedBrain(GuardedBrain):
         return CapturedStep(
             loss_fn,
             self.optimizer,
-            draw=self._draw,
             max_grad_norm=self.max_grad_norm,
             compile=self.compile_step and self.capturing,
             capture=self.capturing,
@@ -211,6 +210,7 @@ class CapturedBrain(GuardedBrain):
             apart=self.no_sync,
             state=[*self.modules.buffers(), self.totals.values],
             agreement=self.agreement,
+            draw=self._draw,
         )
 
     def _can_capture(self):

@@ -59,10 +59,6 @@ class CapturedStep:
     loss_fn : callable
         Maps the tensors of a batch to the scalar loss. It must not read
         tensors on the host nor change shapes.
-    draw : callable, optional
-        Maps the number of a step, an int64 scalar on the device, to the
-        tensors of its batch. It becomes part of the step, and calls are given
-        none.
     optimizer : torch.optim.Optimizer
         Over the parameters to be trained. On CUDA its groups are switched to
         ``capturable`` and to their fastest form.
@@ -82,6 +78,10 @@ class CapturedStep:
     apart : callable
         Makes a context in which a process computes a gradient of its own,
         where there are several: each finds the worst weights for its batch.
+    draw : callable, optional
+        Maps the number of a step, an int64 scalar on the device, to the
+        tensors of its batch. It becomes part of the step, and calls are given
+        none.
 
     Example
     -------
@@ -107,7 +107,6 @@ class CapturedStep:
         self,
         loss_fn,
         optimizer,
-        draw=None,
         max_grad_norm=math.inf,
         compile=True,
         capture=True,
@@ -115,6 +114,7 @@ class CapturedStep:
         agreement=None,
         sharpness_radius=0.0,
         apart=contextlib.nullcontext,
+        draw=None,
     ):
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
@@ -169,7 +169,8 @@ class CapturedStep:
     def __call__(self, step, *batch):
         """Do step number ``step`` with tensors of the same shapes as ever.
 
-        None are given to a step that draws its batch. On CUDA the work may be still going on at return.
+        None are given to a step that draws its batch. On CUDA the work may be
+        still going on at return.
         """
         if self._inputs is None:
             self._inputs = [x.to(self.device, copy=True) for x in batch]
