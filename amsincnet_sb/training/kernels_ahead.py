@@ -4,8 +4,8 @@ What Triton compiles keeps Python busy for seconds. A training that starts has
 more of that to do, reading its audio and having torch compile the rest, and
 finds the kernels in Triton's cache when it needs them.
 
-This file is that process's program, too: ``python -m`` and a JSON object with
-the arguments of :func:`compile_kernels`.
+That process runs :func:`compile_kernels`, whose arguments it gets as a JSON
+object.
 """
 
 import contextlib
@@ -26,6 +26,15 @@ __all__ = ["compile_ahead", "compile_kernels"]
 
 CORES = 4  # with fewer the process would be in the way
 ROOM = 16 * 10**9  # bytes of a GPU that must be free
+# Modules are not looked for in the working directory, which may have files of
+# their names: corpora come from strangers.
+PROGRAM = f"""\
+import sys
+sys.path[:] = filter(None, sys.path)
+import json
+from {__name__} import compile_kernels
+compile_kernels(**json.loads(sys.argv[1]))
+"""
 
 
 def compile_ahead(net, batch_size, dtype, device):
@@ -65,18 +74,23 @@ def compile_ahead(net, batch_size, dtype, device):
         "device": device,
         "matmuls": torch.get_float32_matmul_precision(),
     }
+    with contextlib.suppress(OSError):
+        return _start(options)
+    return None
+
+
+def _start(options):
+    """The process, with the arguments of compile_kernels."""
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package, os.getenv("PYTHONPATH")]))
-    with contextlib.suppress(OSError):
-        return subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(options)],
-            env=os.environ | {"PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=end_with(os.getpid()),
-        )
-    return None
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, json.dumps(options)],
+        env=os.environ | {"PYTHONPATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=end_with(os.getpid()),
+    )
 
 
 def _cores():
@@ -98,7 +112,3 @@ def compile_kernels(kind, arguments, batch_size, dtype, device, matmuls):
         loss = net(windows).float().square().mean()
     loss.backward()
     return net
-
-
-if __name__ == "__main__":
-    compile_kernels(**json.loads(sys.argv[1]))

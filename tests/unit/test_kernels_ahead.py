@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -31,8 +29,10 @@ def test_does_what_a_step_does(net):
         assert all(p.grad.isfinite().all() for p in made.parameters())
 
 
-def test_its_program(net):
-    """Takes what the training tells it."""
+def test_its_program(net, tmp_path, monkeypatch):
+    """Takes what the training tells it, and no module from where it is."""
+    (tmp_path / "json.py").write_text("open('executed', 'w')")
+    monkeypatch.chdir(tmp_path)
     options = {
         "kind": [type(net).__module__, type(net).__qualname__],
         "arguments": net.arguments,
@@ -41,8 +41,8 @@ def test_its_program(net):
         "device": "cpu",
         "matmuls": "high",
     }
-    command = [sys.executable, "-m", kernels_ahead.__name__]
-    subprocess.run([*command, json.dumps(options)], check=True)
+    assert kernels_ahead._start(options).wait() == 0
+    assert not (tmp_path / "executed").exists()
 
 
 def test_is_not_started_where_it_would_not_help(net):
@@ -63,6 +63,5 @@ def test_fills_the_cache(tmp_path, monkeypatch):
     assert {"implicit_gemm.cubin", "implicit_gemm_grad.cubin"} <= found
     options = json.loads(process.args[-1])
     before = set(os.listdir(tmp_path / "cache"))
-    command = [sys.executable, "-m", kernels_ahead.__name__]
-    subprocess.run([*command, json.dumps(options)], check=True)
+    assert kernels_ahead._start(options).wait() == 0
     assert set(os.listdir(tmp_path / "cache")) == before
