@@ -18,6 +18,7 @@ CHANCES = 1 << 30  # as many as a probability is resolved into
 READERS = 4  # threads that read chunks from files
 AHEAD = 8  # batches read before they are asked for
 FLAT = 2.0**-16  # half a 16-bit step; resampling lets a constant vary so little
+DRAWN = ("sig", "spk_id_encoded", "utterance")  # of a batch, by its step
 
 
 class WaveBatch:
@@ -67,6 +68,7 @@ class DrawnBatch(WaveBatch):
         Maps the number of a step to the tensors of its batch, as
         :meth:`RandomChunks.draw` does. A step that does so itself, see
         :class:`amsincnet_sb.training.captured_step.CapturedStep`, never looks.
+        ``looked_into`` says whether somebody has, who may have changed it.
     step : int
         Number of the batch in the run.
     """
@@ -76,10 +78,16 @@ class DrawnBatch(WaveBatch):
         self.step = step
 
     def __getattr__(self, name):
-        if name not in ("sig", "spk_id_encoded", "utterance"):
+        if name not in DRAWN:
             raise AttributeError(name)
-        super().__init__(*self.draw(self.step), self.step)
+        drawn = vars(WaveBatch(*self.draw(self.step), self.step))
+        vars(self).update(drawn | vars(self))  # what was set stays
         return vars(self)[name]
+
+    @property
+    def looked_into(self):
+        """Whether the batch has been drawn, or has been given something."""
+        return not vars(self).keys().isdisjoint(DRAWN)
 
 
 class RandomChunks(Dataset):

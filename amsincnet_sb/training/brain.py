@@ -36,9 +36,9 @@ class CapturedBrain(GuardedBrain):
     ``compute_objectives``, gradients, clipping and the optimizer) is compiled
     and captured as a CUDA graph. :meth:`fit_batch` copies the batch into the
     graph's input, or where the GPU has the audio leaves drawing it to the
-    graph, and replays it. Nothing else of SpeechBrain's loop changes:
-    progress bar, epochs, checkpoints by interval and all hooks run as
-    always.
+    graph, and replays it; a batch that a hook has looked into is copied.
+    Nothing else of SpeechBrain's loop changes: progress bar, epochs,
+    checkpoints by interval and all hooks run as always.
 
     ``compute_forward`` and ``compute_objectives`` must not read the device in
     training (no ``.item()``); what they count goes to ``totals``. Options that
@@ -106,7 +106,7 @@ class CapturedBrain(GuardedBrain):
         if not self.own_step:
             return super().fit_batch(batch)
         self.on_fit_batch_start(batch, True)
-        draw = batch.draw if isinstance(batch, DrawnBatch) else None
+        draw = self._drawn_within(batch)
         first = self.captured_step is None or draw != self._draw
         if first:
             self._look_for_skipped()
@@ -125,6 +125,18 @@ class CapturedBrain(GuardedBrain):
         self.optimizer_step += 1
         self.on_fit_batch_end(batch, None, None, True)
         return None
+
+    def _drawn_within(self, batch):
+        """The function by which the step draws a batch itself, or None.
+
+        A batch that somebody has looked into may have been changed. From the
+        first such one on all are handed over, or each change between the two
+        would capture the step again.
+        """
+        handed_over = self.captured_step is not None and self._draw is None
+        if handed_over or not isinstance(batch, DrawnBatch):
+            return None
+        return None if batch.looked_into else batch.draw
 
     def on_captured(self):
         """Gets called when the step has been captured, and done once."""

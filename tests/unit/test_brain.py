@@ -7,9 +7,10 @@ from functools import partial
 import pytest
 import speechbrain as sb
 import torch
+from speechbrain.dataio.batch import PaddedData
 
 from amsincnet_sb.dataio.audio_store import ResidentAudio
-from amsincnet_sb.dataio.batches import RandomChunks
+from amsincnet_sb.dataio.batches import DrawnBatch, RandomChunks
 from amsincnet_sb.training.brain import CapturedBrain
 from amsincnet_sb.training.captured_step import CapturedStep
 from amsincnet_sb.training.checkpoints import AtomicCheckpointer
@@ -326,22 +327,41 @@ def test_accumulated_gradients_are_skipped_together(normalized, chunks):
 
 
 @FORMS
+@pytest.mark.parametrize("drawn", [False, True])
 def test_the_batch_that_is_handed_over_is_trained_on(
-    tmp_path, chunks, monkeypatch, captured
+    tmp_path, chunks, monkeypatch, captured, drawn
 ):
     """Not one that the step would draw by itself."""
     monkeypatch.setattr(Toy, "_can_capture", lambda self: captured)
-    weights = []
-    for changed in (False, True):
-        brain = toy(tmp_path / str(changed))
+    if drawn:  # as where a GPU has the audio
+        monkeypatch.setattr(
+            chunks, "batch", lambda step: DrawnBatch(chunks.draw, step)
+        )
+    weights, made = [], []
+    make = Toy._make_captured_step
+    monkeypatch.setattr(
+        Toy, "_make_captured_step", lambda self: made.append(1) or make(self)
+    )
+
+    def invert(batch):
+        batch.sig.data.neg_()
+
+    def replace(batch):
+        batch.sig = PaddedData(-chunks.draw(batch.step)[0], torch.ones(4))
+
+    for nth, change in enumerate((None, invert, replace)):
+        brain = toy(tmp_path / str(nth))
         fit_batch = brain.fit_batch
 
-        def changing(batch, fit_batch=fit_batch, changed=changed):
-            if changed and batch.step == 3:
-                batch.sig.data.neg_()
+        def changing(batch, fit_batch=fit_batch, change=change):
+            if change and batch.step in (1, 3):
+                change(batch)
             return fit_batch(batch)
 
         brain.fit_batch = changing
         brain.fit(range(1, 2), loader(chunks))
         weights.append(next(brain.modules.parameters()).detach().clone())
-    assert not torch.equal(*weights)
+    assert not torch.equal(*weights[:2])
+    assert torch.equal(*weights[1:])
+    # Not one more for each batch that is changed.
+    assert len(made) == captured * (3 + 2 * drawn)
