@@ -641,7 +641,8 @@ def main(started=None):
         if hparams["eval_precision"] == "auto":
             hparams["eval_precision"] = best["eval_precision"]
         ahead = None
-        if hparams["capture_step"] and rank() == 0:
+        trains = not run_opts["test_only"]
+        if trains and hparams["capture_step"] and rank() == 0:
             ahead = compile_ahead(
                 hparams["embedding_model"],
                 hparams["batch_size"],
