@@ -112,14 +112,7 @@ class CapturedBrain(GuardedBrain):
             self._look_for_skipped()
             self._draw = draw
             self.captured_step = self._make_captured_step()
-        tensors = []
-        if draw is None:
-            tensors = [batch.sig.data, batch.spk_id_encoded.data.squeeze(1)]
-            tensors.append(batch.utterance)
-        if tensors and self.device_type == "cuda" and not tensors[0].is_cuda:
-            # Read from files; copied beside the replay.
-            tensors = [tensor.pin_memory() for tensor in tensors]
-        self.captured_step(batch.step, *tensors)
+        self.captured_step(batch.step, *self._tensors(batch))
         if first and self.captured_step.captured:
             self.on_captured()
         self.optimizer_step += 1
@@ -137,6 +130,17 @@ class CapturedBrain(GuardedBrain):
         if handed_over or not isinstance(batch, DrawnBatch):
             return None
         return None if batch.looked_into else batch.draw
+
+    def _tensors(self, batch):
+        """What the step is given of a batch: nothing if it draws it itself."""
+        if self._draw is not None:
+            return []
+        tensors = [batch.sig.data, batch.spk_id_encoded.data.squeeze(1)]
+        tensors.append(batch.utterance)
+        if self.device_type == "cuda" and not tensors[0].is_cuda:
+            # Read from files; copied beside the replay.
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        return tensors
 
     def on_captured(self):
         """Gets called when the step has been captured, and done once."""

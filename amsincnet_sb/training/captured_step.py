@@ -175,7 +175,7 @@ class CapturedStep:
         if self._inputs is None:
             self._inputs = [x.to(self.device, copy=True) for x in batch]
         else:
-            for kept, new in zip(self._inputs, batch):
+            for kept, new in zip(self._inputs, batch, strict=True):
                 kept.copy_(new, non_blocking=True)
         self._step.fill_(step)
         if self.device.type != "cuda":

@@ -60,7 +60,7 @@ class Timed(train.SpeakerBrain):
             return
         start = time.perf_counter()
         for step in range(self.args.steps):
-            self.captured_step(step)
+            self.captured_step(step, *self._tensors(self._chunks.batch(step)))
         synchronize()
         self.bare.append((time.perf_counter() - start) / self.args.steps)
 

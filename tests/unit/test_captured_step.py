@@ -121,6 +121,14 @@ def test_a_step_draws_its_batch(device, sharpness):
     assert_equal(ours, plain, 1e-5)
 
 
+def test_a_step_is_not_done_with_the_batch_before():
+    task = Task("cpu")
+    step = task.captured()
+    step(1, *task.batch(1))
+    with pytest.raises(ValueError, match="shorter"):
+        step(2)
+
+
 @on_all_devices
 def test_rate_and_margin_change_between_steps(device):
     """As floats, as schedulers set them, and seen by the captured step."""
