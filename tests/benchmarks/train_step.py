@@ -17,6 +17,7 @@ the row's, and the spread is from the 10th to the 90th percentile.
 
 import argparse
 import contextlib
+import itertools
 import statistics
 import sys
 import time
@@ -89,14 +90,22 @@ def make_step(args, fast, precision, captured, compiled):
     optimizer = OPTIMIZERS[args.optimizer](parameters)
     bf16 = precision == "bf16"
 
-    def loss_fn(step):
-        wavs, targets = source.draw(step)
+    def loss_fn(wavs, targets):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return loss(head(net(wavs)), targets)
 
     if captured:
-        return CapturedStep(loss_fn, optimizer, compile=compiled)
-    forward = torch.compile(loss_fn, dynamic=False) if compiled else loss_fn
+        whole = CapturedStep(
+            loss_fn, optimizer, compile=compiled, draw=source.draw
+        )
+        numbers = itertools.count()
+        return lambda: whole(next(numbers))
+
+    def forward(number):
+        return loss_fn(*source.draw(number))
+
+    if compiled:
+        forward = torch.compile(forward, dynamic=False)
     number = torch.zeros((), dtype=torch.long, device=device)
 
     def step():
