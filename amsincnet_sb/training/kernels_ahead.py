@@ -8,6 +8,7 @@ That process runs :func:`compile_kernels`, whose arguments it gets as a JSON
 object.
 """
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -83,7 +84,7 @@ def _start(options):
     """The process, with the arguments of compile_kernels."""
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [package, os.getenv("PYTHONPATH")]))
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, json.dumps(options)],
         env=os.environ | {"PYTHONPATH": path},
         stdin=subprocess.DEVNULL,
@@ -91,6 +92,15 @@ def _start(options):
         stderr=subprocess.DEVNULL,
         preexec_fn=end_with(os.getpid()),
     )
+    # Not every system ends it with us, nor every container's first process
+    # takes note of its end.
+    atexit.register(_end, process)
+    return process
+
+
+def _end(process):
+    process.terminate()
+    process.wait()
 
 
 def _cores():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -43,6 +45,25 @@ def test_its_program(net, tmp_path, monkeypatch):
     }
     assert kernels_ahead._start(options).wait() == 0
     assert not (tmp_path / "executed").exists()
+
+
+# A training that ends before its step was captured, where the system does not
+# end children.
+TRAINING = """
+from amsincnet_sb.training import kernels_ahead
+kernels_ahead.PROGRAM = "import time; time.sleep(60)"
+kernels_ahead.end_with = lambda parent: None
+print(kernels_ahead._start({}).pid, flush=True)
+raise SystemExit(3)
+"""
+
+
+def test_ends_with_the_training():
+    command = [sys.executable, "-c", TRAINING]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
 
 
 def test_is_not_started_where_it_would_not_help(net):
