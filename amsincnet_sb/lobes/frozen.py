@@ -25,6 +25,7 @@ __all__ = [
 LEAST_GROUP = 64
 # Windows at a time in the plain form, whose feature maps are large.
 PLAIN_GROUP = 128
+FEW = 256  # windows, with which kernels are compiled
 
 
 def for_evaluation(net, dtype=torch.float32):
@@ -68,11 +69,15 @@ def compile_evaluation(net, windows, dtype):
     """Compile the kernels of :func:`for_evaluation` beside a training.
 
     Does once, in a thread, what an evaluation does, with weights that may
-    change in the meantime. Returns the thread, or None for a network that has
-    no kernels. What fails here fails again, and says why, where it is needed.
+    change in the meantime, and with few windows, whose memory the evaluation
+    will not use. Returns the thread, or None for a network that has no kernels.
+    What fails here fails again, and says why, where it is needed.
     """
     if not isinstance(net, WindowedEmbedding) or not windows.is_cuda:
         return None
+
+    # Kernels are of their own for numbers that 16 divides.
+    windows = windows[: FEW + len(windows) % 16]
 
     def run():
         """An evaluation that nobody reads."""
