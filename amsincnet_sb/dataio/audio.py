@@ -16,7 +16,8 @@ import numpy as np
 import soundfile
 import torch
 
-from amsincnet_sb.dataio.compressed import ends_within_page, mp3_samples
+from amsincnet_sb.dataio.compressed import ends_within_page
+from amsincnet_sb.dataio.mp3 import whole_mp3
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = [
@@ -265,7 +266,11 @@ def _opened(path):
         # As bytes: a name that is not valid Unicode can be read all the same.
         with soundfile.SoundFile(os.fsencode(path)) as sound:
             _check_header(path, sound)
-            yield sound, _samples(path, sound)
+            if sound.subtype.startswith("MPEG_LAYER"):
+                with whole_mp3(path, sound) as (whole, samples):
+                    yield whole, samples
+            else:
+                yield sound, sound.frames
     except soundfile.SoundFileError as error:
         raise InputError(f"{path}: {_diagnosis(path, error)}") from error
 
@@ -313,19 +318,6 @@ def _check_header(path, sound):
         raise InputError(
             f"{path}: it is cut short, within a page of Ogg; copy it again."
         )
-
-
-def _samples(path, sound):
-    """How many samples of a channel there are, where libsndfile guesses, too."""
-    if sound.subtype != "MPEG_LAYER_III":
-        return sound.frames
-    counted = mp3_samples(path)
-    if counted == 0:
-        raise InputError(
-            f"{path}: it is an MP3 of a variable bit rate without the header "
-            "that tells its length, and would be cut short; convert it to WAV."
-        )
-    return sound.frames if counted is None else min(counted, sound.frames)
 
 
 def _sizes(path, sound):

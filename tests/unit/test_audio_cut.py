@@ -45,57 +45,6 @@ def test_a_page_that_is_cut(tmp_path, subtype):
             audio_info(path)
 
 
-def mp3(path, rate, tag=b"", **options):
-    """Of a variable bit rate, without the header that tells its length."""
-    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 64000)
-    wave[:32000] *= 0.001
-    soundfile.write(path, wave, rate, **options)
-    data = tag + path.read_bytes()
-    path.write_bytes(data)
-    if data.count(b"Xing") + data.count(b"Info"):  # else it has none
-        assert audio_info(path).samples == 64000
-    path.write_bytes(data.replace(b"Xing", b"none").replace(b"Info", b"none"))
-
-
-@pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\2\1" + bytes(257)])
-@pytest.mark.parametrize("rate", [16000, 44100])
-def test_an_mp3_that_does_not_tell_its_length(tmp_path, rate, tag):
-    """Half of it would be left out."""
-    mp3(tmp_path / "a.mp3", rate, tag)
-    with pytest.raises(InputError, match="MP3 of a variable bit rate"):
-        audio_info(tmp_path / "a.mp3")
-
-
-@pytest.mark.parametrize("behind", [b"", b"TAG" + bytes(125), bytes(4000)])
-@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
-def test_an_mp3_of_a_constant_bit_rate(tmp_path, rate, behind):
-    """The length is guessed; some frames are a byte longer than others."""
-    pytest.importorskip("soundfile", "0.13")  # which can write one
-    path = tmp_path / "a.mp3"
-    for level in (0.2, 0.5, 0.99):
-        options = {"bitrate_mode": "CONSTANT", "compression_level": level}
-        mp3(path, rate, **options)
-        path.write_bytes(path.read_bytes() + behind)
-        samples = audio_info(path).samples
-        # In frames, of which the encoder needs some.
-        assert 64000 <= samples < 64000 + 5 * 1152 and samples % 576 == 0
-        assert len(read_audio(path, sample_rate=rate)) == samples
-        last = read_audio(path, samples - 100, sample_rate=rate)
-        assert len(last) == 100
-
-
-def test_an_mp3_whose_last_frame_is_cut(tmp_path):
-    """It ends with the frame before."""
-    pytest.importorskip("soundfile", "0.13")
-    path = tmp_path / "a.mp3"
-    options = {"bitrate_mode": "CONSTANT", "compression_level": 0.5}
-    mp3(path, 44100, **options)
-    whole = audio_info(path).samples
-    path.write_bytes(path.read_bytes()[:-200])
-    assert audio_info(path).samples == whole - 1152
-    assert len(read_audio(path, sample_rate=44100)) == whole - 1152
-
-
 @pytest.mark.parametrize("kind", "AIFF AU RF64 VOC W64 WAV".split())
 def test_two_channels(tmp_path, kind):
     path = write(tmp_path, kind, channels=2)
