@@ -39,6 +39,9 @@ MIN_RATE, MAX_RATE = 1_000, 1_000_000  # Hz
 MAX_PEAK = 4.0  # float files mixed a little too loud stay below it
 MAX_RESAMPLING_TAPS = 20_000_000  # 80 MB; 44.1 kHz to 16 kHz needs 0.1 M
 BLOCK = 2**20  # samples decoded at once: all that a header can make us hold
+# Samples of an MP3 to read before those wanted: a frame's data may begin many
+# frames earlier, and after a jump it sounds wrong or not at all.
+MP3_LEAD = 16 * 1152
 SILENT = 2 / 2**15  # from peak to peak: the dither of 16 bits
 # Sizes from here on are what pipes write for "unknown".
 STREAMED, STREAMED_64 = 0x7F000000, 2**62
@@ -367,7 +370,7 @@ def _mono(path, sound, start, stop, channel):
     blocks, missing = [], stop - start
     size = BLOCK // sound.channels
     while missing:
-        block = sound.read(min(size, missing), "float32", always_2d=True)
+        block = _block(sound, stop - missing, min(size, missing))
         if not len(block):
             raise InputError(
                 f"{path}: it is cut short, with {missing} samples fewer than "
@@ -377,6 +380,15 @@ def _mono(path, sound, start, stop, channel):
         mixed = sound.channels > 1 and channel is None
         blocks.append(block.mean(1) if mixed else block[:, (channel or 1) - 1])
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _block(sound, at, size):
+    """The next samples, which begin `at`, as float32 ``[size, channels]``."""
+    before = 0  # soundfile jumps to where it is, after each block, too
+    if sound.subtype.startswith("MPEG_LAYER"):
+        before = min(at, MP3_LEAD)
+        sound.seek(at - before)
+    return sound.read(before + size, "float32", always_2d=True)[before:]
 
 
 def _diagnosis(path, error):

@@ -182,3 +182,25 @@ def test_a_file_that_changes(path):
     other.replace(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert audio_info(path).samples < 40000
+
+
+def bursts(rate, channels):
+    """Most of whose frames are small, and begin in others."""
+    random = np.random.default_rng(0)
+    gains = (random.random(12 * rate // 1000) > 0.6).repeat(1000)[:, None]
+    return gains * random.uniform(-0.3, 0.3, (len(gains), channels))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", RATES)
+def test_parts_are_what_the_whole_is(path, rate, channels, monkeypatch):
+    """A frame's data may begin frames earlier; without them it is silent."""
+    soundfile.write(path, bursts(rate, channels), rate)
+    whole = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+    whole = whole.mean(1) if channels > 1 else whole
+    for start in range(1000, len(whole), 6789):
+        part = read_audio(path, start, len(whole), sample_rate=rate)
+        torch.testing.assert_close(part, whole[start:], rtol=0, atol=1e-6)
+    monkeypatch.setattr("amsincnet_sb.dataio.audio.BLOCK", 10_000)
+    wave = read_audio(path, sample_rate=rate)
+    torch.testing.assert_close(wave, whole, rtol=0, atol=1e-6)
