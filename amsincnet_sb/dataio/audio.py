@@ -16,7 +16,11 @@ import numpy as np
 import soundfile
 import torch
 
-from amsincnet_sb.dataio.compressed import ends_within_page
+from amsincnet_sb.dataio.compressed import (
+    counted,
+    ends_within_page,
+    has_further_streams,
+)
 from amsincnet_sb.dataio.mp3 import whole_mp3
 from amsincnet_sb.utils.errors import InputError
 
@@ -45,6 +49,7 @@ MP3_LEAD = 16 * 1152
 SILENT = 2 / 2**15  # from peak to peak: the dither of 16 bits
 # Sizes from here on are what pipes write for "unknown".
 STREAMED, STREAMED_64 = 0x7F000000, 2**62
+ENDLESS = 2**63 - 1  # libsndfile's samples of those
 
 # What libsndfile logs of sizes in bytes that the file does not have.
 _BYTES = re.compile(
@@ -270,8 +275,11 @@ def _opened(path):
         with soundfile.SoundFile(os.fsencode(path)) as sound:
             _check_header(path, sound)
             if sound.subtype.startswith("MPEG_LAYER"):
-                with whole_mp3(path, sound) as (whole, samples):
-                    yield whole, samples
+                with whole_mp3(path, sound) as opened:
+                    yield opened
+            elif sound.frames == ENDLESS:
+                with counted(path) as opened:
+                    yield opened
             else:
                 yield sound, sound.frames
     except soundfile.SoundFileError as error:
@@ -320,6 +328,11 @@ def _check_header(path, sound):
     if sound.format == "OGG" and ends_within_page(path):
         raise InputError(
             f"{path}: it is cut short, within a page of Ogg; copy it again."
+        )
+    if sound.format == "OGG" and has_further_streams(path):
+        raise InputError(
+            f"{path}: it is several streams of Ogg in a row, and the first "
+            "alone would be read; convert it to WAV."
         )
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import soundfile
 
+from amsincnet_sb.dataio.compressed import identity
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["whole_mp3"]
@@ -58,9 +59,7 @@ def whole_mp3(path, sound):
     the first frame, leaves out what is behind the guess, and may give up where
     bytes between frames are none. `sound`, it opened, is used if all is well.
     """
-    state = os.stat(path)
-    identity = state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
-    mp3 = _frames(os.fspath(path), *identity)
+    mp3 = _frames(*identity(path))
     _check(path, mp3)
     parts, told = mp3.parts, mp3.told == mp3.frames
     samples = sound.frames if told else mp3.frames * mp3.samples
@@ -97,7 +96,7 @@ def _check(path, mp3):
 
 
 @functools.lru_cache(maxsize=4096)  # a file is asked about for each chunk of it
-def _frames(path, *identity):
+def _frames(path, *state):
     """The frames of an MP3 as _Mp3, or None where there are none."""
     with open(path, "rb") as file:
         at = _find(file, 0)
