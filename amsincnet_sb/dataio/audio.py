@@ -320,8 +320,8 @@ def _check_header(path, sound):
     promised, held = _sizes(path, sound)
     if promised > held:
         raise InputError(
-            f"{path}: it is cut short, with {held / promised:.0%} of the data "
-            "that its header promises; copy it again."
+            f"{path}: it is cut short, with {min(held / promised, 0.99):.0%} "
+            "of the data that its header promises; copy it again."
         )
     if sound.frames < 1:
         raise InputError(f"{path}: it holds no samples; copy it again.")
@@ -353,6 +353,8 @@ def _sizes(path, sound):
         found = re.search(line, log, re.MULTILINE)
         promised = int(found[1]) if found else 0
         held = int(re.search(r"^Length : (\d+)", log, re.MULTILINE)[1]) - header
+        if sound.format == "W64":  # of which whole words of 8 are logged
+            held += -held % 8
         if held < promised < STREAMED_64:
             return promised, max(0, held)
     found = _FRAMES.findall(log) if sound.format in _COUNTED else []

@@ -32,6 +32,27 @@ def test_cut(tmp_path, kind):
             audio_info(path)
 
 
+@pytest.mark.parametrize("kind", ["RF64", "VOC", "W64", "WAV"])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16"])
+def test_whole_files_of_any_size(tmp_path, kind, subtype):
+    """Sizes in bytes may be rounded up."""
+    path = tmp_path / "a"
+    for samples in range(1001, 1009):
+        wave = np.linspace(-0.5, 0.5, samples)
+        soundfile.write(path, wave, 16000, subtype, format=kind)
+        info = audio_info(path)
+        wave = read_audio(path, sample_rate=info.sample_rate)
+        assert info.samples == len(wave) == samples
+
+
+def test_almost_whole_is_not_100_percent(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.ones(64000), 16000)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cut short, with 99% of the data"):
+        audio_info(path)
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_a_page_that_is_cut(tmp_path, subtype):
     path = tmp_path / "a.ogg"
