@@ -420,6 +420,8 @@ def _diagnosis(path, error):
             "sph2pipe or w_decode first."
         )
     detail = getattr(error, "error_string", str(error)).strip(" .")
+    if detail.startswith("File does not exist"):  # libsndfile of a decoder
+        detail = "damaged, or too short"
     return f"it cannot be read as audio ({detail}); check the file."
 
 

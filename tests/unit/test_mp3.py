@@ -184,6 +184,13 @@ def test_a_file_that_changes(path):
     assert audio_info(path).samples < 40000
 
 
+def test_less_than_a_frame(path):
+    """For libsndfile it does not exist."""
+    path.write_bytes(without_header(encoded())[:100])
+    with pytest.raises(InputError, match="as audio .damaged, or too short.;"):
+        audio_info(path)
+
+
 def bursts(rate, channels):
     """Most of whose frames are small, and begin in others."""
     random = np.random.default_rng(0)
