@@ -64,6 +64,9 @@ _BLOCKS = {
     "W64": (r"^data : (\d+)", 80),
     "RF64": (r"^  Data size : (\d+)", 80),
 }
+W64_DATA = re.compile(
+    rb"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a(.{8})", re.DOTALL
+)
 # And of these the samples of a channel, as the last such line.
 _COUNTED = ("AIFF", "AVR", "MAT4", "MAT5", "MPC2K", "RF64")
 _FRAMES = re.compile(r"^ *(?:Frames|.*Cols) +: (\d{1,18})$", re.MULTILINE)
@@ -281,7 +284,7 @@ def _opened(path):
                 with counted(path) as opened:
                     yield opened
             else:
-                yield sound, sound.frames
+                yield sound, _samples(path, sound)
     except soundfile.SoundFileError as error:
         raise InputError(f"{path}: {_diagnosis(path, error)}") from error
 
@@ -334,6 +337,22 @@ def _check_header(path, sound):
             f"{path}: it is several streams of Ogg in a row, and the first "
             "alone would be read; convert it to WAV."
         )
+
+
+def _samples(path, sound):
+    """How many samples of a channel there are; libsndfile counts what follows."""
+    promised = 0
+    plain = sound.subtype.startswith(("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
+    if sound.format == "NIST":
+        promised, _ = _sizes(path, sound)
+    elif sound.format == "W64" and plain:
+        with open(path, "rb") as file:
+            size = W64_DATA.search(file.read(2**16))
+        width = re.search(r"Block Align *: ([1-9]\d*)", sound.extra_info)
+        if size and width:  # with 24 bytes of a header of its own
+            size = int.from_bytes(size[1], "little") - 24
+            promised = size // int(width[1])
+    return min(promised, sound.frames) if promised > 0 else sound.frames
 
 
 def _sizes(path, sound):

@@ -45,6 +45,16 @@ def test_whole_files_of_any_size(tmp_path, kind, subtype):
         assert info.samples == len(wave) == samples
 
 
+@pytest.mark.parametrize(
+    "kind", ["AIFF", "AU", "CAF", "NIST", "RF64", "W64", "WAV"]
+)
+def test_what_follows_is_no_sound(tmp_path, kind):
+    """As marks and names in W64."""
+    path = write(tmp_path, kind)
+    path.write_bytes(path.read_bytes() + b"levl" * 300)
+    assert audio_info(path).samples == len(read_audio(path)) == 4000
+
+
 def test_almost_whole_is_not_100_percent(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, np.ones(64000), 16000)
