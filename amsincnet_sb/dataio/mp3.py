@@ -16,7 +16,7 @@ from amsincnet_sb.utils.errors import InputError
 __all__ = ["whole_mp3"]
 
 LARGEST_FRAME = 2881  # bytes
-BLOCK = 2**20  # bytes in which frames are looked for at once
+BLOCK = 2**16  # bytes in which frames are looked for at once
 # The begin of a frame, which has a layer and a bit rate.
 _HEAD = re.compile(rb"\xff[\xe2-\xe7\xea-\xef\xf2-\xf7\xfa-\xff][\x10-\xef]")
 _RATES = (44100, 48000, 32000)  # Hz, of MPEG 1; half and a quarter of others
