@@ -54,9 +54,8 @@ def _has_further_streams(path, *state):
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
             for page in _PAGE.finditer(tail + block):
-                first = (
-                    page[1][0] & 2
-                )  # of a stream, which may be one of several
+                # Of a stream, which may be one of several side by side.
+                first = page[1][0] & 2
                 if first and begun:
                     return True
                 begun = begun or not first
