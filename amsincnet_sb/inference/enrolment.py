@@ -85,15 +85,19 @@ class EnrollableClassifier(nn.Module):
         return torch.cat([outputs, self.own_cosine * cosines], dim=-1)
 
     def set_enrolled(self, enrolled):
-        """Replace the enrolled speakers: name -> Enrolled."""
-        self.enrolled = enrolled
+        """Replace the enrolled speakers: name -> Enrolled.
+
+        In one step, and not those of a ``copy.copy`` made before.
+        """
         vectors = [one.vectors.to(self.vectors) for one in enrolled.values()]
-        self.vectors = torch.cat([self.vectors[:0], *vectors])
+        joined = torch.cat([self.vectors[:0], *vectors])
         counts = torch.tensor([len(each) for each in vectors]).long()
         numbers = torch.arange(max(counts.tolist(), default=0))
         first = counts.cumsum(0) - counts
         places = first + numbers[:, None].clamp(max=counts - 1)
-        self.places = places.to(self.places.device)
+        places = places.to(self.places.device)
+        buffers = {**self._buffers, "vectors": joined, "places": places}
+        vars(self).update(enrolled=enrolled, _buffers=buffers)
 
     def spelling(self, name):
         """A name as the model has it, or as manifests would have it.

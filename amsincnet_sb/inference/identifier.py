@@ -40,7 +40,8 @@ class SpeakerIdentifier(EnrollableModel):
 
     How it is loaded, saved, and given more speakers, tells
     :class:`amsincnet_sb.inference.enrollable.EnrollableModel`. A model can be
-    copied and pickled, into the processes of a ``Pool`` too.
+    copied and pickled, into the processes of a ``Pool`` too. Several threads may
+    ask one model at once; those that change it (enroll, remove, save) take turns.
 
     SpeechBrain's ``EncoderClassifier`` has one embedding for a whole signal;
     this class averages over windows, as the evaluation of a training run does.
@@ -131,7 +132,8 @@ class SpeakerIdentifier(EnrollableModel):
     ) -> Iterator[list[Candidate] | InputError]:
         """:meth:`identify` for any number of recordings, one by one.
 
-        ``recordings`` is any iterable; each is taken when it is needed. With
+        ``recordings`` is any iterable; each is taken when it is needed. All
+        are compared with the speakers of when the first was. With
         ``errors``, the answer about one that cannot be used is its
         InputError, and the others are answered all the same.
         """
@@ -140,8 +142,9 @@ class SpeakerIdentifier(EnrollableModel):
         check_number("threshold", threshold)
         if not isinstance(top_k, Integral) or top_k < 1:
             raise InputError(f"top_k is {top_k!r} but must be at least 1.")
-        speakers = self.speakers
-        for found in self.analyse_all(recordings, errors):
+        model = self.as_now()
+        speakers = model.speakers
+        for found in model.analyse_all(recordings, errors):
             if isinstance(found, InputError):
                 yield found
                 continue

@@ -44,6 +44,7 @@ class LiveSegments:
     """
 
     def __init__(self, model, wanted):
+        model = model.as_now()
         self.wanted, self.names = wanted, [*model.speakers, UNKNOWN]
         self.voices = RunningVoices(wanted.check(model.speakers))
         self.certainty = certainty_of(model)

@@ -114,6 +114,7 @@ def find_segments(model, audio, wanted):
     ``model`` is a :class:`~amsincnet_sb.inference.identifier.SpeakerIdentifier`
     and ``audio`` a recording that it takes.
     """
+    model = model.as_now()
     speakers = model.speakers
     allowed = wanted.check(speakers)
     rate = model.embedding_model.sample_rate

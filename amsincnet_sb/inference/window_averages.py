@@ -1,7 +1,8 @@
 """A trained model's outputs, averaged over the windows of recordings."""
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from amsincnet_sb.nnet.scoring import log_posteriors
 from amsincnet_sb.utils.errors import InputError
 
 __all__ = ["WindowAverages", "half_a_window"]
+
+_Model = TypeVar("_Model", bound="WindowAverages")
 
 
 def half_a_window(net):
@@ -85,6 +88,17 @@ class WindowAverages:
         vars(self).update(state)
         self._prepare()
 
+    def as_now(self: _Model) -> _Model:
+        """The same model, whose speakers stay who they are now.
+
+        An answer that takes long has one list of them, whoever is enrolled or
+        removed meanwhile.
+        """
+        one = object.__new__(type(self))
+        vars(one).update(vars(self))  # its prepared kernels too
+        one.classifier = copy.copy(self.classifier)
+        return one
+
     @torch.inference_mode()
     def ask(self, *windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings and the classifier's outputs of windows.
@@ -113,12 +127,12 @@ class WindowAverages:
         classifier's outputs ``[windows, speakers]`` and the number of each
         window's recording ``[windows]``, it returns tensors ``[windows, ...]``.
         """
-        made = measure or self._analyse
+        made, model = measure or self._analyse, self.as_now()
 
         def measure_windows(windows, recording):
             """Whatever is summed over a block of windows."""
             recording = recording.to(self.device)
-            return made(*self.ask(*windows), recording)
+            return made(*model.ask(*windows), recording)
 
         net = self.embedding_model
         for found in window_means(

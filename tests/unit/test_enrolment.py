@@ -23,6 +23,29 @@ def test_an_enrolled_speaker_is_recognised_and_the_others_still_are(who, voice):
     assert who.identify(voice(2500, seed=9), 1)[0].speaker == wrong
 
 
+@pytest.mark.parametrize("change", ["remove", "enroll"])
+@pytest.mark.parametrize("windows_per_batch", [8, 100])
+def test_answers_that_have_begun_keep_their_speakers(
+    models, voice, change, windows_per_batch
+):
+    who = SpeakerIdentifier(
+        *models, SPEAKERS, scale=10.0, windows_per_batch=windows_per_batch
+    )
+    pitches = {"cat": 1500, "dog": 2500, "eel": 4000}
+    for name, pitch in pitches.items():
+        who.enroll(name, [voice(pitch)])
+    asked = ["dog", "eel"] * 3
+    waves = [voice(pitches[name], seed=9) for name in asked]
+    answers = who.identify_all(waves, 1)
+    found = [next(answers)[0].speaker]
+    if change == "remove":
+        who.remove("cat")
+    else:
+        who.enroll("fox", [voice(5000)])
+    assert [*found, *(answer[0].speaker for answer in answers)] == asked
+    assert [a[0].speaker for a in who.identify(waves, 1)] == asked
+
+
 def test_an_enrolled_class_vector_is_scaled_as_trained_ones_are(models, voice):
     files = [voice(2500, seed=i) for i in range(3)]
     windows = [wave.unfold(0, 200, 100) for wave in files]

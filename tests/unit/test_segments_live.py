@@ -65,6 +65,18 @@ def test_what_is_told_and_when(who, seconds):
     assert all(now - s.end <= late for now, s in found if s.end is not None)
 
 
+def test_who_is_enrolled_meanwhile_is_heard_the_next_time(who):
+    live, wave = LiveSegments(who, Wanted()), conversation((0, 2), (7, 2))
+    found = live.hear(torch.from_numpy(wave[:RATE]))
+    who.enroll("gus", [torch.from_numpy(voice(7, 2, 0))])
+    found += live.hear(torch.from_numpy(wave[RATE:])) + live.finish()
+    names = [s.speaker for s in found if s.end is not None]
+    assert names == ["ann", "unknown 1"]
+    again = [s for _, s in told(LiveSegments(who, Wanted()), wave)]
+    names = [s.speaker for s in again if s.end is not None]
+    assert names == ["ann", "gus"]
+
+
 def test_it_ends_with_the_recording(who):
     """Frames are a tenth of a second, and end half of one later."""
     for samples in (48000, 47300, 46500):
