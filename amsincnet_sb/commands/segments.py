@@ -4,7 +4,13 @@ import contextlib
 import sys
 from itertools import chain, islice
 
-from amsincnet_sb.commands.common import CHANNEL, MODEL, answer, load
+from amsincnet_sb.commands.common import (
+    CHANNEL,
+    MODEL,
+    answer,
+    check_given,
+    load,
+)
 from amsincnet_sb.options import argument, command
 from amsincnet_sb.utils.errors import InputError
 from amsincnet_sb.utils.files import atomic_write, check_outputs, growing_file
@@ -54,6 +60,8 @@ def segments(options):
 
     targets = {name: getattr(options, name) for name in FORMATS}
     targets = {name: path for name, path in targets.items() if path is not None}
+    for name in (*FORMATS, "plot"):
+        check_given(f"--{name}", getattr(options, name))
     streamed = options.file in STANDARD_INPUT
     # The second of its names leads to a file that is redirected to it.
     inputs = STANDARD_INPUT if streamed else [options.file]

@@ -203,6 +203,14 @@ CASES = {
         ["segments", "model", "good.wav", "--rttm", "x", "--csv", "new/../x"],
         "x is to be written twice",
     ),
+    "an output without a name": (
+        ["segments", "model", "good.wav", "--csv", "x", "--rttm", ""],
+        "--rttm is empty",
+    ),
+    "a picture without a name": (
+        ["segments", "model", "good.wav", "--plot", ""],
+        "--plot is empty",
+    ),
     "published filters": (
         ["plot", "filters", "model", "--published"],
         "--published is for curves and margins",
