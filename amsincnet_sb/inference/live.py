@@ -46,7 +46,7 @@ class LiveSegments:
     def __init__(self, model, wanted):
         model = model.as_now()
         self.wanted, self.names = wanted, [*model.speakers, UNKNOWN]
-        self.voices = RunningVoices(wanted.check(model.speakers))
+        self.voices = RunningVoices(wanted.check(model.classifier))
         self.certainty = certainty_of(model)
         self.listener = Listener(model, live=True)
         self.later = max(LATER, wanted.minimum + STEP)

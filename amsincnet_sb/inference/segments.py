@@ -69,8 +69,11 @@ class Wanted(NamedTuple):
     among: tuple | None = None
     count: int | None = None
 
-    def check(self, speakers):
-        """Raise InputError for what cannot be; who can be there, ``[bool]``."""
+    def check(self, classifier):
+        """Raise InputError for what cannot be; who can be there, ``[bool]``.
+
+        They are speakers of an EnrollableClassifier.
+        """
         for name in ("minimum", "threshold", "least_speech"):
             value = getattr(self, name)
             check_number(name, value)
@@ -92,15 +95,17 @@ class Wanted(NamedTuple):
             raise InputError(
                 f"count is {self.count} but must be a whole number from 1 on."
             )
+        speakers = classifier.speakers
         if self.among is None:
             return np.ones(len(speakers), bool)
-        for name in self.among:
+        among = [classifier.spelling(name) for name in self.among]
+        for name in among:
             if name not in speakers:
                 raise InputError(
                     f"{name!r} in among is no speaker of this model; "
                     "amsincnet speakers lists them."
                 )
-        return np.array([name in self.among for name in speakers])
+        return np.array([name in among for name in speakers])
 
     @property
     def frames(self):
@@ -116,7 +121,7 @@ def find_segments(model, audio, wanted):
     """
     model = model.as_now()
     speakers = model.speakers
-    allowed = wanted.check(speakers)
+    allowed = wanted.check(model.classifier)
     rate = model.embedding_model.sample_rate
     source = as_source(audio, rate, model.channel)
     memory, above = Memory(), []

@@ -68,6 +68,17 @@ def test_who_can_be_there(who):
     assert len(names) == 1
 
 
+def test_a_name_in_another_form_of_unicode_can_be_there(who):
+    composed, apart = "\u00e9ve", "e\u0301ve"
+    who.enroll(composed, [torch.from_numpy(voice(7, 2))])
+    wave = conversation((0, 2), (7, 2))
+    live = LiveSegments(who, Wanted(among=("ann", apart)))
+    heard = live.hear(torch.from_numpy(wave)) + live.finish()
+    for found in (who.segments(wave, among=["ann", apart]), heard):
+        names = [s.speaker for s in found if s.end is not None]
+        assert names == ["ann", composed]
+
+
 def test_nobody_comes_second_where_nobody_else_can_be_there(who):
     wave = conversation((None, 1), (0, 1))
     (segment,) = who.segments(wave, among=[])
