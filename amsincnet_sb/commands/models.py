@@ -59,7 +59,7 @@ def identify(options):
 def _identify(options, names, recordings):
     model, threshold, failed = load(options), options.threshold, 0
     if options.unknown and threshold is None:
-        threshold = model.threshold("identification")
+        threshold = "calibrated"
     answers = model.identify_all(recordings, options.top, threshold, True)
     for path, candidates in zip(names, answers):
         if isinstance(candidates, InputError):

@@ -139,7 +139,12 @@ class SpeakerIdentifier(EnrollableModel):
         """
         if threshold == "calibrated":
             threshold = self.threshold("identification")
-        check_number("threshold", threshold)
+        elif threshold is not None:
+            check_number("threshold", threshold)
+            if not 0 <= threshold <= 1:
+                raise InputError(
+                    f"threshold is {threshold} but must be from 0 to 1."
+                )
         if not isinstance(top_k, Integral) or top_k < 1:
             raise InputError(f"top_k is {top_k!r} but must be at least 1.")
         model = self.as_now()

@@ -243,12 +243,14 @@ def test_the_probability_falls_with_the_rank(posteriors, expected):
         ({"top_k": 1.5}, r"top_k is 1\.5"),
         ({"threshold": float("nan")}, "threshold is nan"),
         ({"threshold": "0.5"}, "threshold is '0.5'"),
+        ({"threshold": 30}, "threshold is 30 but must be from 0 to 1"),
+        ({"threshold": -0.1}, "threshold is -0.1 but must be from 0 to 1"),
     ],
 )
 def test_options_that_cannot_be(who, voice, options, complaint):
     with pytest.raises(InputError, match=complaint):
         who.identify(voice(300), **options)
-    if "threshold" in options:
+    if options.get("threshold") not in (None, 30, -0.1):  # scores may be
         with pytest.raises(InputError, match=complaint):
             who.verify(voice(300), voice(700), **options)
 
