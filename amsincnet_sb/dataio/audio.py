@@ -10,6 +10,7 @@ import os
 import re
 from contextlib import contextmanager
 from math import gcd, isfinite
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -205,9 +206,10 @@ def check_resampling(path, rate, sample_rate):
 
 def check_channel(path, channel, channels):
     """Raise InputError for a channel, counted from 1, that there is not."""
-    if channel is not None and not 1 <= channel <= channels:
+    there = isinstance(channel, Integral) and 1 <= channel <= channels
+    if channel is not None and not there:
         raise InputError(
-            f"{path}: it has no channel {channel}; they are counted from 1 to "
+            f"{path}: it has no channel {channel!r}; they are counted from 1 to "
             f"{channels}."
         )
 

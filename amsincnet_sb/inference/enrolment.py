@@ -1,6 +1,7 @@
 """Speakers that are added to a trained model without training."""
 
 import unicodedata
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -169,7 +170,8 @@ class EnrollableClassifier(nn.Module):
             directions = torch.cat([earlier, directions])
         most = min(len(directions), MOST_PROTOTYPES)
         count = 1 if prototypes is None else prototypes
-        if count not in range(1, most + 1):
+        whole = isinstance(count, Integral)  # 2.0 is in a range too
+        if not whole or count not in range(1, most + 1):
             raise InputError(
                 f"{name!r} cannot have {count!r} prototypes: from "
                 f"{len(directions)} recordings there may be 1 to {most}."

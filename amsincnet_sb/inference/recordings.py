@@ -205,10 +205,10 @@ def _has_rate(audio):
 def _mono(samples, channel=None):
     """Samples of any type and layout as float32 ``[time]`` in -1 to 1."""
     if isinstance(samples, torch.Tensor):
-        samples = samples.detach().cpu()
-        if samples.dtype == torch.bfloat16:  # numpy has none
-            samples = samples.float()
         try:
+            samples = samples.detach().cpu()
+            if samples.dtype == torch.bfloat16:  # numpy has none
+                samples = samples.float()
             samples = samples.numpy()
         except (RuntimeError, TypeError) as error:
             raise InputError(

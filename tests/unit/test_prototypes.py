@@ -71,7 +71,7 @@ def test_the_best_one_counts(classify):
     torch.testing.assert_close(classify(x)[..., 2], 0.5 * x[..., 3])
 
 
-@pytest.mark.parametrize("count", [0, -1, 3, 2.5, "2"])
+@pytest.mark.parametrize("count", [0, -1, 3, 2.5, 2.0, "2"])
 def test_counts_that_cannot_be(classify, count):
     with pytest.raises(InputError, match="from 2 recordings there may be 1 to"):
         classify.enroll("zoe", NEAR, count)

@@ -132,6 +132,7 @@ NO_RECORDINGS = {
     "complex": (WAVE.to(torch.complex64), "complex64"),
     "objects": (np.array(["a"], object), "object"),
     "sparse": (WAVE.to_sparse(), "Sparse"),
+    "no data": (WAVE.to("meta"), "no data"),
     "no rate": ((WAVE, float("nan")), "sample rate is nan"),
     "a negative rate": ((WAVE, -8000), "sample rate is -8000"),
     "a rate in kHz": ((WAVE, 16), "sample rate is 16 but must be .* Hz"),
