@@ -118,18 +118,19 @@ def save_additions(folder, new, mark):
     _write_calibration(folder, new, mark)
 
 
-def update_additions(folder, new, old, mark):
+def update_additions(folder, new, old, mark, said):
     """Write what has changed; return the enrolled speakers.
 
     ``old`` are the Additions that were read, ``mark`` the fingerprint of the
-    model's weights. What other processes have written meanwhile stays; it is
+    model's weights, ``said`` the one in its ``config.json`` when it was read,
+    which is another where somebody has put weights there by hand. What other processes have written meanwhile stays; it is
     an InputError if one has changed the same speaker or replaced the model.
     What was made with other weights gets another name.
     """
     path = folder / ENROLLED
     with exclusive(folder / "config.json"):
         config = read_json(folder / "config.json", "train again")
-        if config.get(MARK, mark) != mark:
+        if config.get(MARK) != said:
             raise InputError(
                 f"{folder}: the model has been replaced in the meantime; do it "
                 "again with the new one."

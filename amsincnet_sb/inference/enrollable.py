@@ -12,6 +12,7 @@ from amsincnet_sb.inference.additions import (
     CALIBRATION,
     COHORT,
     ENROLLED,
+    MARK,
     Additions,
     cohort_digest,
     fingerprint,
@@ -66,7 +67,7 @@ class EnrollableModel(WindowAverages):
         )
         self.own_cosine = own_cosine
         self.folder: Path | None = None
-        self._training = None
+        self._training = self._said = None
         # Additions in it that were made with other weights.
         self.outdated: dict[str, str] = {}
         self._saved = Additions({}, {}, None)  # as in the folder
@@ -107,6 +108,7 @@ class EnrollableModel(WindowAverages):
         )
         model.folder = place = find_pretrained(folder)
         model._training = config.get("training")
+        model._said = config.get(MARK)
         additions = read_additions(
             place, embedding_model.embedding_size, model._weights
         )
@@ -296,7 +298,11 @@ class EnrollableModel(WindowAverages):
             if self.folder is None:
                 raise InputError("Say in which folder to save the model.")
             enrolled = update_additions(
-                self.folder, self._additions(), self._saved, self._weights()
+                self.folder,
+                self._additions(),
+                self._saved,
+                self._weights(),
+                self._said,
             )
             self.classifier.set_enrolled(enrolled)
             self._saved = self._additions()

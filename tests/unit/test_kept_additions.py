@@ -137,6 +137,16 @@ def test_whoever_loaded_the_old_model_cannot_save(folder, other, voice):
     assert content(folder) == before
 
 
+def test_weights_put_there_by_hand(folder, voice):
+    path = folder / "embedding_model.ckpt"
+    state = torch.load(path)
+    torch.save({key: 1.01 * value for key, value in state.items()}, path)
+    who = load(folder)
+    who.enroll("dog", [voice(4000)])
+    who.save()
+    assert load(folder).speakers == [*NAMES, "dog"]
+
+
 def test_a_cohort_goes_with_the_thresholds_found_with_it(folder):
     (folder / "calibration.json").unlink()
     who = load(folder)
