@@ -123,9 +123,10 @@ def update_additions(folder, new, old, mark, said):
 
     ``old`` are the Additions that were read, ``mark`` the fingerprint of the
     model's weights, ``said`` the one in its ``config.json`` when it was read,
-    which is another where somebody has put weights there by hand. What other processes have written meanwhile stays; it is
-    an InputError if one has changed the same speaker or replaced the model.
-    What was made with other weights gets another name.
+    which is another where somebody has put weights there by hand. What other
+    processes have written meanwhile stays; it is an InputError if one has
+    changed the same speaker or replaced the model. What was made with other
+    weights gets another name.
     """
     path = folder / ENROLLED
     with exclusive(folder / "config.json"):
