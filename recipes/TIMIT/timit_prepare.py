@@ -38,7 +38,7 @@ from amsincnet_sb.dataio.manifest import (
 )
 from amsincnet_sb.dataio.prefetch import prefetch
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import check_outputs
+from amsincnet_sb.utils.files import check_outputs, is_plain_file
 
 logger = get_logger(__name__)
 
@@ -405,10 +405,12 @@ def _limits(data_folder, wrd, info, remarks):
     if wrd is None:
         remarks.append("no .WRD file, taken whole")
         return whole
+    path = os.path.join(data_folder, wrd)
     try:
-        with open(os.path.join(data_folder, wrd), "rb") as file:
+        is_plain_file(path)  # a pipe would block
+        with open(path, "rb") as file:
             text = file.read(MAX_WRD_BYTES).decode("latin-1")
-    except OSError:
+    except (OSError, InputError):
         text = ""
     span = parse_wrd(text)
     if span is None:

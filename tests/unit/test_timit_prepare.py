@@ -310,6 +310,14 @@ def test_speech_limits(timit, tmp_path):
         assert len(notes) == bool(note) and note in "".join(notes)
 
 
+def test_no_pipe_is_waited_for(timit, tmp_path):
+    path = timit / "TRAIN" / "DR1" / "FSXA0" / "SX10.WRD"
+    path.unlink()
+    os.mkfifo(path)
+    summary = prepare(timit, tmp_path)
+    assert len(summary.notes) == 1 and "malformed .WRD" in summary.notes[0]
+
+
 def test_what_is_kept_with_a_note(timit, tmp_path):
     folder = timit / "TRAIN" / "DR1" / "FSXA0"
     (folder / "SX10.WRD").write_text("1001 6001 a\n")
