@@ -2,7 +2,6 @@
 
 import inspect
 import runpy
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from amsincnet_sb.commands.common import check_given
 from amsincnet_sb.options import argument, command
 from amsincnet_sb.training.recipe_files import HPARAMS, RECIPES, recipe_module
 from amsincnet_sb.utils.errors import InputError
-from amsincnet_sb.utils.files import check_output
+from amsincnet_sb.utils.files import atomic_write, check_output
 
 
 @command(
@@ -142,13 +141,14 @@ def hparams(options):
     folder = Path(options.copy)
     for path in files:
         there = folder / path.name
+        check_output(there)
         if there.exists() and there.read_bytes() != path.read_bytes():
             raise InputError(
                 f"{there} is there already, and differs; give another folder."
             )
-    folder.mkdir(parents=True, exist_ok=True)
     for path in files:
-        shutil.copyfile(path, folder / path.name)
+        with atomic_write(folder / path.name, "wb") as file:
+            file.write(path.read_bytes())
     print(f"Copied {len(files)} files: {folder}")
 
 

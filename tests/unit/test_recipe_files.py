@@ -1,5 +1,6 @@
 """Names on a command line: of configurations, files and options."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,19 @@ def test_copies_to_edit(tmp_path, capsys):
     assert "demo.yaml is there already" in capsys.readouterr().err
     assert edited.read_text() == "mine"
     assert not (folder / "sincnet.yaml").exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_copies_replace_files_alone(tmp_path, capsys, kind):
+    folder, other = tmp_path / "mine", tmp_path / "other.yaml"
+    folder.mkdir()
+    path = folder / "demo.yaml"
+    make = {"pipe": os.mkfifo, "folder": Path.mkdir}
+    make.get(kind, lambda path: path.symlink_to(other))(path)
+    with pytest.raises(SystemExit):
+        main(["hparams", "--copy", str(folder)])
+    assert "demo.yaml cannot be written: it is a" in capsys.readouterr().err
+    assert not other.exists() and [*folder.iterdir()] == [path]
 
 
 @pytest.mark.parametrize("on_path", [True, False])
