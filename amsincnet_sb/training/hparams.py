@@ -23,7 +23,9 @@ from datetime import date
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, Loader
+from ruamel.yaml.constructor import ConstructorError
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from amsincnet_sb.training.permitted import HOW, is_text, permitted
 from amsincnet_sb.training.recipe_keys import LATER
@@ -337,8 +339,9 @@ def _read(path):
             f"({error.strerror})."
         ) from error
     except (YAMLError, ValueError, RecursionError) as error:
+        twice = isinstance(error, ConstructorError) and _twice(path)
         raise InputError(
-            f"{path} is not a yaml file: {_one_line(error)}."
+            f"{path} is not a yaml file: {twice or _one_line(error)}."
         ) from error
     except NotImplementedError as error:  # of ruamel.yaml, which keeps comments
         line = re.search(r"line: ([0-9]+)", str(error))
@@ -355,6 +358,29 @@ def _read(path):
     return tree
 
 
+def _twice(path):
+    """What is said of a key that a mapping has twice; None without one.
+
+    Within a tag, ruamel.yaml takes it for a tag that is not known.
+    """
+    with open(path, encoding="utf-8") as file:
+        nodes = [YAML().compose(file)]
+    for node in nodes:
+        if isinstance(node, MappingNode):
+            known = set()
+            for key, _ in node.value:
+                name = str(key.tag), str(key.value)
+                if name in known:
+                    line = key.start_mark.line + 1
+                    return f"the key `{key.value}` occurs again in line {line}"
+                known.add(name)
+            inner = [value for _, value in node.value]
+        else:
+            inner = node.value if isinstance(node, SequenceNode) else []
+        nodes += [each for each in inner if each not in nodes]  # or in a circle
+    return None
+
+
 def _check_keys(changes, base, where, base_file, prefix=""):
     """Every changed key must be one of the base's, with its tag."""
     for key, value in changes.items():
@@ -367,6 +393,12 @@ def _check_keys(changes, base, where, base_file, prefix=""):
             )
         if key not in base:
             meant = did_you_mean(key, base, f"`{prefix}{{}}`")
+            inner = _tag(base.get(RECIPE)).removeprefix(INCLUDE)
+            if inner and meant == "." and where != COMMAND_LINE:
+                meant = (
+                    f"; keys of {inner}, which it includes, are changed in a "
+                    "copy of it, or on the command line."
+                )
             raise InputError(
                 f"{at}: there is no key `{prefix}{key}` in {base_file}{meant}"
             )

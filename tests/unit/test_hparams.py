@@ -158,6 +158,13 @@ def test_what_an_included_file_includes_stays(write):
     assert f"The command line: {expected}" in message(middle, "recipe: x")
 
 
+def test_keys_of_what_an_included_file_includes(write):
+    write("m.yaml", INCLUDE + "    margin: 0.1")
+    found = message(write("n.yaml", "recipe: !include:m.yaml\n    scale: 2"))
+    assert "no key `scale` in" in found
+    assert "; keys of base.yaml, which it includes, are changed in a" in found
+
+
 def test_unknown_keys_of_the_command_line(write):
     path = write("m.yaml", INCLUDE + "    margin: 0.1")
     text = message(path, "margni: 0.2")
@@ -193,6 +200,9 @@ def test_a_missing_base(write, tmp_path):
     [
         ("a: [1, 2", "line"),
         ("a: 1\na: 2", "line 2"),
+        ("a: !x\n  b: 1\n  b: 2", "the key `b` occurs again in line 3"),
+        ("a: !x [{b: 1, b: 2}]", "the key `b` occurs again in line 1"),
+        ("b: &b {c: *b, 1: 0, '1': 0}\na: !x {d: *b, d: 1}", "`d` occurs"),
         ("a: 1\n\tb: 2", "line"),
         ("a: *b", "line 1"),
         ("a: 2024-13-45", "month"),
