@@ -30,7 +30,7 @@ from ruamel.yaml.nodes import MappingNode, SequenceNode
 from amsincnet_sb.training.permitted import HOW, is_text, permitted
 from amsincnet_sb.training.recipe_keys import LATER
 from amsincnet_sb.utils.errors import InputError, as_input_error, did_you_mean
-from amsincnet_sb.utils.files import atomic_write
+from amsincnet_sb.utils.files import atomic_write, is_plain_file
 
 __all__ = [
     "load_recipe",
@@ -330,6 +330,7 @@ def _merge(into, changes):
 
 def _read(path):
     """The tree of a yaml file, with its tags."""
+    is_plain_file(path)  # a pipe would block
     try:
         with open(path, encoding="utf-8") as file:
             tree = YAML().load(file)

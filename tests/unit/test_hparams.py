@@ -1,5 +1,7 @@
 """Hyperparameter files: overrides reach their place, mistakes are named."""
 
+import os
+
 import pytest
 from ruamel.yaml import YAML
 
@@ -187,7 +189,11 @@ def test_a_missing_base(write, tmp_path):
     assert str(tmp_path / "nowhere.yaml") in text and "No such file" in text
     assert "No such file" in message(str(tmp_path / "none.yaml"))
     path = write("n.yaml", "recipe: !include:.\n    a: 1")
-    assert "directory" in message(path)
+    assert "is a folder and not a file" in message(path)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "is a pipe" in message(str(tmp_path / "pipe.yaml"))
+    including = write("i.yaml", "recipe: !include:pipe.yaml\n    a: 1")
+    assert "pipe.yaml is a pipe" in message(including)
     path = write("o.yaml", "recipe: base.yaml")
     assert "must be !include:FILE" in message(path)
     assert "at least one key" in message(write("p.yaml", INCLUDE))
