@@ -87,4 +87,5 @@ class _Sequential(soundfile.SoundFile):
     """One that does not jump behind each block, which fails at an unknown end."""
 
     def seekable(self):
+        """Never."""
         return False

@@ -221,16 +221,20 @@ class _Parts(io.RawIOBase):
         self._length = max(length, self._begins[-1])
 
     def readable(self):
+        """As of io.RawIOBase."""
         return True
 
     def seekable(self):
+        """As of io.RawIOBase."""
         return True
 
     def seek(self, offset, whence=os.SEEK_SET):
+        """As of io.RawIOBase."""
         self._at = offset + (0, self._at, self._length)[whence]
         return self._at
 
     def readinto(self, buffer):
+        """As of io.RawIOBase: of one part at a time."""
         buffer = memoryview(buffer)
         part = bisect.bisect(self._begins, self._at) - 1
         if part < len(self._parts):
@@ -245,5 +249,6 @@ class _Parts(io.RawIOBase):
         return count
 
     def close(self):
+        """As of io.RawIOBase."""
         self._file.close()
         super().close()
