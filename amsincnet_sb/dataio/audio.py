@@ -278,7 +278,7 @@ def _opened(path):
     try:
         # As bytes: a name that is not valid Unicode can be read all the same.
         with soundfile.SoundFile(os.fsencode(path)) as sound:
-            _check_header(path, sound)
+            promised = _check_header(path, sound)
             if sound.subtype.startswith("MPEG_LAYER"):
                 with whole_mp3(path, sound) as opened:
                     yield opened
@@ -286,7 +286,7 @@ def _opened(path):
                 with counted(path) as opened:
                     yield opened
             else:
-                yield sound, _samples(path, sound)
+                yield sound, _samples(path, sound, promised)
     except soundfile.SoundFileError as error:
         raise InputError(f"{path}: {_diagnosis(path, error)}") from error
 
@@ -310,7 +310,10 @@ def _no_file(path):
 
 
 def _check_header(path, sound):
-    """Raises InputError for headers that no real recording has."""
+    """Raise InputError for headers that no real recording has.
+
+    Returns the data that the header promises, see _sizes.
+    """
     if not 1 <= sound.channels <= MAX_CHANNELS:
         raise InputError(
             f"{path}: its header says {sound.channels} channels, and at most "
@@ -339,15 +342,15 @@ def _check_header(path, sound):
             f"{path}: it is several streams of Ogg in a row, and the first "
             "alone would be read; convert it to WAV."
         )
+    return promised
 
 
-def _samples(path, sound):
+def _samples(path, sound, promised):
     """How many samples of a channel there are; libsndfile counts what follows."""
-    promised = 0
+    if sound.format != "NIST":
+        promised = 0
     plain = sound.subtype.startswith(("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW"))
-    if sound.format == "NIST":
-        promised, _ = _sizes(path, sound)
-    elif sound.format == "W64" and plain:
+    if sound.format == "W64" and plain:
         with open(path, "rb") as file:
             size = W64_DATA.search(file.read(2**16))
         width = re.search(r"Block Align *: ([1-9]\d*)", sound.extra_info)

@@ -135,8 +135,11 @@ class CapturedBrain(GuardedBrain):
         """What the step is given of a batch: nothing if it draws it itself."""
         if self._draw is not None:
             return []
-        tensors = [batch.sig.data, batch.spk_id_encoded.data.squeeze(1)]
-        tensors.append(batch.utterance)
+        tensors = [
+            batch.sig.data,
+            batch.spk_id_encoded.data.squeeze(1),
+            batch.utterance,
+        ]
         if self.device_type == "cuda" and not tensors[0].is_cuda:
             # Read from files; copied beside the replay.
             tensors = [tensor.pin_memory() for tensor in tensors]

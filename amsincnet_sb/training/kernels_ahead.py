@@ -23,7 +23,7 @@ from amsincnet_sb.kernels import kernels_for
 from amsincnet_sb.lobes.windowed import WindowedEmbedding
 from amsincnet_sb.training.children import end_with
 
-__all__ = ["compile_ahead", "compile_kernels"]
+__all__ = ["compile_ahead", "compile_kernels", "end_ahead"]
 
 CORES = 4  # with fewer the process would be in the way
 ROOM = 16 * 10**9  # bytes of a GPU that must be free
@@ -94,11 +94,12 @@ def _start(options):
     )
     # Not every system ends it with us, nor every container's first process
     # takes note of its end.
-    atexit.register(_end, process)
+    atexit.register(end_ahead, process)
     return process
 
 
-def _end(process):
+def end_ahead(process):
+    """End a process that :func:`compile_ahead` has started."""
     process.terminate()
     process.wait()
 

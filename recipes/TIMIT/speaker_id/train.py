@@ -70,7 +70,7 @@ from amsincnet_sb.training.hparams import (
     plain_options,
     save_hyperparams,
 )
-from amsincnet_sb.training.kernels_ahead import compile_ahead
+from amsincnet_sb.training.kernels_ahead import compile_ahead, end_ahead
 from amsincnet_sb.training.metrics import SentenceErrors
 from amsincnet_sb.training.metrics_log import MetricsLog
 from amsincnet_sb.training.permitted import check_options
@@ -233,8 +233,7 @@ class SpeakerBrain(CapturedBrain):
     def on_captured(self):
         """Gets called when training is under way: evaluation is prepared."""
         if self.ahead is not None:
-            self.ahead.terminate()
-            self.ahead.wait()
+            end_ahead(self.ahead)
         windows = self.eval_sets[sb.Stage.VALID]
         if self.budget is None and len(windows):  # else it has been measured
             self.compiling = compile_evaluation(
